@@ -1,0 +1,15 @@
+"""SimCLR, ResNet-50, ImageNet, batch 256, 200 epochs (MMSelfSup's figures)."""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """The primitive config of the folder's ImageNet SimCLR recipes."""
+  return inherit(
+      "../_base_/models/simclr_resnet50.py",
+      "../_base_/datasets/imagenet_simclr.py",
+      "../_base_/schedules/lars_coslr-200e.py",
+      "../_base_/default_runtime.py",
+  )

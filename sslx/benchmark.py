@@ -1,0 +1,147 @@
+"""Measures speed: `python -m sslx.benchmark train --config=...`.
+
+`train` prints images/s of the bare compiled step on a batch that stays on the
+devices, of the full loop (input, prefetch, log), and their ratio, measured in
+turns so that a machine that slows down does so for both; and the time from the
+start of the process to the end of the first step, without and with a
+persistent compilation cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from sslx import config as config_lib
+from sslx import metrics, train
+
+_STARTED = "SSLX_BENCHMARK_STARTED"
+
+
+def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
+  """Prints the ratio of the full loop to the bare step.
+
+  Args:
+    config: four sections.
+    steps: taken by each in a round.
+    rounds: how often each is measured; the medians are printed.
+  """
+  experiment = train.build(config)
+  batch_size = experiment.data.batch_size
+  needed = (rounds + 1) * steps
+  if experiment.total_steps < needed:
+    raise config_lib.ConfigError(
+        f"config.schedule.epochs is {experiment.schedule.epochs}, which is"
+        f" {experiment.total_steps} steps; this benchmark takes {needed}."
+        " Raise the epochs, or lower --steps or --rounds."
+    )
+  train_step = experiment.compiled_step()
+  log = metrics.Log(
+      None,
+      metrics.Progress(io.StringIO()),
+      every=experiment.runtime.log_every,
+      total=experiment.total_steps,
+      steps_per_epoch=experiment.order.steps_per_epoch,
+      batch_size=batch_size,
+  )
+  with contextlib.closing(experiment.batches()) as batches:
+    resident = next(batches)
+    bare = experiment.init_state()
+    loop = train.steps(
+        train_step, experiment.init_state(), batches, log, 0, needed
+    )
+    seconds = {"bare step": [], "full loop": []}
+    for turn in range(rounds + 1):
+      began = time.perf_counter()
+      for _ in range(steps):
+        bare, scalars = train_step(bare, resident)
+      jax.block_until_ready(scalars)
+      middle = time.perf_counter()
+      for _ in range(steps):
+        _, state = next(loop)
+      jax.block_until_ready(state.step)
+      if turn:  # The first compiles, and fills the queues.
+        seconds["bare step"].append(middle - began)
+        seconds["full loop"].append(time.perf_counter() - middle)
+  for name, times in seconds.items():
+    median = statistics.median(times)
+    print(
+        f"{name}: {batch_size * steps / median:,.1f} images/s"
+        f" ({median / steps * 1e3:.1f} ms a step, median of {rounds})"
+    )
+  ratios = [b / f for b, f in zip(*seconds.values(), strict=True)]
+  print(
+      f"full loop / bare step: {statistics.median(ratios):.3f}"
+      f" (from {min(ratios):.3f} to {max(ratios):.3f})"
+  )
+
+
+def bench_startup(arguments: list[str]) -> None:
+  """Prints the time to the end of the first step, cold and with a cache.
+
+  Args:
+    arguments: the `--config...` ones of this command line.
+  """
+  with tempfile.TemporaryDirectory() as cache:
+    for name in ("cold", "with the compilation cache"):
+      environment = {
+          **os.environ,
+          _STARTED: str(time.time()),
+          "JAX_COMPILATION_CACHE_DIR": cache,
+      }
+      result = subprocess.run(
+          [sys.executable, "-m", "sslx.benchmark", "first_step", *arguments],
+          env=environment,
+          capture_output=True,
+          text=True,
+          check=False,
+      )
+      if result.returncode:
+        sys.exit(result.stderr)
+      print(f"start to first step, {name}: {result.stdout.strip()} s")
+
+
+def first_step(config: ConfigDict) -> None:
+  """Takes one step and prints the seconds since the parent started this."""
+  experiment = train.build(config)
+  with contextlib.closing(experiment.batches()) as batches:
+    step = experiment.compiled_step()
+    jax.block_until_ready(step(experiment.init_state(), next(batches)))
+  print(f"{time.time() - float(os.environ[_STARTED]):.1f}")
+
+
+def main(argv: list[str]) -> None:
+  """Runs the benchmark that the command line names."""
+  overrides, rest = config_lib.split_overrides(argv)
+  parser = argparse.ArgumentParser(prog="sslx.benchmark", description=__doc__)
+  parser.add_argument("what", choices=("train", "first_step"))
+  parser.add_argument("--config", required=True)
+  parser.add_argument("--steps", type=int, default=10)
+  parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--nostartup", action="store_true")
+  flags = parser.parse_args(rest)
+  config = config_lib.load(flags.config)
+  for path, text in overrides:
+    config_lib.override(config, path, text)
+  if flags.what == "first_step":
+    return first_step(config)
+  bench_train(config, flags.steps, flags.rounds)
+  if not flags.nostartup:
+    bench_startup([a for a in argv if a.startswith("--config")])
+
+
+if __name__ == "__main__":
+  try:
+    main(sys.argv[1:])
+  except config_lib.ConfigError as error:
+    sys.exit(f"error: {error}")

@@ -1,0 +1,190 @@
+"""Online evaluation: what frozen features know, while a run is under way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sslx import parallel
+from sslx.config import ConfigError
+from sslx.data import augment
+from sslx.data.sources import Arrays
+from sslx.evaluate import knn, monitors
+from sslx.evaluate.knn import KNN
+from sslx.evaluate.probe import OnlineProbe, Probe
+from sslx.methods.base import Method
+from sslx.parallel import Partitioner
+from sslx.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+  """Config section `runtime.evaluate`.
+
+  Attributes:
+    every_epochs: between evaluations; may be a fraction. The untrained encoder
+      and the final one are always evaluated.
+    batch_size: images encoded at once, over all devices.
+    knn: the kNN evaluator.
+    probe: the linear classifier that is trained beside the method; None for
+      none.
+    pixels: whether step 0 also evaluates raw pixels, as a baseline.
+  """
+
+  every_epochs: float = 10.0
+  batch_size: int = 512
+  knn: KNN = KNN()
+  probe: Probe | None = Probe()
+  pixels: bool = False
+
+  def __post_init__(self):
+    if self.every_epochs <= 0:
+      raise ValueError(
+          f"every_epochs is {self.every_epochs}; it must be positive."
+      )
+    if self.batch_size < 1:
+      raise ValueError(f"batch_size is {self.batch_size}; it must be positive.")
+
+
+class Features:
+  """Features of a whole set, sharded over devices batch by batch.
+
+  Attributes:
+    rows: f32[n, B, d].
+    labels: int32[n, B], -1 for padding.
+  """
+
+  def __init__(
+      self,
+      encode: Callable[[jax.Array], jax.Array],
+      arrays: Arrays,
+      batch_size: int,
+      partitioner: Partitioner,
+  ):
+    """Encodes the set in its own order; nothing is dropped.
+
+    Args:
+      encode: uint8[B, h, w, 3] to f32[B, d].
+      arrays: the set.
+      batch_size: B, rounded up to a multiple of the devices.
+      partitioner: where the batches go.
+    """
+    n = partitioner.num_devices
+    batch_size = -(-batch_size // n) * n
+    mine = partitioner.local_rows(batch_size)
+    batches = []
+    for first in range(0, len(arrays.images), batch_size):
+      indices = np.arange(first + mine.start, first + mine.stop)
+      valid = indices < len(arrays.images)
+      indices = np.where(valid, indices, 0)
+      labels = np.where(valid, arrays.labels[indices], -1).astype(np.int32)
+      images, labels = partitioner.put((arrays.images[indices], labels))
+      batches.append((encode(images), labels))
+    sharding = NamedSharding(partitioner.mesh, P(None, parallel.DATA))
+    stack = jax.jit(
+        lambda xs: jax.tree.map(lambda *x: jnp.stack(x), *xs),
+        out_shardings=sharding,
+    )
+    self.rows, self.labels = stack(batches)
+
+
+class Online:
+  """kNN, probe accuracy and collapse monitors on a train and a test set."""
+
+  def __init__(
+      self,
+      settings: Evaluate,
+      method: Method,
+      probe: OnlineProbe | None,
+      train: Arrays,
+      test: Arrays,
+      partitioner: Partitioner,
+      mean: tuple[float, float, float],
+      std: tuple[float, float, float],
+  ):
+    """Compiles nothing yet.
+
+    Raises:
+      ConfigError: a k that exceeds the bank.
+    """
+    if max(settings.knn.k) > len(train.images):
+      raise ConfigError(
+          f"config.runtime.evaluate.knn.k is {settings.knn.k}, but the bank has"
+          f" only {len(train.images)} images; use a smaller k."
+      )
+    self._settings = settings
+    self._train, self._test = train, test
+    self._partitioner = partitioner
+    self._probe = probe
+
+    def encode(params, model_state, images):
+      images = augment.normalize(images.astype(jnp.float32) / 255, mean, std)
+      return method.encode(params, model_state, images)
+
+    self._encode = jax.jit(encode, out_shardings=partitioner.batch)
+    self._probe_hits = jax.jit(_probe_hits, static_argnums=0)
+
+  def run(self, state: TrainState) -> dict[str, float]:
+    """Evaluates a state; the test images are the queries.
+
+    Returns:
+      `knn_<k>`, `probe_test_accuracy`: fractions of the test set;
+      `feature_std`, `effective_rank`: of the test features.
+    """
+    encode = lambda images: self._encode(
+        state.params, state.model_state, images
+    )
+    test = self._features(encode, self._test)
+    results = self._knn(self._features(encode, self._train), test)
+    mesh = self._partitioner.mesh
+    results["effective_rank"] = monitors.effective_rank(
+        test.rows, test.labels, mesh=mesh
+    )
+    if self._probe is not None:
+      hits = self._probe_hits(self._probe, state.probe, test.rows, test.labels)
+      results["probe_test_accuracy"] = int(hits) / len(self._test.images)
+    return results
+
+  def run_pixels(self) -> dict[str, float]:
+    """kNN on raw pixels: what no learning at all gives."""
+    encode = jax.jit(
+        lambda images: images.reshape(len(images), -1).astype(jnp.float32),
+        out_shardings=self._partitioner.batch,
+    )
+    results = self._knn(
+        self._features(encode, self._train), self._features(encode, self._test)
+    )
+    return {f"pixels_{name}": value for name, value in results.items()}
+
+  def _features(self, encode: Callable, arrays: Arrays) -> Features:
+    return Features(
+        encode, arrays, self._settings.batch_size, self._partitioner
+    )
+
+  def _knn(self, bank: Features, queries: Features) -> dict[str, float]:
+    found = knn.accuracy(
+        bank.rows,
+        bank.labels,
+        queries.rows,
+        queries.labels,
+        k=self._settings.knn.k,
+        temperature=self._settings.knn.temperature,
+        num_classes=self._train.num_classes,
+        mesh=self._partitioner.mesh,
+    )
+    return {f"knn_{k}": value for k, value in found.items()}
+
+
+def _probe_hits(
+    probe: OnlineProbe, state: Any, rows: jax.Array, labels: jax.Array
+) -> jax.Array:
+  """int32 scalar: how many of the valid rows the probe classifies right."""
+  predicted = jnp.argmax(probe.logits(state, rows), axis=-1)
+  return jnp.sum((predicted == labels) & (labels >= 0))

@@ -1,0 +1,30 @@
+"""The methods, by the name that a config's `model.method` gives."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from sslx import config as config_lib
+from sslx.methods.base import Method
+from sslx.methods.simclr import SimCLR
+
+METHODS = {"simclr": SimCLR}
+
+
+def build(section: ConfigDict) -> Method:
+  """The method of config section `model`.
+
+  `norm_groups` and `dtype` hold for every module of the method.
+
+  Raises:
+    ConfigError: an unknown method, or settings that it does not accept.
+  """
+  section = dict(section)
+  method = section.pop("method", None)
+  if method not in METHODS:
+    raise config_lib.ConfigError(
+        f"config.model.method is {method!r}; it must be one of"
+        f" {', '.join(map(repr, METHODS))}."
+    )
+  shared = {key: section.pop(key) for key in ("norm_groups", "dtype")}
+  return METHODS[method].build(section, **shared)

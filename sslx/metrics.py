@@ -1,0 +1,210 @@
+"""What a run says: `metrics.jsonl`, TensorBoard and a progress line.
+
+Only the main process writes. Rows of `metrics.jsonl` are `{"step": n, ...}`;
+after a resume, rows beyond the restored step are dropped, so a file holds each
+step once whatever happened to the run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import tensorboardX
+
+from sslx import parallel
+
+
+class Writer:
+  """Appends scalars to the files of a workdir."""
+
+  def __init__(self, workdir: pathlib.Path, step: int):
+    """Opens them to go on after `step`."""
+    self._path = workdir / "metrics.jsonl"
+    rows = [row for row in read(workdir) if row["step"] <= step]
+    new = self._path.with_suffix(".tmp")
+    new.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(new, self._path)
+    self._file = self._path.open("a", buffering=1)
+    self._board = tensorboardX.SummaryWriter(
+        str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=10
+    )
+
+  def write(self, step: int, scalars: dict[str, float]) -> None:
+    """Adds one row."""
+    self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+    for name, value in scalars.items():
+      self._board.add_scalar(name, value, step)
+
+  def flush(self) -> None:
+    """Puts all rows on the disk, where a kill cannot reach them."""
+    self._file.flush()
+    os.fsync(self._file.fileno())
+    self._board.flush()
+
+  def close(self) -> None:
+    """Closes the files."""
+    self.flush()
+    self._file.close()
+    self._board.close()
+
+
+def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """Rows of a workdir's `metrics.jsonl`; a row cut by a kill is left out."""
+  path = workdir / "metrics.jsonl"
+  rows = []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      print(f"{path}: an incomplete row was dropped.", flush=True)
+  return rows
+
+
+class NotFiniteError(RuntimeError):
+  """The loss or its gradient became infinite or NaN."""
+
+  def __init__(self, step: int, loss: float, grad_norm: float):
+    """Names the first such step."""
+    super().__init__(
+        f"the loss or its gradient is not finite at step {step}: loss {loss},"
+        f" gradient norm {grad_norm}."
+    )
+    self.step = step
+
+
+class Log:
+  """Takes the metrics of every step, and fetches them an interval late.
+
+  Fetching at once would make the host wait for the device at each step. Every
+  step is checked for finite values; one in `every` is written.
+  """
+
+  def __init__(
+      self,
+      writer: Writer | None,
+      progress: Progress,
+      *,
+      every: int,
+      total: int,
+      steps_per_epoch: int,
+      batch_size: int,
+  ):
+    """Writes to `writer` and `progress`, or nowhere if there is no writer."""
+    self._writer = writer
+    self._progress = progress
+    self._every = every
+    self._total = total
+    self._steps_per_epoch = steps_per_epoch
+    self._batch_size = batch_size
+    self._pending: list[tuple[int, Any, float]] = []
+    self._start_lap()
+
+  def _start_lap(self) -> None:
+    self._since, self._steps = time.perf_counter(), 0
+
+  def pause(self, seconds: float) -> None:
+    """Takes time off the clock that was not training."""
+    self._since += seconds
+
+  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Adds the metrics of a step, which may still be running.
+
+    Raises:
+      NotFiniteError: an earlier step's loss or gradient was not finite.
+    """
+    self._steps += 1
+    seconds = math.nan
+    if step % self._every == 0:
+      self._flush(self._pending)
+      self._pending = []
+      seconds = (time.perf_counter() - self._since) / self._steps
+      self._start_lap()
+    self._pending.append((step, metrics, seconds))
+
+  def flush(self) -> None:
+    """Waits for the last step added, checks and writes it all.
+
+    Raises:
+      NotFiniteError: a step's loss or gradient was not finite.
+    """
+    self._flush(self._pending)
+    self._pending = []
+    if self._writer:
+      self._writer.flush()
+
+  def _flush(self, pending: list[tuple[int, Any, float]]) -> None:
+    for step, metrics, seconds in parallel.to_host(pending):
+      scalars = {name: float(value) for name, value in metrics.items()}
+      if not scalars.pop("finite"):
+        raise NotFiniteError(step, scalars["loss"], scalars["grad_norm"])
+      if step % self._every or self._writer is None:
+        continue
+      row = {"epoch": step / self._steps_per_epoch, **scalars}
+      row["images_per_second"] = self._batch_size / seconds
+      self._writer.write(step, row)
+      self._progress.update(
+          step,
+          total=self._total,
+          steps_per_epoch=self._steps_per_epoch,
+          batch_size=self._batch_size,
+          seconds_per_step=seconds,
+          loss=scalars["loss"],
+          lr=scalars["lr"],
+      )
+
+
+class Progress:
+  """One line that is rewritten on a terminal, and appended to in a file."""
+
+  def __init__(self, stream: Any = None):
+    """Writes to `stream`, or to standard output."""
+    self._stream = stream or sys.stdout
+    self._live = self._stream.isatty()
+    self._open = False
+
+  def update(
+      self,
+      step: int,
+      *,
+      total: int,
+      steps_per_epoch: int,
+      batch_size: int,
+      seconds_per_step: float,
+      loss: float,
+      lr: float,
+  ) -> None:
+    """Shows where the run is."""
+    eta = (total - step) * seconds_per_step
+    line = (
+        f"epoch {step / steps_per_epoch:.1f}/{total / steps_per_epoch:g}"
+        f"  step {step}/{total}  loss {loss:.4f}  lr {lr:.3g}"
+        f"  {batch_size / seconds_per_step:,.0f} images/s  ETA {duration(eta)}"
+    )
+    if self._live:
+      self._stream.write(f"\r\033[K{line}")
+      self._open = True
+    else:
+      self._stream.write(line + "\n")
+    self._stream.flush()
+
+  def note(self, text: str) -> None:
+    """Writes a line that stays."""
+    self._stream.write(("\n" if self._open else "") + text + "\n")
+    self._stream.flush()
+    self._open = False
+
+
+def duration(seconds: float) -> str:
+  """`1:02:03`, or `?` where it is not known."""
+  if not math.isfinite(seconds):
+    return "?"
+  minutes, s = divmod(round(seconds), 60)
+  hours, m = divmod(minutes, 60)
+  return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

@@ -1,0 +1,107 @@
+"""Projection and prediction heads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sslx import parallel
+from sslx.models import norm
+
+
+class MLP(nn.Module):
+  """Linear layers with BatchNorm and ReLU between them.
+
+  Weights and biases start as torch's `nn.Linear` has them, uniform within
+  1 / sqrt(inputs), as in the official code of every method below but SimCLR
+  (N(0, 0.01^2); the BatchNorm behind each of its layers takes the scale out).
+
+  The heads of the papers, by `dims` (hidden, ..., output):
+
+  ```
+  SimCLR               (2048, 128)        last_norm="affine"
+  SimCLR, CIFAR        (512, 128)         last_norm="affine"
+  MoCo v2              (2048, 128)        use_bias=True, norm=False
+  MoCo v3 projector    (4096, 4096, 256)  last_norm="plain"; R50: (4096, 256)
+  MoCo v3 predictor    (4096, 256)        last_norm="plain"; R50: "none"
+  SwAV                 (2048, 128)        use_bias=True
+  SimSiam projector    (2048, 2048, 2048) last_norm="plain"
+  SimSiam predictor    (512, 2048)        use_bias=True
+  ```
+
+  Attributes:
+    dims: outputs of each linear layer.
+    use_bias: whether linear layers have biases. One that a BatchNorm follows
+      never does, since the BatchNorm would subtract it (official SwAV, SimSiam
+      and BYOL differ in which of these idle biases they keep).
+    norm: whether hidden layers have a BatchNorm before their ReLU.
+    last_norm: BatchNorm of the output: none, with scale and bias, or plain.
+    norm_groups: groups of the global batch that share BatchNorm statistics.
+    dtype: compute dtype. Parameters, statistics and the output are float32.
+  """
+
+  dims: tuple[int, ...]
+  use_bias: bool = False
+  norm: bool = True
+  last_norm: Literal["none", "affine", "plain"] = "none"
+  norm_groups: int = 1
+  dtype: Literal["float32", "bfloat16"] = "float32"
+
+  def __post_init__(self):
+    if not self.dims or min(self.dims) < 1:
+      raise ValueError(
+        f"dims is {self.dims}; it must be one or more positive widths"
+      )
+    if self.norm_groups < 1:
+      raise ValueError(
+        f"norm_groups is {self.norm_groups}; it must be at least 1"
+      )
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    *,
+    train: bool,
+    axis: parallel.Axis = parallel.Axis(),
+  ) -> jax.Array:
+    """Maps features x[b, d] to f32[b, dims[-1]]; see `norm.BatchNorm`."""
+    x = x.astype(self.dtype)
+    for i, features in enumerate(self.dims, start=1):
+      last = i == len(self.dims)
+      normed = self.last_norm != "none" if last else self.norm
+      init = _uniform(x.shape[-1] ** -0.5)
+      x = nn.Dense(
+        features,
+        use_bias=self.use_bias and not normed,
+        kernel_init=init,
+        bias_init=init,
+        dtype=self.dtype,
+        name=f"fc{i}",
+      )(x)
+      if normed:
+        affine = not last or self.last_norm == "affine"
+        x = norm.BatchNorm(
+          groups=self.norm_groups,
+          use_scale=affine,
+          use_bias=affine,
+          dtype="float32" if last else self.dtype,
+          axis=axis,
+          name=f"bn{i}",
+        )(x, train)
+      if not last:
+        x = nn.relu(x)
+    return x.astype(jnp.float32)
+
+
+def _uniform(bound: float) -> nn.initializers.Initializer:
+  """U(-bound, bound)."""
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init

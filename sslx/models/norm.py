@@ -1,0 +1,151 @@
+"""Grouped batch normalisation: the same result on any number of devices.
+
+BatchNorm couples the examples it sees together, so a method tuned with "BN over
+the 32 images of one GPU" trains differently when its batch is laid out
+otherwise. Here the recipe, not the hardware, says which examples share
+statistics: the *global* batch is cut in `groups` runs of consecutive examples.
+One group is SyncBN; 8 groups of a batch of 256 are 8 GPUs of 32 (pitfall 3).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sslx import parallel
+
+
+class BatchNorm(nn.Module):
+  """BatchNorm over contiguous groups of the global batch.
+
+  Statistics, running statistics and the normalisation are float32 whatever
+  `dtype` is. Running statistics are the mean over the groups of their
+  statistics, the variance unbiased as in torch. `init` leaves them at (0, 1)
+  and does not look at the batch, which may then be of any size.
+
+  Variables: params `scale`, `bias`; batch_stats `mean`, `var`; all f32[c].
+
+  Attributes:
+    groups: number of groups the global batch is cut into.
+    momentum: share of the old running statistics kept (torch's 1 - momentum).
+    eps: added to the variance.
+    use_scale: whether to learn a factor per channel.
+    use_bias: whether to learn an offset per channel.
+    scale_init: initialiser of the factor.
+    dtype: dtype of the output.
+    axis: the data axis that the batch is split over, if this is a per-device
+      view. Devices and groups must divide one another, so that a device holds
+      whole groups or a group whole devices.
+
+  References:
+    Ioffe and Szegedy, 2015, algorithm 1.
+  """
+
+  groups: int = 1
+  momentum: float = 0.9
+  eps: float = 1e-5
+  use_scale: bool = True
+  use_bias: bool = True
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  axis: parallel.Axis = parallel.Axis()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Normalises x[b, ..., c] per channel, in `dtype`.
+
+    Args:
+      x: the batch, or this device's consecutive part of it.
+      train: with the statistics of the batch, which also move the running ones
+        (collection `batch_stats` must be mutable), else with the running ones.
+
+    Raises:
+      ValueError: when traced with `train`: the global batch does not divide
+        into `groups`, devices and groups do not divide one another, or a group
+        has one value per channel.
+    """
+    c = x.shape[-1]
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, c)
+    running_var = self.variable("batch_stats", "var", jnp.ones, c)
+
+    if train and not self.is_initializing():
+      mean, var, n = group_statistics(x, self.groups, self.axis)  # [g, c] x 2
+      update = jnp.stack([mean, var * (n / (n - 1))]).mean(1)
+      if self.groups > 1:  # one group has its statistics on every device
+        update = self.axis.pmean(update)
+      keep = self.momentum
+      running_mean.value = keep * running_mean.value + (1 - keep) * update[0]
+      running_var.value = keep * running_var.value + (1 - keep) * update[1]
+    else:
+      mean, var = running_mean.value[None], running_var.value[None]
+
+    factor = jax.lax.rsqrt(var + self.eps)
+    if self.use_scale:
+      factor *= self.param("scale", self.scale_init, (c,))
+    # [b, ..., c] as [g, b/g, ..., c], and [g, c] as [g, 1, ..., c].
+    grouped = _split(x, len(mean)).astype(jnp.float32)
+    spread = (len(mean), *(1,) * (x.ndim - 1), c)
+    y = (grouped - mean.reshape(spread)) * factor.reshape(spread)
+    if self.use_bias:
+      y += self.param("bias", nn.initializers.zeros, (c,))
+    return y.astype(self.dtype).reshape(x.shape)
+
+
+def group_statistics(
+  x: jax.Array, groups: int, axis: parallel.Axis
+) -> tuple[jax.Array, jax.Array, int]:
+  """Statistics of the groups that this device holds, whole or in part.
+
+  Args:
+    x: [b, ..., c], the batch or this device's consecutive part of it.
+    groups: number of groups of the global batch.
+    axis: the data axis.
+
+  Returns:
+    mean f32[g, c] and biased variance f32[g, c], g the groups in `x` (at least
+    one), and the number of values per channel behind each.
+
+  Raises:
+    ValueError: see `BatchNorm`.
+  """
+  devices = axis.size
+  batch = devices * x.shape[0]
+  if batch % groups:
+    raise ValueError(
+      f"a global batch of {batch} does not divide into {groups} BatchNorm"
+      " groups"
+    )
+  if groups % devices and devices % groups:
+    raise ValueError(
+      f"{groups} BatchNorm groups over {devices} devices: one number must"
+      " divide the other"
+    )
+  n = batch * (x[0].size // x.shape[-1]) // groups
+  if n < 2:
+    raise ValueError(
+      f"a global batch of {batch} in {groups} BatchNorm groups leaves one"
+      " value per channel: its variance is unknown"
+    )
+
+  # Moments rather than squared deviations: the activations are read once.
+  x = _split(x, max(1, groups // devices)).astype(jnp.float32)
+  over = tuple(range(1, x.ndim - 1))
+  moments = jnp.stack([x.mean(over), jnp.square(x).mean(over)])  # [2, g, c]
+  if groups == 1:
+    moments = axis.pmean(moments)
+  elif groups < devices:  # then g = 1: average over the devices of my group
+    everyones = axis.all_gather(moments[None])  # [devices, 2, 1, c]
+    per_group = everyones.reshape(groups, devices // groups, *moments.shape)
+    mine = axis.index() // (devices // groups)
+    moments = per_group.mean(1)[mine]
+  mean, square = moments
+  # Rounding can take the variance of a constant channel below zero.
+  return mean, jnp.maximum(square - jnp.square(mean), 0.0), n
+
+
+def _split(x: jax.Array, groups: int) -> jax.Array:
+  """[b, ...] as [groups, b / groups, ...]."""
+  return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])

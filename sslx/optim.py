@@ -1,0 +1,349 @@
+"""Learning-rate schedules and optimisers, with rules by parameter path.
+
+The forms differ between papers by more than their names say. With gradient g,
+parameter p, momentum m, decay w, trust coefficient c and learning rate lr:
+
+  sgd    u = g + w p;                            v = m v + u;    p -= lr v
+  larc   u = c |p| / (|g| + w |p| + eps) * (g + w p);
+                                                 v = m v + u;    p -= lr v
+  lars   d = g + w p;  u = c |p| / |d| * d;      v = m v + lr u; p -= v
+  adamw  u = adam(g) + w p;                                      p -= lr u
+
+`sgd` is torch's, `larc` apex's (SwAV), `lars` the one of SimCLR's code, whose
+momentum remembers the rates of past steps. MoCo v3 and BYOL keep the rate out
+of the momentum: that is `larc` but for O(w) in the ratio. Patterns are regular
+expressions, searched for in paths such as "backbone/conv1/kernel".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sslx.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """Settings of the optimiser, `schedule.optimizer` of a config.
+
+  Attributes:
+    name: the form, as in the head of this file.
+    lr: base learning rate, for a global batch of `lr_batch`.
+    lr_scaling: how the rate grows with the global batch.
+    lr_batch: the global batch that `lr` is for.
+    weight_decay: w.
+    momentum: m, of sgd, lars and larc.
+    nesterov: the direction is u + m v instead of v.
+    b1, b2: decay of adamw's first and second moment.
+    eps: added to a denominator, of adamw and larc.
+    trust_coefficient: c, of lars and larc.
+    trust_clip: the ratio becomes min(ratio / lr, 1): solo-learn's recipes.
+    exclude: patterns; what they match has neither decay nor trust ratio.
+    exclude_1d: the same for every parameter of at most one dimension: biases
+      and norm scales, but not a bias split by heads, [heads, d].
+    decay_multipliers, lr_multipliers: (pattern, factor); the first match holds.
+    freeze: patterns; what they match is left alone, optimiser state included.
+      Its gradients still count in the global norm, as in DINO.
+    freeze_steps: how long for (SwAV's prototypes: 5005), None for ever. The
+      rate is on the same schedule afterwards.
+    clip_norm: the largest global gradient norm, or None.
+  """
+
+  name: Literal["sgd", "adamw", "lars", "larc"]
+  lr: float
+  lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
+  lr_batch: int = 256
+  weight_decay: float = 0.0
+  momentum: float = 0.9
+  nesterov: bool = False
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  trust_coefficient: float = 0.001
+  trust_clip: bool = False
+  exclude: tuple[str, ...] = ()
+  exclude_1d: bool = False
+  decay_multipliers: tuple[tuple[str, float], ...] = ()
+  lr_multipliers: tuple[tuple[str, float], ...] = ()
+  freeze: tuple[str, ...] = ()
+  freeze_steps: int | None = None
+  clip_norm: float | None = None
+
+  def __post_init__(self):
+    for key in ("lr", "lr_batch", "eps", "trust_coefficient"):
+      _require(self, key, lambda v: v > 0, "above 0")
+    for key in ("clip_norm", "freeze_steps"):
+      _require(self, key, lambda v: v is None or v > 0, "above 0, or None")
+    for key in ("momentum", "b1", "b2"):
+      _require(self, key, lambda v: 0 <= v < 1, "in [0, 1)")
+    _require(self, "weight_decay", lambda v: v >= 0, "at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """Settings of the learning rate over training, `schedule.lr` of a config.
+
+  Attributes:
+    kind: what follows the warm-up.
+    warmup_epochs: linear warm-up, always step by step.
+    warmup_from: the rate at step 0, as a fraction of the peak.
+    final: where the cosine ends, as a fraction of the peak.
+    milestones, gamma: `kind="step"` multiplies the rate by gamma at each of
+      these epochs, counted from the start of training.
+    per: "epoch" holds the cosine's rate through each epoch (MoCo v2).
+  """
+
+  kind: Literal["cosine", "step", "constant"] = "cosine"
+  warmup_epochs: float = 0.0
+  warmup_from: float = 0.0
+  final: float = 0.0
+  milestones: tuple[int, ...] = ()
+  gamma: float = 0.1
+  per: Literal["step", "epoch"] = "step"
+
+  def __post_init__(self):
+    _require(self, "warmup_epochs", lambda v: v >= 0, "at least 0")
+    for key in ("warmup_from", "final"):
+      _require(self, key, lambda v: 0 <= v <= 1, "in [0, 1], of the peak")
+    _require(self, "gamma", lambda v: 0 < v <= 1, "in (0, 1]")
+    if self.kind == "step":
+      ascend = lambda v: v and v[0] > 0 and list(v) == sorted(set(v))
+      _require(self, "milestones", ascend, "one or more epochs, ascending")
+
+
+def peak_lr(optimizer: Optimizer, global_batch: int) -> float:
+  """The learning rate after warm-up, scaled to the global batch.
+
+  Linear as in Goyal et al. 2017, section 2.1; sqrt as in SimCLR, appendix B.1.
+  """
+  ratio = global_batch / optimizer.lr_batch
+  power = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[optimizer.lr_scaling]
+  return optimizer.lr * ratio**power
+
+
+def learning_rate(
+  optimizer: Optimizer,
+  schedule: Schedule,
+  *,
+  global_batch: int,
+  steps_per_epoch: int,
+  epochs: int,
+) -> optax.Schedule:
+  """The learning rate as a function of the number of steps taken before.
+
+  With W warm-up steps of T in all, the rate climbs in a line from `warmup_from`
+  x peak at step 0 to the peak at step W. The cosine falls from there,
+  final + (1 - final) (1 + cos(pi (t - W) / (T - W))) / 2, and is at the end at
+  t = T, one beyond the last step taken; steps after T stay there.
+
+  Args:
+    optimizer: base rate and scaling.
+    schedule: its shape.
+    global_batch: images per step over all devices.
+    steps_per_epoch: optimiser steps per epoch.
+    epochs: length of training.
+
+  Returns:
+    step (int, or traced int32[]) -> float32[].
+
+  Raises:
+    ConfigError: the warm-up or a milestone is beyond the end of training.
+  """
+  peak = peak_lr(optimizer, global_batch)
+  total = epochs * steps_per_epoch
+  warmup = round(schedule.warmup_epochs * steps_per_epoch)
+  milestones = schedule.milestones if schedule.kind == "step" else ()
+  if max(schedule.warmup_epochs, *milestones, 0) > epochs:
+    raise ConfigError(
+      f"config.schedule.lr has warmup_epochs={schedule.warmup_epochs} and"
+      f" milestones={milestones}; training ends at epoch {epochs}."
+    )
+
+  def after_warmup(step: jax.Array) -> jax.Array:
+    epoch = step // steps_per_epoch
+    if schedule.kind == "constant":
+      return jnp.float32(1)
+    if schedule.kind == "step":
+      passed = jnp.sum(epoch >= jnp.asarray(milestones))
+      return jnp.float32(schedule.gamma) ** passed
+    if schedule.per == "epoch":
+      step = epoch * steps_per_epoch
+    done = (step - warmup).astype(jnp.float32) / max(total - warmup, 1)
+    wave = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
+    return schedule.final + (1 - schedule.final) * wave
+
+  def rate(step: Any) -> jax.Array:
+    step = jnp.asarray(step, jnp.int32)
+    climbed = step.astype(jnp.float32) / max(warmup, 1)
+    ramp = schedule.warmup_from + (1 - schedule.warmup_from) * climbed
+    return peak * jnp.where(step < warmup, ramp, after_warmup(step))
+
+  return rate
+
+
+def path_mask(
+  params: Any, patterns: Iterable[str], one_d: bool = False, key: str = "mask"
+) -> Any:
+  """Tree like `params` of bool: whose path matches any of the patterns.
+
+  Args:
+    params: tree of arrays, or of jax.ShapeDtypeStruct.
+    patterns: regular expressions over paths.
+    one_d: also True for every parameter of at most one dimension.
+    key: name of the patterns, for the error message.
+
+  Raises:
+    ConfigError: a pattern is invalid, or matches no parameter.
+  """
+  flat, structure = jax.tree_util.tree_flatten_with_path(params)
+  paths = [_name(path) for path, _ in flat]
+  for pattern in patterns:
+    try:
+      found = any(re.search(pattern, path) for path in paths)
+    except re.error as error:
+      raise ConfigError(f"{key} has {pattern!r}: {error}.") from None
+    if not found:
+      raise ConfigError(
+        f"{key} has {pattern!r}, which matches none of the parameters:"
+        f" {', '.join(paths[:5])}, ... ({len(paths)} in all)."
+      )
+  return structure.unflatten(
+    _matches(path, leaf, patterns, one_d)
+    for path, (_, leaf) in zip(paths, flat, strict=True)
+  )
+
+
+def make(
+  optimizer: Optimizer, lr_fn: optax.Schedule, params: Any
+) -> optax.GradientTransformation:
+  """The optimiser: `init(params)` and `update(grads, state, params)`.
+
+  The rate follows the count of updates in the state, so a resumed run goes on
+  exactly. A norm is of one whole parameter. Gradients must be those of the
+  global batch: there are no collectives here, in either parallel mode.
+
+  Args:
+    optimizer: settings.
+    lr_fn: step -> float32[], as from `learning_rate`.
+    params: the parameters, or their shapes, to check the patterns against.
+
+  Raises:
+    ConfigError: a pattern matches no parameter.
+  """
+  for key in ("exclude", "decay_multipliers", "lr_multipliers", "freeze"):
+    rules = getattr(optimizer, key)
+    patterns = [r if isinstance(r, str) else r[0] for r in rules]
+    path_mask(params, patterns, key=f"config.schedule.optimizer.{key}")
+  update = _trained(optimizer, lr_fn)
+  if optimizer.freeze:
+    mask = path_mask(params, optimizer.freeze)
+    labels = jax.tree.map(lambda hit: "frozen" if hit else "trained", mask)
+    groups = {"trained": update, "frozen": _frozen(optimizer, lr_fn)}
+    update = optax.partition(groups, labels)
+  if optimizer.clip_norm is not None:
+    clip = optax.clip_by_global_norm(optimizer.clip_norm)
+    update = optax.chain(clip, update)
+  return update
+
+
+class _State(NamedTuple):
+  count: jax.Array  # int32[], updates so far; the only clock of the rate
+  stages: optax.OptState
+
+
+def _trained(o: Optimizer, lr_fn: Callable) -> optax.GradientTransformation:
+  """The formulas in the head of this file, for parameters being trained."""
+
+  def stages(lr: Any) -> optax.GradientTransformation:
+    decay = _leafwise(lambda path, g, p: g + _decay(o, path, p) * p)
+    trust = _leafwise(lambda path, g, p: _trust(o, lr, path, g, p))
+    momentum, rate = optax.trace(o.momentum, o.nesterov), optax.scale(-lr)
+    chosen = {
+      "sgd": (decay, momentum, rate),
+      "larc": (trust, momentum, rate),
+      "lars": (trust, rate, momentum),
+      "adamw": (optax.scale_by_adam(o.b1, o.b2, o.eps), decay, rate),
+    }[o.name]
+    own = _leafwise(lambda path, u, _: _factor(o.lr_multipliers, path) * u)
+    return optax.chain(*chosen, own)
+
+  def init(params: Any) -> _State:
+    return _State(jnp.zeros([], jnp.int32), stages(0.0).init(params))
+
+  def update(grads: Any, state: _State, params: Any) -> tuple[Any, _State]:
+    now = stages(lr_fn(state.count))
+    updates, inner = now.update(grads, state.stages, params)
+    return updates, _State(optax.safe_increment(state.count), inner)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _frozen(o: Optimizer, lr_fn: Callable) -> optax.GradientTransformation:
+  """Nothing until `freeze_steps`, then the optimiser from a fresh state."""
+  # Zero gradients would not do: decay moves p and fills the momentum.
+  if o.freeze_steps is None:
+    return optax.set_to_zero()
+  late = _trained(o, lambda count: lr_fn(count + o.freeze_steps))
+  return optax.conditionally_mask(late, lambda step: step >= o.freeze_steps)
+
+
+def _trust(o: Optimizer, lr: Any, path: str, g: Any, p: Any) -> jax.Array:
+  """The direction u of lars or larc.
+
+  Without a ratio (|p| or |g| is 0) lars takes g + w p, as SimCLR's code does,
+  and larc g without decay, as apex does.
+  """
+  if _matches(path, p, o.exclude, o.exclude_1d):
+    return g
+  norm = lambda x: jnp.linalg.norm(x.astype(jnp.float32))
+  decay = _decay(o, path, p)
+  decayed = g + decay * p
+  plain = decayed if o.name == "lars" else g
+  p_norm, g_norm = norm(p), norm(plain)
+  below = g_norm if o.name == "lars" else g_norm + decay * p_norm + o.eps
+  trusted = (p_norm > 0) & (g_norm > 0)
+  ratio = o.trust_coefficient * p_norm / jnp.where(trusted, below, 1)
+  if o.trust_clip:
+    lr = lr * _factor(o.lr_multipliers, path)
+    ratio = jnp.where(ratio < lr, ratio / lr, 1)
+  return jnp.where(trusted, ratio * decayed, plain).astype(g.dtype)
+
+
+def _decay(o: Optimizer, path: str, p: jax.Array) -> float:
+  if _matches(path, p, o.exclude, o.exclude_1d):
+    return 0.0
+  return o.weight_decay * _factor(o.decay_multipliers, path)
+
+
+def _matches(path: str, p: Any, patterns: Iterable[str], one_d: bool) -> bool:
+  return any(re.search(x, path) for x in patterns) or (one_d and p.ndim <= 1)
+
+
+def _factor(rules: Iterable[tuple[str, float]], path: str) -> float:
+  return next((f for pattern, f in rules if re.search(pattern, path)), 1.0)
+
+
+def _leafwise(function: Callable[..., Any]) -> optax.GradientTransformation:
+  """Stateless, from function(path, g, p) of each leaf."""
+  at = lambda path, g, p: function(_name(path), g, p)
+  # Not a tree of masks: optax.partition hands over a tree with holes.
+  return optax.stateless(
+    lambda grads, params: jax.tree_util.tree_map_with_path(at, grads, params)
+  )
+
+
+def _name(path: tuple) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _require(settings: Any, key: str, ok: Callable, accepted: str) -> None:
+  value = getattr(settings, key)
+  if not ok(value):
+    raise ValueError(f"{key} is {value!r}; it must be {accepted}.")

@@ -1,0 +1,151 @@
+"""One training step: the same text for every method and both parallel modes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sslx.data import augment
+from sslx.data.augment import View
+from sslx.evaluate import monitors
+from sslx.evaluate.probe import OnlineProbe
+from sslx.methods.base import Method
+from sslx.parallel import Axis
+from sslx.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+  """What a step is made of; holds no arrays.
+
+  Attributes:
+    method: the loss, and what follows an update.
+    optimizer: of `state.params`.
+    learning_rate: step to rate, for the log.
+    probe: linear classifier trained on the features, or None.
+    views: what the method is given of each image.
+    mean: per channel, of images in [0, 1].
+    std: per channel, of images in [0, 1].
+  """
+
+  method: Method
+  optimizer: optax.GradientTransformation
+  learning_rate: optax.Schedule
+  probe: OnlineProbe | None
+  views: tuple[View, ...]
+  mean: tuple[float, float, float]
+  std: tuple[float, float, float]
+
+  def init(self, rng: jax.Array) -> TrainState:
+    """The state of step 0; the same on any devices."""
+    rng_method, rng_probe, rng_steps = jax.random.split(rng, 3)
+    batch = example_batch(self.views)
+    params, model_state, aux = self.method.init(rng_method, batch)
+    probe = None
+    if self.probe is not None:
+      features = jax.eval_shape(
+          self.method.encode, params, model_state, batch["views"][0]
+      )
+      probe = self.probe.init(rng_probe, features.shape[-1])
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        model_state=model_state,
+        opt_state=self.optimizer.init(params),
+        aux=aux,
+        probe=probe,
+        rng=jax.random.key_data(rng_steps),
+    )
+
+  def preprocess(
+      self, images: jax.Array, rng: jax.Array, axis: Axis
+  ) -> tuple[jax.Array, ...]:
+    """uint8[b, h, w, 3] images to normalised views, f32[b, s, s, 3] each."""
+    # Keyed by the place in the global batch: what happens to an image does not
+    # depend on the device that it is on.
+    keys = augment.example_keys(rng, axis.positions(len(images)))
+    return tuple(
+        augment.normalize(view, self.mean, self.std)
+        for view in augment.make_views(self.views, images, keys)
+    )
+
+  def __call__(
+      self, state: TrainState, batch: dict[str, Any], axis: Axis
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one step.
+
+    Args:
+      state: before the step.
+      batch: `image`, uint8[b, h, w, 3]; `label`, int32[b], -1 for none.
+      axis: identity in the global view, collectives in the per-device view.
+
+    Returns:
+      The state after, and f32 scalar metrics, the same on all devices.
+    """
+    rng = jax.random.wrap_key_data(state.rng)
+    rng_augment, rng_loss = jax.random.split(
+        jax.random.fold_in(rng, state.step)
+    )
+    batch = {
+        "views": self.preprocess(batch["image"], rng_augment, axis),
+        "label": batch["label"],
+    }
+
+    def loss_fn(params):
+      loss, output = self.method.loss(
+          params, state.model_state, state.aux, batch, rng_loss, axis
+      )
+      # The mean over devices belongs here, and nowhere else: in the per-device
+      # view the gradient of a mean with respect to replicated parameters is
+      # already summed over devices.
+      return axis.pmean(loss), output
+
+    (loss, output), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        state.params
+    )
+    updates, opt_state = self.optimizer.update(
+        grads, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    params, aux = self.method.after_update(params, output.aux, state.step)
+
+    grad_norm = optax.global_norm(grads)
+    metrics = {
+        "loss": loss,
+        "lr": self.learning_rate(state.step),
+        "grad_norm": grad_norm,
+        "finite": jnp.isfinite(loss) & jnp.isfinite(grad_norm),
+        "feature_std": monitors.feature_std(output.features, axis),
+        **axis.pmean(output.metrics),
+    }
+    probe = state.probe
+    if self.probe is not None:
+      probe, probe_metrics = self.probe.update(
+          probe, output.features, batch["label"], axis
+      )
+      metrics |= probe_metrics
+    return (
+        state.replace(
+            step=state.step + 1,
+            params=params,
+            model_state=output.model_state,
+            opt_state=opt_state,
+            aux=aux,
+            probe=probe,
+        ),
+        metrics,
+    )
+
+
+def example_batch(views: tuple[View, ...]) -> dict[str, Any]:
+  """A batch of two blank images, as a method's `init` wants it for shapes."""
+  blank = tuple(
+      jnp.zeros((2, view.size, view.size, 3))
+      for view in views
+      for _ in range(view.count)
+  )
+  return {"views": blank, "label": jnp.zeros(2, jnp.int32)}

@@ -1,0 +1,232 @@
+"""ResNet against torchvision's numbers and a forward pass in numpy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from sslx import config, models, parallel
+from sslx.models import resnet
+
+EPS = 1e-5
+
+
+def shapes_of(module, size=224):
+  """Shapes and dtypes of the variables."""
+  images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  init = functools.partial(module.init, train=True)
+  return jax.eval_shape(init, jax.random.key(0), images)
+
+
+def random_variables(module, seed=0):
+  """Arbitrary variables, so that no zero or one hides a layer."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    kind = path[-1].key
+    if kind == "kernel":
+      x = rng.normal(0, np.prod(leaf.shape[:3]) ** -0.5, leaf.shape)
+    elif kind in ("scale", "var"):
+      x = rng.uniform(0.5, 1.5, leaf.shape)
+    else:
+      x = rng.normal(0, 0.5, leaf.shape)
+    return x.astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes_of(module))
+
+
+def stages_of(module, images, variables):
+  """Outputs of the stem's convolution and of the blocks, by name."""
+
+  def run(variables, images):
+    _, new = module.apply(
+      variables,
+      images,
+      train=True,
+      mutable=["batch_stats", "intermediates"],
+      capture_intermediates=True,
+    )
+    return new["intermediates"]
+
+  return run(variables, images)
+
+
+def torch_conv(x, kernel, stride):
+  """torch's conv2d with padding k // 2; x NHWC, kernel HWIO."""
+  k = kernel.shape[0]
+  pad = k // 2
+  x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  windows = np.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(1, 2))
+  windows = windows[:, ::stride, ::stride]  # [b, h, w, c, k, k]
+  return np.einsum("bhwcij,ijco->bhwo", windows, kernel, optimize=True)
+
+
+def torch_max_pool(x):
+  """torch's max_pool2d(3, stride=2, padding=1)."""
+  pad = ((0, 0), (1, 1), (1, 1), (0, 0))
+  x = np.pad(x, pad, constant_values=-np.inf)
+  windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+  return windows[:, ::2, ::2].max((-1, -2))
+
+
+def numpy_forward(variables, x, *, blocks, bottleneck, stem, train):
+  """The network as table 1 and torchvision's `_forward_impl` have it."""
+  params, stats = variables["params"], variables["batch_stats"]
+
+  def bn(x, params, stats):
+    mean, var = stats["mean"], stats["var"]
+    if train:
+      mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return (x - mean) / np.sqrt(var + EPS) * params["scale"] + params["bias"]
+
+  relu = functools.partial(np.maximum, 0)
+  x = x.astype(np.float64)
+  x = torch_conv(x, params["conv1"]["kernel"], 2 if stem == "imagenet" else 1)
+  x = relu(bn(x, params["bn1"], stats["bn1"]))
+  if stem == "imagenet":
+    x = torch_max_pool(x)
+  for stage, count in enumerate(blocks, start=1):
+    for i in range(count):
+      p, s = params[f"layer{stage}_{i}"], stats[f"layer{stage}_{i}"]
+      stride = 2 if stage > 1 and i == 0 else 1
+      if bottleneck:
+        y = torch_conv(x, p["conv1"]["kernel"], 1)
+        y = relu(bn(y, p["bn1"], s["bn1"]))
+        y = torch_conv(y, p["conv2"]["kernel"], stride)
+        y = relu(bn(y, p["bn2"], s["bn2"]))
+        y = torch_conv(y, p["conv3"]["kernel"], 1)
+        y = bn(y, p["bn3"], s["bn3"])
+      else:
+        y = torch_conv(x, p["conv1"]["kernel"], stride)
+        y = relu(bn(y, p["bn1"], s["bn1"]))
+        y = torch_conv(y, p["conv2"]["kernel"], 1)
+        y = bn(y, p["bn2"], s["bn2"])
+      if i == 0 and (stage > 1 or bottleneck):
+        x = torch_conv(x, p["downsample_conv"]["kernel"], stride)
+        x = bn(x, p["downsample_bn"], s["downsample_bn"])
+      x = relu(x + y)
+  return x.mean((1, 2))
+
+
+@pytest.mark.parametrize(
+  "depth, blocks, bottleneck, stem, size, train",
+  [
+    (18, (2, 2, 2, 2), False, "imagenet", 64, True),
+    (18, (2, 2, 2, 2), False, "imagenet", 45, False),  # odd: 23, 12, 6, 3, 2
+    (18, (2, 2, 2, 2), False, "cifar", 13, True),
+    (50, (3, 4, 6, 3), True, "cifar", 12, False),
+  ],
+)
+def test_forward_equals_numpy(depth, blocks, bottleneck, stem, size, train):
+  module = resnet.ResNet(depth=depth, width=1 / 8, stem=stem)
+  variables = random_variables(module)
+  x = np.random.default_rng(1).normal(size=(3, size, size, 3))
+  x = x.astype(np.float32)
+
+  @jax.jit
+  def forward(variables, x):
+    return module.apply(variables, x, train=train, mutable=["batch_stats"])[0]
+
+  y = forward(variables, x)
+  want = numpy_forward(
+    variables, x, blocks=blocks, bottleneck=bottleneck, stem=stem, train=train
+  )
+  assert y.dtype == jnp.float32 and y.shape == want.shape
+  np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "depth, count",
+  [(18, 11_176_512), (34, 21_284_672), (50, 23_508_032), (101, 42_500_160)],
+)
+def test_parameter_counts_are_torchvisions_without_fc(depth, count):
+  params = shapes_of(resnet.ResNet(depth=depth))["params"]
+  assert sum(p.size for p in jax.tree.leaves(params)) == count
+
+
+def test_parameter_names_and_shapes_are_torchvisions():
+  params = shapes_of(resnet.ResNet(depth=50))["params"]
+  flat, _ = jax.tree_util.tree_flatten_with_path(params)
+  shapes = {"/".join(k.key for k in path): p.shape for path, p in flat}
+  block = "layer3_0/"
+  assert shapes["conv1/kernel"] == (7, 7, 3, 64)
+  assert shapes["bn1/scale"] == (64,)
+  assert {k: v for k, v in shapes.items() if k.startswith(block)} == {
+    block + "conv1/kernel": (1, 1, 512, 256),
+    block + "bn1/scale": (256,),
+    block + "bn1/bias": (256,),
+    block + "conv2/kernel": (3, 3, 256, 256),
+    block + "bn2/scale": (256,),
+    block + "bn2/bias": (256,),
+    block + "conv3/kernel": (1, 1, 256, 1024),
+    block + "bn3/scale": (1024,),
+    block + "bn3/bias": (1024,),
+    block + "downsample_conv/kernel": (1, 1, 512, 1024),
+    block + "downsample_bn/scale": (1024,),
+    block + "downsample_bn/bias": (1024,),
+  }
+
+
+@pytest.mark.parametrize(
+  "depth, stem, size, want",
+  [
+    (50, "imagenet", 224, {"conv1": 112, "layer1_0": 56, "layer4_2": 7}),
+    (18, "imagenet", 96, {"conv1": 48, "layer1_0": 24, "layer4_1": 3}),
+    (18, "cifar", 32, {"conv1": 32, "layer1_1": 32, "layer4_1": 4}),
+  ],
+)
+def test_map_sizes(depth, stem, size, want):
+  module = resnet.ResNet(depth=depth, stem=stem, dtype="bfloat16")
+  images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+  variables = shapes_of(module)
+  seen = jax.eval_shape(
+    functools.partial(stages_of, module), images, variables
+  )
+  for name, side in want.items():
+    (out,) = seen[name]["__call__"]
+    assert out.shape[1:3] == (side, side)
+    assert out.dtype == jnp.bfloat16
+  (features,) = seen["__call__"]
+  assert features.shape == (2, 2048 if depth == 50 else 512)
+  assert features.dtype == jnp.float32
+  assert {v.dtype.name for v in jax.tree.leaves(variables)} == {"float32"}
+  if depth == 50:  # v1.5: the 1x1 before the strided 3x3 keeps the size
+    (first,) = seen["layer2_0"]["conv1"]["__call__"]
+    (second,) = seen["layer2_0"]["conv2"]["__call__"]
+    assert (first.shape[1], second.shape[1]) == (56, 28)
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_zero_init_makes_a_block_the_identity(bottleneck):
+  c = 4 * (4 if bottleneck else 1)
+  x = jax.random.uniform(jax.random.key(0), (2, 6, 6, c))  # as after a ReLU
+  for zero_init in (True, False):
+    block = resnet.Block(
+      channels=4,
+      bottleneck=bottleneck,
+      stride=1,
+      zero_init=zero_init,
+      conv=functools.partial(resnet.nn.Conv, use_bias=False),
+      bn=resnet.norm.BatchNorm,
+    )
+    y, _ = block.init_with_output(jax.random.key(1), x, True)
+    assert np.array_equal(y, x) == zero_init
+
+
+def test_zero_init_residual_is_the_last_norm_of_each_block():
+  for depth, last in ((18, "bn2"), (50, "bn3")):
+    for zero in (True, False):
+      module = resnet.ResNet(
+        depth=depth, width=1 / 64, stem="cifar", zero_init_residual=zero
+      )
+      params = initialised(module)
+      zeros = {
+        "/".join(k.key for k in path[:-1])
+        for path, p in jax.tree_util.tree_flatten_with_path(params)[0]
+        if path[-1].key == "scale" and not np.any(p)
+      }
+      blocks = {k for k in params if k.startswith("layer")}
+      assert zeros == ({f"{b}/{last}" for b in blocks} if zero else set())
