@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -189,7 +189,7 @@ def learning_rate(
 
 
 def path_mask(
-  params: Any, patterns: Iterable[str], one_d: bool = False, key: str = "mask"
+  params: Any, patterns: Sequence[str], one_d: bool = False, key: str = "mask"
 ) -> Any:
   """Tree like `params` of bool: whose path matches any of the patterns.
 
@@ -235,7 +235,7 @@ def make(
     params: the parameters, or their shapes, to check the patterns against.
 
   Raises:
-    ConfigError: a pattern matches no parameter.
+    ConfigError: a pattern is invalid, or matches no parameter.
   """
   for key in ("exclude", "decay_multipliers", "lr_multipliers", "freeze"):
     rules = getattr(optimizer, key)
@@ -322,11 +322,11 @@ def _decay(o: Optimizer, path: str, p: jax.Array) -> float:
   return o.weight_decay * _factor(o.decay_multipliers, path)
 
 
-def _matches(path: str, p: Any, patterns: Iterable[str], one_d: bool) -> bool:
+def _matches(path: str, p: Any, patterns: Sequence[str], one_d: bool) -> bool:
   return any(re.search(x, path) for x in patterns) or (one_d and p.ndim <= 1)
 
 
-def _factor(rules: Iterable[tuple[str, float]], path: str) -> float:
+def _factor(rules: Sequence[tuple[str, float]], path: str) -> float:
   return next((f for pattern, f in rules if re.search(pattern, path)), 1.0)
 
 

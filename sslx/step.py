@@ -113,7 +113,7 @@ class TrainStep:
     params = optax.apply_updates(state.params, updates)
     params, aux = self.method.after_update(params, output.aux, state.step)
 
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     metrics = {
         "loss": loss,
         "lr": self.learning_rate(state.step),

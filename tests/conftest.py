@@ -1,4 +1,4 @@
-"""Eight simulated CPU devices for the whole suite."""
+"""Eight simulated CPU devices for the whole suite, and a tiny experiment."""
 
 import os
 

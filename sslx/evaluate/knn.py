@@ -34,22 +34,24 @@ class KNN:
 
   def __post_init__(self):
     if not self.k or min(self.k) < 1:
-      raise ValueError(f"k = {self.k}; give one or more integers of at least 1")
+      raise ValueError(f"k is {self.k}; it must hold integers of at least 1.")
     if not self.temperature > 0:
-      raise ValueError(f"temperature = {self.temperature}; it must be above 0")
+      raise ValueError(
+        f"temperature is {self.temperature}; it must be positive."
+      )
 
 
 def accuracy(
-    bank: jax.Array,
-    bank_labels: jax.Array,
-    queries: jax.Array,
-    query_labels: jax.Array,
-    *,
-    k: tuple[int, ...],
-    temperature: float,
-    num_classes: int,
-    mesh: Mesh,
-    chunk: int = 256,
+  bank: jax.Array,
+  bank_labels: jax.Array,
+  queries: jax.Array,
+  query_labels: jax.Array,
+  *,
+  k: tuple[int, ...],
+  temperature: float,
+  num_classes: int,
+  mesh: Mesh,
+  chunk: int = 256,
 ) -> dict[int, float]:
   """Top-1 accuracy of the weighted vote of the k nearest bank rows.
 
@@ -84,46 +86,63 @@ def accuracy(
   rows = int(jnp.sum(bank_labels >= 0))
   asked = int(jnp.sum(query_labels >= 0))
   if max(k) > rows:
-    raise ValueError(f"k = {max(k)} neighbours of a bank of {rows} rows")
+    raise ValueError(
+      f"k is {max(k)}, but the bank has only {rows} rows; use a smaller k."
+    )
   if not asked:
     raise ValueError(
-        f"no query to classify: all {query_labels.size} rows are padding"
+      f"no query to classify: all {query_labels.size} rows are padding."
     )
   ks = tuple(sorted(set(k)))
   hits = _hits(
-      bank, bank_labels, queries, query_labels,
-      ks=ks, temperature=temperature, num_classes=num_classes, mesh=mesh,
-      chunk=chunk,
-  )  # fmt: skip
-  return {n: int(hit) / asked for n, hit in zip(ks, jax.device_get(hits))}
+    bank,
+    bank_labels,
+    queries,
+    query_labels,
+    ks=ks,
+    temperature=temperature,
+    num_classes=num_classes,
+    mesh=mesh,
+    chunk=chunk,
+  )
+  return {
+    n: int(hit) / asked for n, hit in zip(ks, jax.device_get(hits), strict=True)
+  }
 
 
 @functools.partial(
-    jax.jit,
-    static_argnames=("ks", "temperature", "num_classes", "mesh", "chunk"),
+  jax.jit,
+  static_argnames=("ks", "temperature", "num_classes", "mesh", "chunk"),
 )
 def _hits(bank, bank_labels, queries, query_labels, *, mesh, **settings):
   """Numbers of correct queries, i32[len(ks)], replicated."""
   rows, labels = P(None, parallel.DATA, None), P(None, parallel.DATA)
   return jax.shard_map(
-      functools.partial(_shard_hits, **settings),
-      mesh=mesh,
-      in_specs=(rows, labels, rows, labels),
-      out_specs=P(),
+    functools.partial(_shard_hits, **settings),
+    mesh=mesh,
+    in_specs=(rows, labels, rows, labels),
+    out_specs=P(),
   )(bank, bank_labels, queries, query_labels)
 
 
 def _shard_hits(
-    bank, bank_labels, queries, query_labels,
-    *, ks, temperature, num_classes, chunk,
-):  # fmt: skip
+  bank,
+  bank_labels,
+  queries,
+  query_labels,
+  *,
+  ks,
+  temperature,
+  num_classes,
+  chunk,
+):
   """One device's part of `_hits`; the result is the sum over devices."""
   axis = parallel.Axis(parallel.DATA)
   n, b, _ = bank.shape
   # Place of every row in the whole bank, to settle ties in an order that does
   # not depend on the number of devices.
   place = (
-      jnp.arange(n)[:, None] * (b * axis.size) + axis.positions(b)
+    jnp.arange(n)[:, None] * (b * axis.size) + axis.positions(b)
   ).reshape(-1)
   bank, bank_labels = _rows(bank), bank_labels.reshape(-1)
   queries, query_labels = _rows(queries), query_labels.reshape(-1)
@@ -135,13 +154,13 @@ def _shard_hits(
   def chunk_hits(mine):
     mine, mine_labels = mine
     similarity = jnp.dot(
-        axis.all_gather(mine), bank.T, precision=lax.Precision.HIGHEST
+      axis.all_gather(mine), bank.T, precision=lax.Precision.HIGHEST
     )
     similarity = jnp.where(bank_labels >= 0, similarity, -jnp.inf)
     best, row = lax.top_k(similarity, min(ks[-1], n * b))
     candidates = (-best, place[row], bank_labels[row])
     distance, _, label = lax.sort(
-        [to_owner(x) for x in candidates], dimension=1, num_keys=2
+      [to_owner(x) for x in candidates], dimension=1, num_keys=2
     )
     # Relative to the nearest: exp(1 / T) overflows for a small T.
     weight = jnp.exp((distance[:, :1] - distance) / temperature)
@@ -159,10 +178,12 @@ def _shard_hits(
   queries = jnp.pad(queries, ((0, pad), (0, 0)))
   query_labels = jnp.pad(query_labels, (0, pad), constant_values=-1)
   hits = lax.map(
-      chunk_hits,
-      (queries.reshape(-1, size, queries.shape[-1]),
-       query_labels.reshape(-1, size)),
-  )  # fmt: skip
+    chunk_hits,
+    (
+      queries.reshape(-1, size, queries.shape[-1]),
+      query_labels.reshape(-1, size),
+    ),
+  )
   return axis.psum(jnp.sum(hits, axis=0))
 
 

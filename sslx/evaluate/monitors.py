@@ -38,14 +38,15 @@ def feature_std(features: jax.Array, axis: parallel.Axis) -> jax.Array:
 
 
 def effective_rank(
-    features: jax.Array, labels: jax.Array, *, mesh: Mesh
+  features: jax.Array, labels: jax.Array, *, mesh: Mesh
 ) -> float:
   """Effective rank of the feature matrix: how many dimensions are in use.
 
   The exponential of the entropy of the singular values divided by their sum,
   of the uncentred rows as RankMe takes them: between 1 (every row on one line)
   and min(rows, d). The singular values are the roots of the eigenvalues of the
-  d x d second moment, so the rows never leave their devices.
+  d x d second moment, so the rows never leave their devices; float32 resolves
+  them down to about 3e-4 of the largest, and what is below counts as 0.
 
   Args:
     features: f32[n, B, d], B sharded over the mesh axis "data".
@@ -60,10 +61,12 @@ def effective_rank(
     Garrido et al., RankMe, ICML 2023, equation 1.
   """
   rows, mean, covariance = (
-      np.asarray(x, np.float64) for x in _moments(features, labels, mesh=mesh)
+    np.asarray(x, np.float64) for x in _moments(features, labels, mesh=mesh)
   )
   if not rows:
-    raise ValueError(f"effective rank of no rows: {labels.size} are padding")
+    raise ValueError(
+      f"no features to rank: all {labels.size} rows are padding."
+    )
   eigenvalues = np.linalg.eigvalsh(covariance + np.outer(mean, mean))
   # Roots magnify rounding: an empty dimension with eigenvalue 1e-8 would count
   # as a singular value of 1e-4, and thousands of those as a rank.
@@ -100,8 +103,8 @@ def _moments(features, labels, *, mesh):
     return rows, mean, axis.psum(total) / count
 
   return jax.shard_map(
-      shard,
-      mesh=mesh,
-      in_specs=(P(None, parallel.DATA, None), P(None, parallel.DATA)),
-      out_specs=P(),
+    shard,
+    mesh=mesh,
+    in_specs=(P(None, parallel.DATA, None), P(None, parallel.DATA)),
+    out_specs=P(),
   )(features, labels)

@@ -9,6 +9,7 @@ One group is SyncBN; 8 groups of a batch of 256 are 8 GPUs of 32 (pitfall 3).
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -123,7 +124,7 @@ def group_statistics(
       f"{groups} BatchNorm groups over {devices} devices: one number must"
       " divide the other"
     )
-  n = batch * (x[0].size // x.shape[-1]) // groups
+  n = batch // groups * math.prod(x.shape[1:-1])
   if n < 2:
     raise ValueError(
       f"a global batch of {batch} in {groups} BatchNorm groups leaves one"

@@ -30,7 +30,10 @@ def problem():
   x = rng.normal(np.linspace(0, 3, SHAPE[-1]), 1.0, SHAPE)
   x[:8] += rng.normal(size=SHAPE[-1])  # so that groups differ
   f32 = functools.partial(np.asarray, dtype=np.float32)
-  params = {"scale": f32(rng.normal(1, 0.3, 5)), "bias": f32(rng.normal(size=5))}
+  params = {
+    "scale": f32(rng.normal(1, 0.3, 5)),
+    "bias": f32(rng.normal(size=5)),
+  }
   stats = {"mean": f32(rng.normal(size=5)), "var": f32(rng.uniform(1, 2, 5))}
   return f32(x), params, stats
 
@@ -202,8 +205,13 @@ def collectives(compiled):
     compiled.as_text(),
   )
   return [
-    (op, max(np.prod([int(n) for n in dims.split(",") if n]) for dims in
-             re.findall(r"\[([\d,]*)\]", shapes)))
+    (
+      op,
+      max(
+        np.prod([int(n) for n in dims.split(",") if n])
+        for dims in re.findall(r"\[([\d,]*)\]", shapes)
+      ),
+    )
     for shapes, op in found
   ]
 
@@ -229,7 +237,9 @@ def compile_forward(mode, groups, outputs):
       forward, mesh=mesh(8), in_specs=(split, whole, whole), out_specs=out
     )
   compiled = jax.jit(
-    forward, in_shardings=(on(split), on(whole), on(whole)), out_shardings=on(out)
+    forward,
+    in_shardings=(on(split), on(whole), on(whole)),
+    out_shardings=on(out),
   )
   return compiled.lower(x, params, stats).compile()
 

@@ -55,7 +55,7 @@ def stages_of(module, images, variables):
 
 
 def torch_conv(x, kernel, stride):
-  """torch's conv2d with padding k // 2; x NHWC, kernel HWIO."""
+  """As torch's conv2d with padding k // 2; x NHWC, kernel HWIO."""
   k = kernel.shape[0]
   pad = k // 2
   x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -65,7 +65,7 @@ def torch_conv(x, kernel, stride):
 
 
 def torch_max_pool(x):
-  """torch's max_pool2d(3, stride=2, padding=1)."""
+  """As torch's max_pool2d(3, stride=2, padding=1)."""
   pad = ((0, 0), (1, 1), (1, 1), (0, 0))
   x = np.pad(x, pad, constant_values=-np.inf)
   windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
@@ -182,9 +182,7 @@ def test_map_sizes(depth, stem, size, want):
   module = resnet.ResNet(depth=depth, stem=stem, dtype="bfloat16")
   images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
   variables = shapes_of(module)
-  seen = jax.eval_shape(
-    functools.partial(stages_of, module), images, variables
-  )
+  seen = jax.eval_shape(functools.partial(stages_of, module), images, variables)
   for name, side in want.items():
     (out,) = seen[name]["__call__"]
     assert out.shape[1:3] == (side, side)
@@ -212,21 +210,189 @@ def test_zero_init_makes_a_block_the_identity(bottleneck):
       conv=functools.partial(resnet.nn.Conv, use_bias=False),
       bn=resnet.norm.BatchNorm,
     )
-    y, _ = block.init_with_output(jax.random.key(1), x, True)
+    init = jax.jit(block.init_with_output, static_argnums=2)
+    y, _ = init(jax.random.key(1, impl="rbg"), x, True)
     assert np.array_equal(y, x) == zero_init
 
 
-def test_zero_init_residual_is_the_last_norm_of_each_block():
-  for depth, last in ((18, "bn2"), (50, "bn3")):
-    for zero in (True, False):
-      module = resnet.ResNet(
-        depth=depth, width=1 / 64, stem="cifar", zero_init_residual=zero
-      )
-      params = initialised(module)
-      zeros = {
-        "/".join(k.key for k in path[:-1])
-        for path, p in jax.tree_util.tree_flatten_with_path(params)[0]
-        if path[-1].key == "scale" and not np.any(p)
-      }
-      blocks = {k for k in params if k.startswith("layer")}
-      assert zeros == ({f"{b}/{last}" for b in blocks} if zero else set())
+@functools.cache
+def initial_params():
+  """Of a ResNet-18, by `zero_init_residual`."""
+  images = np.ones((1, 4, 4, 3), np.float32)
+
+  @jax.jit
+  def init(rng):
+    modules = {
+      zero: resnet.ResNet(depth=18, width=1 / 4, zero_init_residual=zero)
+      for zero in (False, True)
+    }
+    return {
+      zero: module.init(rng, images, train=True)["params"]
+      for zero, module in modules.items()
+    }
+
+  return init(jax.random.key(0, impl="rbg"))  # compiles faster than threefry
+
+
+@pytest.mark.parametrize("zero_init_residual", [True, False])
+def test_zero_init_residual_is_the_last_norm_of_each_block(zero_init_residual):
+  params = initial_params()[zero_init_residual]
+  for name in ("layer1_0", "layer1_1", "layer2_0", "layer4_1"):
+    assert np.all(params[name]["bn1"]["scale"] == 1)
+    assert np.all(params[name]["bn2"]["scale"] == 1 - zero_init_residual)
+  assert np.all(params["bn1"]["scale"] == 1)
+  assert np.all(params["layer2_0"]["downsample_bn"]["scale"] == 1)
+
+
+def test_convolutions_start_kaiming_normal():
+  flat, _ = jax.tree_util.tree_flatten_with_path(initial_params()[True])
+  kernels = [np.asarray(p) for path, p in flat if path[-1].key == "kernel"]
+  assert len(kernels) == 20  # 1 + 8 * 2 + 3 downsampling
+  scaled = [
+    (k / np.sqrt(2 / (k.shape[0] * k.shape[1] * k.shape[3]))).ravel()
+    for k in kernels
+  ]
+  for z in scaled:  # standard error of a standard deviation: 1 / sqrt(2 n)
+    assert abs(z.std() - 1) < 5 / np.sqrt(2 * z.size)
+    assert abs(z.mean()) < 5 / np.sqrt(z.size)
+  # Not truncated: about 1 value in 16,000 lies beyond 4 deviations.
+  assert 1e-5 < np.mean(np.abs(np.concatenate(scaled)) > 4) < 2e-4
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_statistics_agree_between_devices(groups):
+  # check_vma lets statistics out as replicated only if every BatchNorm of the
+  # trunk has its axis.
+  module = resnet.ResNet(depth=50, width=1 / 16, norm_groups=groups)
+  mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
+  axis = parallel.Axis("data")
+
+  def per_device(variables, x):
+    y, new = module.apply(
+      variables, x, train=True, axis=axis, mutable=["batch_stats"]
+    )
+    return y, new["batch_stats"]
+
+  run = jax.shard_map(
+    per_device,
+    mesh=mesh,
+    in_specs=(P(), P("data")),
+    out_specs=(P("data"), P()),
+  )
+  variables = shapes_of(module)
+  images = jax.ShapeDtypeStruct((16, 64, 64, 3), jnp.float32)
+  y, stats = jax.eval_shape(run, variables, images)
+  assert y.shape == (16, 128)
+  assert jax.tree.structure(stats) == jax.tree.structure(
+    variables["batch_stats"]
+  )
+
+
+def test_per_device_view_equals_the_global_view():
+  module = resnet.ResNet(depth=18, width=1 / 16, stem="cifar", norm_groups=2)
+  variables = random_variables(module)
+  x = np.random.default_rng(1).normal(size=(8, 16, 16, 3)).astype(np.float32)
+  mesh = jax.make_mesh(
+    (2,), ("data",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:2]
+  )
+
+  def forward(variables, x, axis):
+    return module.apply(
+      variables, x, train=True, axis=axis, mutable=["batch_stats"]
+    )
+
+  want = jax.jit(functools.partial(forward, axis=parallel.Axis()))(variables, x)
+  per_device = jax.shard_map(
+    functools.partial(forward, axis=parallel.Axis("data")),
+    mesh=mesh,
+    in_specs=(P(), P("data")),
+    out_specs=(P("data"), P()),
+  )
+  got = jax.jit(per_device)(variables, x)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+    got,
+    want,
+  )
+
+
+def test_norm_groups_reach_every_norm():
+  module = resnet.ResNet(depth=18, norm_groups=3)
+  images = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
+  with pytest.raises(ValueError, match="batch of 8 does not divide into 3"):
+    jax.eval_shape(
+      functools.partial(module.apply, train=True, mutable=["batch_stats"]),
+      shapes_of(module),
+      images,
+    )
+
+
+@pytest.mark.parametrize(
+  "field, value", [("depth", 20), ("width", 0.0), ("norm_groups", 0)]
+)
+def test_impossible_settings(field, value):
+  with pytest.raises(ValueError, match=f"{field} is {value}"):
+    resnet.ResNet(**{field: value})
+
+
+def test_backbone_is_built_from_its_section():
+  section = {"name": "resnet", "depth": 18, "stem": "cifar"}
+  built = models.backbone(section, norm_groups=8)
+  assert built == resnet.ResNet(depth=18, stem="cifar", norm_groups=8)
+  assert section["name"] == "resnet"  # left as it was
+
+
+@pytest.mark.parametrize(
+  "section, message",
+  [
+    ({"name": "resnest"}, "model.backbone.name is 'resnest'.*'resnet'"),
+    ({"depth": 18}, "model.backbone.name is None.*'resnet'"),
+    ({"name": "resnet", "dept": 18}, "model.backbone.dept.*'depth'"),
+    ({"name": "resnet", "depth": 20}, "model.backbone.depth.*20"),
+    ({"name": "resnet", "width": -1.0}, "model.backbone: width is -1.0"),
+  ],
+)
+def test_backbone_explains_a_bad_section(section, message):
+  with pytest.raises(config.ConfigError, match=message):
+    models.backbone(section)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_equals_torchvision_with_its_weights(depth):
+  torch = pytest.importorskip("torch")
+  torchvision = pytest.importorskip("torchvision")
+  reference = getattr(torchvision.models, f"resnet{depth}")(weights=None)
+  reference.fc = torch.nn.Identity()
+  reference.train()
+  weights = {k: v.numpy().copy() for k, v in reference.state_dict().items()}
+  leaves = {
+    ("params", "kernel"): "weight",
+    ("params", "scale"): "weight",
+    ("params", "bias"): "bias",
+    ("batch_stats", "mean"): "running_mean",
+    ("batch_stats", "var"): "running_var",
+  }
+
+  def torch_weight(weights, path):
+    collection, *modules, leaf = (k.key for k in path)
+    name = ".".join(modules).replace("downsample_conv", "downsample.0")
+    name = name.replace("downsample_bn", "downsample.1").replace("_", ".")
+    value = weights[f"{name}.{leaves[collection, leaf]}"]
+    return value.transpose(2, 3, 1, 0) if leaf == "kernel" else value
+
+  module = resnet.ResNet(depth=depth)
+  variables = jax.tree_util.tree_map_with_path(
+    lambda path, _: torch_weight(weights, path), shapes_of(module)
+  )
+  x = np.random.default_rng(0).normal(size=(4, 3, 97, 97)).astype(np.float32)
+  with torch.no_grad():
+    want = reference(torch.from_numpy(x)).numpy()
+  got, new = module.apply(
+    variables, x.transpose(0, 2, 3, 1), train=True, mutable=["batch_stats"]
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+  after = {k: v.numpy() for k, v in reference.state_dict().items()}
+  for path, value in jax.tree_util.tree_flatten_with_path(new)[0]:
+    np.testing.assert_allclose(
+      value, torch_weight(after, path), rtol=1e-3, atol=1e-3
+    )
