@@ -57,9 +57,9 @@ def nt_xent(
       / temperature
   )  # [2b, 2B]
   # Views of image i are rows 2i and 2i + 1 in the order of the global batch.
-  rows = 2 * axis.positions(b)[:, None] + jnp.arange(2)
-  itself = rows.reshape(-1, 1) == jnp.arange(candidates.shape[0])
+  rows = (2 * axis.positions(b)[:, None] + jnp.arange(2)).reshape(-1)
+  itself = rows[:, None] == jnp.arange(candidates.shape[0])
   logits = jnp.where(itself, -jnp.inf, logits)
   loss = jnp.mean(jax.nn.logsumexp(logits, axis=-1) - positives)
-  correct = positives >= jnp.max(logits, axis=-1)
+  correct = jnp.argmax(logits, axis=-1) == rows ^ 1  # The other of the pair.
   return loss, jnp.mean(correct.astype(jnp.float32))

@@ -27,6 +27,8 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sslx.config import ConfigError
+
 DATA = "data"
 
 
@@ -199,22 +201,22 @@ class Partitioner:
     )
 
   def check_batch(self, global_batch: int, groups: int) -> None:
-    """Raises ValueError if the batch cannot be spread, or grouped, evenly."""
+    """Raises ConfigError if the batch cannot be spread, or grouped, evenly."""
     n = self.num_devices
     if global_batch % n:
       near = max(n, global_batch // n * n)
-      raise ValueError(
+      raise ConfigError(
           f"config.data.batch_size is {global_batch}, which does not divide"
           f" evenly over {n} devices; use a multiple of {n}, such as {near}."
       )
     if global_batch % groups:
-      raise ValueError(
+      raise ConfigError(
           f"config.model.norm_groups is {groups}, which does not divide"
           f" config.data.batch_size {global_batch}; BatchNorm needs groups of"
           " equal size."
       )
     if groups % n and n % groups:
-      raise ValueError(
+      raise ConfigError(
           f"config.model.norm_groups is {groups}, which fits {n} devices"
           f" neither way: groups must be a multiple or a divisor of the number"
           " of devices, so that none is cut."

@@ -115,7 +115,15 @@ class Experiment:
   def init_state(self) -> TrainState:
     """The state of step 0, born in its shardings."""
     shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-    init = jax.jit(self.step.init, out_shardings=shardings)
+    # On CPU, LLVM would optimise the drawing of each parameter for longer than
+    # it takes to compile the step.
+    options = {"xla_backend_optimization_level": 0}
+    on_cpu = self.partitioner.mesh.devices.flat[0].platform == "cpu"
+    init = jax.jit(
+        self.step.init,
+        out_shardings=shardings,
+        compiler_options=options if on_cpu else None,
+    )
     return init(jax.random.key(self.runtime.seed))
 
   def compiled_step(self) -> Callable:

@@ -145,8 +145,7 @@ def sample_boxes(view: View, keys: Array, height: int, width: int) -> Array:
 
   The rule of torchvision's RandomResizedCrop: the first of ten draws of area
   and ratio that fits, in a uniform place; if none fits, the greatest central
-  box with a ratio in range. It is the crop of "Going deeper with
-  convolutions", Szegedy et al. 2014, section 6.
+  box with a ratio in range (after Szegedy et al. 2014, GoogLeNet, section 6).
   """
   uniforms = _uniforms(keys, _BOX, 2 * _TRIES + 2)
   area, ratio, place = jnp.split(uniforms, [_TRIES, 2 * _TRIES], axis=1)
@@ -208,10 +207,8 @@ def color_jitter(
 
   Args:
     images: f32[b, h, w, 3].
-    brightness: f32[b], factors from 0 up. None leaves an operation out.
-    contrast: f32[b], the same.
-    saturation: f32[b], the same.
-    hue: f32[b], in circles, -1/2 to 1/2.
+    brightness, contrast, saturation: f32[b], factors from 0 up.
+    hue: f32[b], in circles, -1/2 to 1/2. None leaves an operation out.
     order: i32[b, 4], a permutation of 0 brightness, 1 contrast, 2 saturation,
       3 hue for each image: the first to do, the second, ...
   """
@@ -239,9 +236,8 @@ def grayscale(images: Array) -> Array:
 def gaussian_blur(images: Array, sigma: Array, kernel: int) -> Array:
   """Blurs each image by f32[b] sigma, in pixels, with an odd number of taps.
 
-  Edges are reflected, and an image must be larger than kernel // 2: ValueError.
-  One banded matrix per image and axis makes it two batched matrix products,
-  ten times faster than a convolution with a kernel per image.
+  Edges are reflected; ValueError if an image is not larger than kernel // 2.
+  A banded matrix per image and axis: a convolution per image is far slower.
   """
   height, width = images.shape[1:3]
   if kernel // 2 >= min(height, width):
@@ -283,7 +279,7 @@ def _unit_float(images: Array) -> Array:
 
 def _separable(rows: Array, columns: Array, images: Array) -> Array:
   """Applies f32[b, s, h] down and f32[b, t, w] across the images."""
-  # By default a TPU multiplies in bfloat16: less than the eight bits of uint8.
+  # By default a TPU multiplies in bfloat16: no better than the uint8 we have.
   product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
   images = product("bsh,bhwc->bswc", rows, images)
   return product("btw,bswc->bstc", columns, images)
@@ -332,7 +328,7 @@ def _blend(images: Array, factors: Array, ops: Array) -> Array:
     return jnp.clip(factor * images + (1 - factor) * other, 0, 1), None
 
   # A loop: slots written out would be fused into each other, and computed
-  # again for each channel that reads them (3 times slower on a CPU).
+  # again for each channel that reads them (twice as slow on a CPU).
   return jax.lax.scan(slot, images, (factors.T, ops.T))[0]
 
 

@@ -93,17 +93,19 @@ def _bowtie(x, y):
   return np.maximum((y - x) * np.sqrt(0.5) - 0.08, x - 0.75)
 
 
+def _dots(x, y):
+  return np.hypot(np.abs(x) - 0.55, np.abs(y) - 0.55) - 0.32
+
+
 FIGURES = {
   "disc": _disc,
   "ring": _ring,
-  "square": _square,
   "triangle": _triangle,
-  "star": _star,
   "plus": _plus,
   "crescent": _crescent,
-  "heart": _heart,
   "bars": _bars,
   "bowtie": _bowtie,
+  "dots": _dots,
 }
 NUM_CLASSES = len(FIGURES)
 

@@ -1,0 +1,108 @@
+"""Order, shards and the state of the iterator."""
+
+import jax
+import numpy as np
+import pytest
+
+from sslx.config import ConfigError
+from sslx.data import pipeline
+from sslx.data.sources import Arrays
+from sslx.parallel import Parallel, Partitioner
+
+
+def arrays(n=50):
+  images = np.arange(n, dtype=np.uint8)[:, None, None, None]
+  images = np.broadcast_to(images, (n, 2, 2, 3)).copy()
+  return Arrays(images, np.arange(n, dtype=np.int32), n)
+
+
+def labels(batches):
+  return [np.asarray(batch["label"]) for batch in batches]
+
+
+def host(order, rows=slice(0, 8)):
+  return pipeline.host_batches(arrays(), order, rows)
+
+
+def test_every_epoch_is_another_permutation_and_drops_the_partial_batch():
+  order = pipeline.Order(50, 8, epochs=3, seed=0)
+  assert len(order) == 18
+  epochs = [
+      np.concatenate([order[6 * e + i] for i in range(6)]) for e in range(3)
+  ]
+  for epoch in epochs:
+    assert len(set(epoch)) == 48
+  assert not np.array_equal(epochs[0], epochs[1])
+  assert not np.array_equal(epochs[1], epochs[2])
+
+
+def test_order_depends_on_the_seed_alone():
+  first, again, other = (
+      pipeline.Order(50, 8, epochs=1, seed=s)[2] for s in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert not np.array_equal(first, other)
+
+
+def test_processes_load_disjoint_rows_of_the_same_batches():
+  order = pipeline.Order(50, 8, epochs=1, seed=3)
+  whole = labels(host(order))
+  halves = zip(
+      labels(host(order, slice(0, 4))),
+      labels(host(order, slice(4, 8))),
+      strict=True,
+  )
+  for batch, (first, second) in zip(whole, halves, strict=True):
+    np.testing.assert_array_equal(batch, np.concatenate([first, second]))
+
+
+def test_images_belong_to_labels():
+  for batch in host(pipeline.Order(50, 8, epochs=1, seed=0)):
+    np.testing.assert_array_equal(batch["image"][:, 1, 1, 2], batch["label"])
+
+
+@pytest.mark.parametrize("taken", [0, 1, 5, 6, 11])
+def test_state_is_of_the_batches_handed_out_not_of_those_made_ahead(taken):
+  order = pipeline.Order(50, 8, epochs=2, seed=0)
+  straight = labels(host(order))
+  batches = pipeline.Batches(host(order), lambda x: x, ahead=3)
+  for _ in range(taken):
+    next(batches)
+  state = batches.state
+  batches.close()
+  resumed = pipeline.Batches(host(order), lambda x: x, state=state)
+  rest = labels(resumed)
+  resumed.close()
+  assert len(rest) == 12 - taken
+  for new, old in zip(rest, straight[taken:], strict=True):
+    np.testing.assert_array_equal(new, old)
+
+
+def test_an_error_of_the_thread_reaches_the_consumer():
+  def put(batch):
+    raise RuntimeError("the device is gone")
+
+  order = pipeline.Order(50, 8, epochs=1, seed=0)
+  batches = pipeline.Batches(host(order), put)
+  for _ in range(2):
+    with pytest.raises(RuntimeError, match="the device is gone"):
+      next(batches)
+  batches.close()
+
+
+def test_batches_are_spread_over_the_devices_in_order():
+  partitioner = Partitioner.create(Parallel(), jax.devices())
+  assert partitioner.local_rows(16) == slice(0, 16)
+  order = pipeline.Order(50, 16, epochs=1, seed=0)
+  batches = pipeline.Batches(host(order, slice(0, 16)), partitioner.put)
+  batch = next(batches)
+  batches.close()
+  assert batch["image"].sharding.is_equivalent_to(partitioner.batch, 4)
+  np.testing.assert_array_equal(batch["label"], order[0])
+  for shard in batch["label"].addressable_shards:
+    np.testing.assert_array_equal(shard.data, order[0][shard.index])
+
+
+def test_a_batch_larger_than_the_set_is_refused():
+  with pytest.raises(ConfigError, match="batch_size is 64, .* only 50 images"):
+    pipeline.Order(50, 64, epochs=1, seed=0)
