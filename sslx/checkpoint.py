@@ -150,7 +150,8 @@ class Checkpoints:
     step = self.latest()
     if step is None:
       return None
-    return _load(self._orbax, step, {"state": abstract_state, "data": None})
+    loaded = _load(self._orbax, step, {"state": abstract_state, "data": None})
+    return loaded["state"], loaded["data"]
 
   def close(self) -> None:
     """Waits for the save under way and releases the directory."""
@@ -203,12 +204,14 @@ def _load(
   context = ocp.Context()
   context.pytree.loading.partial_load = True
   try:
-    found = orbax.checkpointables_metadata(step).metadata["state"]
+    found = _shapes(orbax.checkpointables_metadata(step).metadata["state"])
+    if not found:
+      raise ValueError("it holds no arrays")
   except Exception as error:
     raise CheckpointError(
         f"{where} cannot be read: {_reason(error)}\n{advice}"
     ) from error
-  _check_same(_shapes(wanted["state"]), _shapes(found), where)
+  _check_same(_shapes(wanted["state"]), found, where)
   try:
     with context:
       return orbax.load_checkpointables(step, wanted)

@@ -1,0 +1,180 @@
+"""Saves, restores, and what goes wrong with them."""
+
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sslx import checkpoint
+from sslx.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from sslx.parallel import Parallel, Partitioner
+from sslx.state import TrainState
+
+
+def state(scale=1.0, width=8):
+  params = {"backbone": {"kernel": scale * jnp.arange(64.0 * width)}}
+  params["backbone"]["kernel"] = params["backbone"]["kernel"].reshape(64, width)
+  return TrainState(
+      step=jnp.int32(3),
+      params=params,
+      model_state={"mean": jnp.full(4, scale)},
+      opt_state=({"trace": jnp.ones(3)}, None),
+      aux={},
+      probe=None,
+      rng=jnp.array([1, 2], jnp.uint32),
+  )
+
+
+def abstract(value, devices=1, rules="replicated"):
+  partitioner = Partitioner.create(
+      Parallel(rules=rules), jax.devices()[:devices]
+  )
+  return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      value,
+      partitioner.state_shardings(value),
+  )
+
+
+@pytest.fixture
+def open_in(tmp_path):
+  """Opens the checkpoints of a folder, and closes them after the test."""
+  opened = []
+
+  def open_(folder=tmp_path / "checkpoints", **settings):
+    opened.append(Checkpoints(folder, Checkpoint(**settings), 10))
+    return opened[-1]
+
+  yield open_
+  for one in opened:
+    one.close()
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize(
+    ("devices", "rules"), [(1, "replicated"), (8, "replicated"), (8, "fsdp")]
+)
+def test_restores_bitwise_on_any_devices(open_in, devices, rules, monkeypatch):
+  monkeypatch.setattr("sslx.parallel.FSDP_MIN_SIZE", 16)
+  saved = state()
+  checkpoints = open_in()
+  checkpoints.save(3, saved, {"next_index": 7})
+  checkpoints.wait()
+  target = abstract(saved, devices, rules)
+  loaded, data = open_in().restore(target)
+  assert data == {"next_index": 7}
+  assert_equal(loaded, saved)
+  kernel = loaded.params["backbone"]["kernel"]
+  assert kernel.sharding == target.params["backbone"]["kernel"].sharding
+  assert kernel.sharding.is_fully_replicated == (rules == "replicated")
+
+
+def test_nothing_to_restore(open_in):
+  assert open_in().restore(abstract(state())) is None
+
+
+def test_keeps_the_last_and_every_nth(open_in):
+  checkpoints = open_in(keep_last=2, keep_every_epochs=1)
+  for step in (5, 10, 15, 20, 25, 30):
+    checkpoints.save(step, state(), {"next_index": step})
+  checkpoints.wait()
+  kept = {int(p.name) for p in pathlib.Path(checkpoints.directory).iterdir()}
+  assert kept == {10, 20, 25, 30}
+
+
+def test_a_failed_save_names_the_last_good_one(open_in, monkeypatch):
+  checkpoints = open_in()
+  checkpoints.save(1, state(), {"next_index": 1})
+  checkpoints.wait()
+
+  class Failing:
+    def result(self):
+      raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(
+      checkpoints._orbax,
+      "save_checkpointables_async",
+      lambda *a, **k: Failing(),
+  )
+  checkpoints.save(2, state(), {"next_index": 2})
+  with pytest.raises(CheckpointError) as error:
+    checkpoints.wait()
+  assert "step 2 could not be saved" in str(error.value)
+  assert "No space left on device" in str(error.value)
+  assert "last good checkpoint is step 1" in str(error.value)
+
+
+def test_a_checkpoint_of_another_model_says_what_differs(open_in):
+  checkpoints = open_in()
+  checkpoints.save(1, state(), {"next_index": 1})
+  checkpoints.wait()
+  with pytest.raises(CheckpointError, match="another model") as error:
+    checkpoints.restore(abstract(state(width=16)))
+  line = "params/backbone/kernel: (64, 8) there, (64, 16) in this config"
+  assert line in str(error.value)
+
+
+@pytest.mark.parametrize("harm", ["truncate", "remove", "rubbish"])
+def test_a_corrupt_checkpoint_is_one_clear_error(open_in, harm):
+  checkpoints = open_in()
+  for step in (1, 2):
+    checkpoints.save(step, state(), {"next_index": step})
+  checkpoints.wait()
+  newest = pathlib.Path(checkpoints.directory) / "2"
+  if harm == "truncate":
+    for file in (newest / "state").rglob("d/*"):
+      file.write_bytes(file.read_bytes()[:10])
+  elif harm == "remove":
+    shutil.rmtree(newest / "state")
+  else:
+    shutil.rmtree(newest)
+    newest.mkdir()
+    (newest / "hello.txt").write_text("not a checkpoint")
+  with pytest.raises(CheckpointError, match="step 2 .* cannot be read") as error:
+    open_in().restore(abstract(state()))
+  assert f"Remove {newest}" in str(error.value)
+  shutil.rmtree(newest)
+  assert open_in().restore(abstract(state()))[1] == {"next_index": 1}
+
+
+def test_leftovers_of_a_killed_save_are_ignored(open_in):
+  checkpoints = open_in()
+  checkpoints.save(1, state(), {"next_index": 1})
+  checkpoints.wait()
+  folder = pathlib.Path(checkpoints.directory)
+  left = folder / "2.orbax-checkpoint-tmp"
+  shutil.copytree(folder / "1", left)
+  again = open_in()
+  assert again.restore(abstract(state()))[1] == {"next_index": 1}
+  again.save(2, state(2.0), {"next_index": 2})
+  again.wait()
+  loaded, data = open_in().restore(abstract(state()))
+  assert data == {"next_index": 2}
+  assert_equal(loaded, state(2.0))
+
+
+def test_load_weights(open_in, tmp_path):
+  checkpoints = open_in(tmp_path / "run" / "checkpoints")
+  checkpoints.save(4, state(2.0), {"next_index": 4})
+  checkpoints.wait()
+  target = abstract(state(), 8)
+  params, model_state = checkpoint.load_weights(
+      str(tmp_path / "run"), target.params, target.model_state
+  )
+  assert_equal(params, state(2.0).params)
+  assert_equal(model_state, state(2.0).model_state)
+  other = abstract(state(width=4))
+  with pytest.raises(CheckpointError, match=r"\(64, 8\) there, \(64, 4\)"):
+    checkpoint.load_weights(
+        str(tmp_path / "run"), other.params, other.model_state
+    )
+  with pytest.raises(CheckpointError, match="no folder"):
+    checkpoint.load_weights(
+        str(tmp_path / "none"), target.params, target.model_state
+    )
