@@ -107,8 +107,7 @@ def _check_data_dir(data_dir: str | None) -> None:
     )
   if not os.path.isdir(path):
     raise ConfigError(
-      f"{key} is a file. Give the folder that holds the data sets'"
-      " folders, as TFDS made it."
+      f"{key} is a file. Give the folder that holds the sets' folders."
     )
   if not os.access(path, os.R_OK | os.X_OK):
     raise ConfigError(
@@ -141,12 +140,26 @@ def _builder(source: Source) -> Any:
     ) from error
 
 
-def _tfds_build(source: Source, *flags: str) -> str:
-  """The command that prepares the set for this module."""
-  command = ["tfds", "build", source.name, "--file_format=array_record"]
+def _command(source: Source) -> str:
+  """What prepares the set on a machine with TensorFlow.
+
+  Not `tfds build`, which needs Apache Beam and more, whatever the set.
+  """
+  data_dir = ""
   if source.data_dir is not None:
-    command += [f"--data_dir={os.path.expanduser(source.data_dir)}"]
-  return shlex.join([*command, *flags])
+    data_dir = f"data_dir={os.path.expanduser(source.data_dir)!r}, "
+  return (
+    'python -c "import tensorflow_datasets as tfds; tfds.builder('
+    f"{source.name!r}, {data_dir}file_format='array_record')"
+    '.download_and_prepare()"'
+  )
+
+
+def _again(source: Source, builder: Any) -> str:
+  return (
+    f"Delete {os.fspath(builder.data_path)} and prepare the set again:"
+    f" {_command(source)}"
+  )
 
 
 def _prepare(source: Source, builder: Any) -> None:
@@ -162,24 +175,21 @@ def _prepare(source: Source, builder: Any) -> None:
     raise ConfigError(
       f"{missing} {os.path.join(folder, partial[0])} is what an unfinished"
       " preparation left. If none is still running, delete that folder and"
-      f" prepare the set again: {_tfds_build(source)}"
+      f" prepare the set again: {_command(source)}"
     )
   versions = [f for f in found if f[:1].isdigit()]
   if versions:
-    base = source.name.partition(":")[0]
-    missing += (
-      f" There is version {', '.join(versions)}: to use it, write"
-      f" {base + ':' + versions[-1]!r}."
-    )
+    other = f"{source.name.partition(':')[0]}:{versions[-1]}"
+    missing += f" Version {versions[-1]} is there: to use it, write {other!r}."
   if not source.prepare:
     raise ConfigError(
       f"{missing} Prepare it, or set config.data.prepare=True:"
-      f" {_tfds_build(source)}"
+      f" {_command(source)}"
     )
   if jax.process_count() > 1:
     raise ConfigError(
       f"{missing} {jax.process_count()} processes would each prepare it. Do"
-      f" so once before you start them: {_tfds_build(source)}"
+      f" so once before you start them: {_command(source)}"
     )
   try:
     import tensorflow as tf
@@ -187,7 +197,7 @@ def _prepare(source: Source, builder: Any) -> None:
     raise ConfigError(
       f"{missing} Preparing it takes TensorFlow, here or on any other"
       " machine (reading it does not): pip install 'sslx[prepare]' and then"
-      f" {_tfds_build(source)}"
+      f" {_command(source)}"
     ) from error
   try:
     tf.config.set_visible_devices([], "GPU")  # Or it would take their memory.
@@ -195,7 +205,7 @@ def _prepare(source: Source, builder: Any) -> None:
   except Exception as error:  # Network, disk, manual downloads, anything.
     raise ConfigError(
       f"{missing} Preparing it failed: {type(error).__name__}: {error}\nOnce"
-      f" that is put right, run again, or: {_tfds_build(source)}"
+      f" that is put right, run again, or: {_command(source)}"
     ) from error
 
 
@@ -209,25 +219,14 @@ def _check_features(
   path, info = os.fspath(builder.data_path), builder.info
   if not os.path.exists(os.path.join(path, "dataset_info.json")):
     raise ConfigError(
-      f"{key} is prepared only in part: {path} has no dataset_info.json."
-      " Delete that folder and prepare the set again:"
-      f" {_tfds_build(source)}"
+      f"{key} is prepared only in part, without its dataset_info.json."
+      f" {_again(source, builder)}"
     )
   formats = sorted(f.value for f in info.available_file_formats())
   if "array_record" not in formats:
-    convert = shlex.join(
-      [
-        "tfds",
-        "convert_format",
-        f"--dataset_version_dir={path}",
-        "--out_file_format=array_record",
-      ]
-    )
     raise ConfigError(
-      f"{key} is prepared as {', '.join(formats)} in {path}; sslx reads"
-      f" array_record. With TensorFlow installed, convert it: {convert}\nor"
-      " delete it and prepare it again:"
-      f" {_tfds_build(source, '--overwrite')}"
+      f"{key} is prepared as {', '.join(formats)}; sslx reads array_record."
+      f" {_again(source, builder)}"
     )
   is_dict = isinstance(info.features, tfds.features.FeaturesDict)
   features = dict(info.features.items()) if is_dict else {}
@@ -266,7 +265,7 @@ def _read(
   from tensorflow_datasets.proto import tf_example_pb2
 
   where = f"config.data.source={source.name!r}, split {split!r}"
-  again = f"Prepare the set again: {_tfds_build(source, '--overwrite')}"
+  again = _again(source, builder)
   try:
     info = builder.info.splits[split]
   except (KeyError, ValueError) as error:

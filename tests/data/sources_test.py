@@ -119,6 +119,15 @@ def error_of(source, split="train"):
   return str(caught.value)
 
 
+def command(name, data_dir):
+  """The command of TFDS's documentation, for ArrayRecord files."""
+  return (
+    'python -c "import tensorflow_datasets as tfds; '
+    f"tfds.builder('{name}', data_dir='{data_dir}', "
+    "file_format='array_record').download_and_prepare()\""
+  )
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 def test_reads_all_records_in_order(tmp_path, monkeypatch, chunk):
   monkeypatch.setattr(sources, "_CHUNK", chunk)
@@ -240,24 +249,21 @@ def test_not_prepared_without_tensorflow(tmp_path, monkeypatch):
   monkeypatch.setattr(sys, "meta_path", [NoTensorflow(), *sys.meta_path])
   message = error_of(sources.Source("cifar10", data_dir=str(tmp_path)))
   assert "pip install 'sslx[prepare]'" in message
-  assert (
-    f"tfds build cifar10 --file_format=array_record --data_dir={tmp_path}"
-    in message
-  )
+  assert command("cifar10", tmp_path) in message
 
 
 def test_not_prepared_and_not_asked_to(tmp_path):
   source = sources.Source("cifar10", data_dir=str(tmp_path), prepare=False)
   message = error_of(source)
   assert "config.data.prepare=True" in message
-  assert "tfds build cifar10" in message
+  assert command("cifar10", tmp_path) in message
 
 
 def test_only_another_version_is_prepared(tmp_path):
   write_set(tmp_path / "cifar10" / "3.0.1")
   source = sources.Source("cifar10", data_dir=str(tmp_path), prepare=False)
   message = error_of(source)
-  assert "There is version 3.0.1: to use it, write 'cifar10:3.0.1'" in message
+  assert "Version 3.0.1 is there: to use it, write 'cifar10:3.0.1'" in message
   source = sources.Source("cifar10:3.0.1", data_dir=str(tmp_path))
   assert len(sources.load(source, "train").images) == 7
 
@@ -266,7 +272,7 @@ def test_not_prepared_in_many_processes(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 4)
   message = error_of(sources.Source("cifar10", data_dir=str(tmp_path)))
   assert "4 processes would each prepare it" in message
-  assert "tfds build cifar10" in message
+  assert command("cifar10", tmp_path) in message
 
 
 class FakeTensorflow(types.ModuleType):
@@ -329,7 +335,8 @@ def test_no_dataset_info(tmp_path):
   cifar = tmp_path / "cifar10" / "3.0.2"
   cifar.mkdir(parents=True)
   message = error_of(sources.Source("cifar10", data_dir=str(tmp_path)))
-  assert f"{cifar} has no dataset_info.json" in message
+  assert "only in part, without its dataset_info.json" in message
+  assert f"Delete {cifar} and prepare" in message
   (tmp_path / "tiny/1.0.0/dataset_info.json").write_text("{")
   assert "json files are damaged" in error_of(source)
 
@@ -349,7 +356,7 @@ def test_missing_and_short_shards(tmp_path, damage, expected):
   message = error_of(source)
   assert str(shard) in message
   assert expected in message
-  assert "--overwrite" in message
+  assert f"Delete {tmp_path}/tiny/1.0.0 and prepare" in message
 
 
 def test_shard_with_another_number_of_records(tmp_path):
@@ -368,7 +375,7 @@ def test_damage_inside_a_shard(tmp_path):
   shard.write_bytes(content)
   message = error_of(source)
   assert "split 'train' is damaged" in message
-  assert "--overwrite" in message
+  assert f"Delete {tmp_path}/tiny/1.0.0 and prepare" in message
 
 
 def test_image_of_another_size_than_declared(tmp_path):
@@ -379,14 +386,8 @@ def test_image_of_another_size_than_declared(tmp_path):
 def test_other_file_format(tmp_path):
   message = error_of(tiny(tmp_path, file_format="tfrecord"))
   assert "is prepared as tfrecord" in message
-  assert (
-    f"tfds convert_format --dataset_version_dir={tmp_path}/tiny/1.0.0"
-    " --out_file_format=array_record" in message
-  )
-  assert (
-    f"tfds build tiny --file_format=array_record --data_dir={tmp_path}"
-    " --overwrite" in message
-  )
+  assert f"Delete {tmp_path}/tiny/1.0.0 and prepare" in message
+  assert command("tiny", tmp_path) in message
 
 
 @pytest.mark.parametrize(

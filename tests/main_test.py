@@ -1,0 +1,340 @@
+"""The command line, as a user runs it: real processes, kills and bad input."""
+
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from tests import tiny
+
+pytestmark = pytest.mark.slow
+
+# Twelve steps of three epochs.
+RUN = [
+    "--config=configs/simclr.py:quickstart",
+    "--config.model.backbone.width=0.125",
+    "--config.model.projector.dims=(16,8)",
+    "--config.data.views.0.size=16",
+    "--config.data.batch_size=1024",
+    "--config.schedule.epochs=3",
+    "--config.runtime.log_every=1",
+    "--config.runtime.checkpoint.every_epochs=0.5",
+    "--config.runtime.evaluate.every_epochs=1",
+    "--config.runtime.evaluate.knn.k=(20,)",
+    "--config.runtime.evaluate.pixels=False",
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")
+
+
+def start(workdir, cache, *arguments, devices=1, limit=None, log=None):
+  environment = os.environ | {
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      "JAX_COMPILATION_CACHE_DIR": str(cache),
+  }
+  output = subprocess.PIPE if log is None else log
+  return subprocess.Popen(
+      [sys.executable, "-m", "sslx.main", *arguments, f"--workdir={workdir}"],
+      cwd=tiny.ROOT,
+      env=environment,
+      stdout=output,
+      stderr=subprocess.STDOUT,
+      text=True,
+      preexec_fn=limit,
+  )
+
+
+def finish(process):
+  output, _ = process.communicate(timeout=600)
+  return output
+
+
+def run(workdir, cache, *arguments, **settings):
+  process = start(workdir, cache, *arguments, **settings)
+  output = finish(process)
+  assert process.returncode == 0, output
+  return output
+
+
+def rows(workdir):
+  """metrics.jsonl without the speed, which no two runs share."""
+  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  parsed = [json.loads(line) for line in lines]
+  for row in parsed:
+    row.pop("images_per_second", None)
+  return parsed
+
+
+def final_state(workdir):
+  folder = pathlib.Path(workdir) / "checkpoints" / "12"
+  return ocp.load_checkpointables(folder)
+
+
+def wait_for_step(process, workdir, step):
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  while process.poll() is None:
+    if path.exists() and f'"step": {step},' in path.read_text():
+      return
+    time.sleep(0.02)
+  pytest.fail("the run ended early:\n" + process.stdout.read())
+
+
+def leaves(tree, path=""):
+  if isinstance(tree, dict):
+    for key, value in tree.items():
+      yield from leaves(value, f"{path}/{key}")
+  elif isinstance(tree, list | tuple):
+    for i, value in enumerate(tree):
+      yield from leaves(value, f"{path}/{i}")
+  elif tree is not None:
+    yield path, np.asarray(tree)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, cache):
+  """A run without interruption."""
+  workdir = tmp_path_factory.mktemp("straight") / "run"
+  return workdir, run(workdir, cache, *RUN)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, cache):
+  """The same, killed at an arbitrary moment."""
+  workdir = tmp_path_factory.mktemp("killed") / "run"
+  process = start(workdir, cache, *RUN)
+  wait_for_step(process, workdir, random.randint(3, 9))
+  time.sleep(random.random())
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  return workdir
+
+
+def test_a_run_says_what_it_does_and_learns(straight):
+  workdir, output = straight
+  assert "epoch 3.0/3  step 12/12  loss" in output
+  assert "images/s  ETA" in output
+  assert "kNN accuracy (k=20) after training" in output
+  found = rows(workdir)
+  steps = [row["step"] for row in found if "loss" in row]
+  assert steps == list(range(1, 13))
+  evaluated = [row for row in found if "eval/knn_20" in row]
+  assert [row["step"] for row in evaluated] == [0, 4, 8, 12]
+  for name in ("effective_rank", "feature_std", "probe_test_accuracy"):
+    assert all(f"eval/{name}" in row for row in evaluated), name
+  saved = json.loads((workdir / "config.json").read_text())
+  assert saved["schedule"]["epochs"] == 3
+  assert list((workdir / "tensorboard").glob("events.*"))
+
+
+def test_killed_and_resumed_is_bitwise_the_same(straight, killed, cache, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(killed, workdir)
+  assert "resumed from step" in run(workdir, cache, *RUN)
+  assert rows(workdir) == rows(straight[0])
+  new, old = final_state(workdir), final_state(straight[0])
+  assert new["data"] == old["data"] == {"next_index": 12}
+  new, old = dict(leaves(new["state"])), dict(leaves(old["state"]))
+  assert new.keys() == old.keys()
+  for path, value in old.items():
+    np.testing.assert_array_equal(new[path], value, err_msg=path)
+  left = [p.name for p in (workdir / "checkpoints").iterdir()]
+  assert all(name.isdigit() for name in left), left
+
+
+def test_resumed_on_other_devices_and_mode_is_the_same_to_rounding(
+    straight, killed, cache, tmp_path
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(killed, workdir)
+  output = run(
+      workdir, cache, *RUN, "--config.runtime.parallel.mode=pmap", devices=4
+  )
+  assert "config.runtime.parallel.mode: 'pjit' there, 'pmap' now" in output
+  new, old = rows(workdir), rows(straight[0])
+  assert [row["step"] for row in new] == [row["step"] for row in old]
+  for a, b in zip(new, old, strict=True):
+    if "loss" in b:
+      np.testing.assert_allclose(a["loss"], b["loss"], rtol=5e-3)
+      np.testing.assert_allclose(a["lr"], b["lr"], rtol=1e-6)
+  assert final_state(workdir)["data"] == {"next_index": 12}
+
+
+def test_two_processes_train_as_one(straight, cache, tmp_path):
+  workdir, port = tmp_path / "run", random.randint(20000, 40000)
+  processes = [
+      start(
+          workdir,
+          cache,
+          *RUN,
+          "--distributed",
+          f"--coordinator=localhost:{port}",
+          "--num_processes=2",
+          f"--process_id={i}",
+          devices=2,
+      )
+      for i in range(2)
+  ]
+  outputs = [finish(process) for process in processes]
+  assert [p.returncode for p in processes] == [0, 0], outputs
+  for a, b in zip(rows(workdir)[:6], rows(straight[0])[:6], strict=True):
+    assert a["step"] == b["step"]
+    if "loss" in b:
+      np.testing.assert_allclose(a["loss"], b["loss"], rtol=5e-3)
+  assert final_state(workdir)["data"] == {"next_index": 12}
+
+
+def test_sigterm_saves_and_resumes(straight, cache, tmp_path):
+  process = start(tmp_path, cache, *RUN)
+  wait_for_step(process, tmp_path, 5)
+  process.send_signal(signal.SIGTERM)
+  output = finish(process)
+  assert process.returncode == 128 + signal.SIGTERM, output
+  assert "is saved" in output
+  run(tmp_path, cache, *RUN)
+  assert rows(tmp_path) == rows(straight[0])
+
+
+def test_a_finished_run_has_nothing_left_to_do(straight, cache):
+  before = rows(straight[0])
+  assert "finished: 12 steps" in run(straight[0], cache, *RUN)
+  assert rows(straight[0]) == before
+
+
+def test_init_from_starts_with_the_weights_of_another_run(
+    straight, cache, tmp_path
+):
+  output = run(
+      tmp_path, cache, *RUN, f"--config.runtime.init_from={straight[0]}",
+      "--config.schedule.epochs=2",
+  )
+  assert f"weights from {straight[0]}" in output
+  first, last = rows(tmp_path)[0], rows(straight[0])[-1]
+  assert first["step"] == 0
+  assert first["eval/knn_20"] == last["eval/knn_20"]
+
+
+def test_not_finite_stops_with_the_step_and_the_last_good_checkpoint(
+    cache, tmp_path
+):
+  process = start(
+      tmp_path, cache, *RUN, "--config.schedule.optimizer.lr=1e30",
+      "--config.schedule.lr.warmup_epochs=2",
+      "--config.runtime.checkpoint.every_epochs=0.25",
+  )
+  output = finish(process)
+  assert process.returncode == 1
+  assert "not finite at step 3" in output
+  assert "Last good checkpoint: step 1" in output or (
+      "Last good checkpoint: step 2" in output
+  )
+  assert "Traceback" not in output
+
+
+def test_a_full_disk_stops_the_run_and_harms_no_checkpoint(cache, tmp_path):
+  """A limit on file size stands in for the disk; the error is the same kind."""
+  small = 300_000  # Below a checkpoint, above every other file of the run.
+  process = start(
+      tmp_path, cache, *RUN,
+      limit=lambda: resource.setrlimit(
+          resource.RLIMIT_FSIZE, (small, resource.RLIM_INFINITY)
+      ),
+  )
+  output = finish(process)
+  assert process.returncode == 1, output
+  assert "the checkpoint of step 2 could not be saved" in output
+  assert "start the same command again" in output
+  assert "Traceback" not in output
+  run(tmp_path, cache, *RUN)  # With room again.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config.schedule.epoch=3"],
+            "config.schedule.epoch does not exist. Did you mean 'epochs'?",
+        ),
+        (["--config.schedule.epochs=many"], "'many' (str); it must be int"),
+        (["--config.data.batch_size=1001"], "not divide evenly over 4 devices"),
+        (["--config.data.batch_size=8192"], "only 4096 images"),
+        (["--config.model.norm_groups=3"], "norm_groups is 3"),
+        (["--config.model.method=simclear"], "it must be one of 'simclr'"),
+        (["--config.model.backbone.depth=19"], "must be one of 18, 34, 50, 101"),
+        (["--config.data.source=cifar10", "--config.data.data_dir=/no"], "/no"),
+        (
+            ["--config.runtime.parallel.mode=pmap",
+             "--config.runtime.parallel.rules=fsdp"],
+            "need mode='pjit'",
+        ),
+        (["--config.runtime.init_from=/no/such/run"], "/no/such/run"),
+        (["--wrkdir=x"], "Did you mean: workdir"),
+        (["extra"], "unexpected arguments ['extra']"),
+    ],
+)
+def test_bad_input_is_one_clear_error(tmp_path, cache, arguments, message):
+  process = start(tmp_path / "run", cache, *RUN, *arguments, devices=4)
+  output = finish(process)
+  assert process.returncode != 0
+  assert message in output
+  assert "Traceback" not in output
+
+
+def test_a_workdir_of_another_config_says_what_differs(straight, cache):
+  process = start(
+      straight[0], cache, *RUN, "--config.model.temperature=0.3"
+  )
+  output = finish(process)
+  assert process.returncode == 1
+  assert "config.model.temperature: 0.2 there, 0.3 now" in output
+  assert "--overwrite" in output
+  assert "Traceback" not in output
+
+
+def test_overwrite_starts_anew(straight, cache, tmp_path):
+  shutil.copytree(straight[0], tmp_path / "run")
+  run(
+      tmp_path / "run", cache, *RUN, "--config.schedule.epochs=2",
+      "--overwrite",
+  )
+  assert rows(tmp_path / "run")[-1]["step"] == 8
+
+
+def test_a_folder_with_foreign_checkpoints_is_refused(cache, tmp_path):
+  (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+  process = start(tmp_path, cache, *RUN)
+  output = finish(process)
+  assert process.returncode == 1
+  assert "has checkpoints but no config.json" in output
+
+
+def test_benchmark_train_prints_the_ratio(cache):
+  result = subprocess.run(
+      [
+          sys.executable, "-m", "sslx.benchmark", "train", *RUN,
+          "--config.schedule.epochs=4", "--steps=2", "--rounds=2",
+      ],
+      cwd=tiny.ROOT,
+      env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  assert "full loop / bare step: " in result.stdout
+  assert "start to first step, cold: " in result.stdout
+  assert "start to first step, with the compilation cache: " in result.stdout
