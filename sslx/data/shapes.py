@@ -1,10 +1,12 @@
 """The `shapes` data set: generated figures on clutter, nothing to download.
 
-The class is the shape of the one large figure. All the rest is nuisance: its
-colour, whether it is lighter or darker than the ground, its place, size,
-rotation and texture, and the ground's colour, texture and clutter. Colour and
-light are what an augmentation changes, and texture and clutter are drawn alike
-in every image, so that the shape is the most that two views of an image share.
+Four copies of one figure lie about each image; the class is its shape. All the
+rest is nuisance: colour, whether the figures are lighter or darker than the
+ground, their places, sizes, rotations and texture, and the texture and clutter
+of the ground. No pixel has the same meaning in two images of a class, so that
+neighbours in pixel space, or under an untrained network, tell little; but any
+crop of an image still shows the shape, and little else survives a change of
+colours, so a self-supervised method finds it within a few hundred steps.
 """
 
 from __future__ import annotations
@@ -15,15 +17,16 @@ from typing import Literal
 import numpy as np
 
 # Difficulty. Lengths are fractions of the image's side, light is in [0, 1].
-RADIUS = (0.25, 0.36)  # of the circle around the figure
-MARGIN = 0.4  # how much of the radius stays inside the image
-ROTATION = 0.8  # radians, to either side
-CONTRAST = (0.3, 0.4)  # luminance of the figure against the ground
-COLOUR = (0.2, 0.3)  # strength of the image's one hue
-TEXTURE = (0.2, 0.05)  # amplitude of the noise on the ground, on the figure
-GRAIN = 4  # cells of that noise along a side
-CLUTTER = 4  # small bars under the figure
-CLUTTER_SIZE = (0.06, 0.03)  # half their length, half their width
+RADIUS = (0.16, 0.22)  # of the circle around a figure
+JITTER = 0.1  # of a figure's place in the two by two lattice of them
+ROTATION = 0.25  # radians, to either side
+GROUND = (0.4, 0.6)  # luminance
+CONTRAST = (0.3, 0.38)  # luminance of the figures against the ground
+COLOUR = (0.1, 0.3)  # strength of the image's one hue
+TEXTURE = (0.12, 0.05)  # amplitude of the noise on the ground, on the figures
+GRAIN = 6  # cells of that noise along a side
+CLUTTER = 4  # small bars under the figures
+CLUTTER_SIZE = (0.05, 0.02)  # half their length, half their width
 CLUTTER_CONTRAST = 0.2
 NOISE = 0.02  # standard deviation of a pixel
 
@@ -36,49 +39,51 @@ _CHUNK = 256  # images rendered at a time: what fits the cache of a core
 
 
 def _disc(x, y):
-  return np.hypot(x, y) - 0.85
+  return np.hypot(x, y) - 0.8
 
 
 def _ring(x, y):
-  return np.abs(np.hypot(x, y) - 0.75) - 0.2
-
-
-def _triangle(x, y):
-  return np.maximum(y, np.abs(x) * np.sqrt(0.75) - y / 2) - 0.5
+  return np.abs(np.hypot(x, y) - 0.75) - 0.17
 
 
 def _plus(x, y):
   x, y = np.abs(x), np.abs(y)
-  return np.maximum(np.minimum(x, y) - 0.25, np.maximum(x, y) - 0.92)
+  return np.maximum(np.minimum(x, y) - 0.2, np.maximum(x, y) - 0.95)
 
 
-def _crescent(x, y):
-  return np.maximum(np.hypot(x, y) - 0.9, 0.75 - np.hypot(x - 0.5, y))
+def _cross(x, y):
+  return _plus((x + y) * np.sqrt(0.5), (x - y) * np.sqrt(0.5))
 
 
-def _bars(x, y):
-  x = np.abs(x)
-  return np.maximum(np.minimum(x, np.abs(x - 0.6)) - 0.15, np.abs(y) - 0.65)
+def _level(x, y):
+  """Two bars, one over the other."""
+  return np.maximum(np.abs(np.abs(y) - 0.4) - 0.18, np.abs(x) - 0.8)
 
 
-def _bowtie(x, y):
-  x, y = np.abs(x), np.abs(y)
-  return np.maximum((y - x) * np.sqrt(0.5) - 0.06, x - 0.66)
+def _upright(x, y):
+  """Two bars side by side."""
+  return _level(y, x)
+
+
+def _triangle(x, y):
+  """The outline, of lines 0.3 wide."""
+  triangle = np.maximum(y, np.abs(x) * np.sqrt(0.75) - y / 2) - 0.35
+  return np.abs(triangle) - 0.14
 
 
 def _dots(x, y):
-  return np.hypot(np.abs(x) - 0.5, np.abs(y) - 0.5) - 0.29
+  return np.hypot(np.abs(x) - 0.55, np.abs(y) - 0.55) - 0.22
 
 
 FIGURES = {
-  "disc": _disc,
-  "ring": _ring,
-  "triangle": _triangle,
-  "plus": _plus,
-  "crescent": _crescent,
-  "bars": _bars,
-  "bowtie": _bowtie,
-  "dots": _dots,
+    "disc": _disc,
+    "ring": _ring,
+    "plus": _plus,
+    "cross": _cross,
+    "level": _level,
+    "upright": _upright,
+    "triangle": _triangle,
+    "dots": _dots,
 }
 NUM_CLASSES = len(FIGURES)
 
@@ -123,35 +128,40 @@ def generate(
 
 
 def _render(rng, labels, size):
-  """int32[b] -> uint8[b, size, size, 3]: ground, clutter, figure, noise."""
+  """int32[b] -> uint8[b, size, size, 3]: ground, clutter, figures, noise."""
   b = len(labels)
   axis = (np.arange(size) + 0.5) / size
   y, x = np.meshgrid(axis, axis, indexing="ij")
 
-  # The figure stands out from the ground in luminance, to either side.
-  contrast = _uniform(rng, b, CONTRAST)
-  low = 0.15 + (0.7 - contrast) * rng.random((b, 1, 1))
-  lighter = rng.random((b, 1, 1)) < 0.5
-  ground = np.where(lighter, low, low + contrast)
-  figure = np.where(lighter, low + contrast, low)
+  # Figures stand out from the ground in luminance, to either side.
+  ground = _uniform(rng, b, GROUND)
+  polarity = np.where(rng.random((b, 1, 1)) < 0.5, -1, 1)
+  figure = ground + polarity * _uniform(rng, b, CONTRAST)
+  figure = figure + TEXTURE[1] * _texture(rng, b, axis)
 
   light = ground + TEXTURE[0] * _texture(rng, b, axis)
   for _ in range(CLUTTER):
-    u, v = _place(rng, b, x, y, margin=0.0, rotation=np.pi)
+    centre = rng.random((2, b, 1, 1))
+    u, v = _around(centre, _uniform(rng, b, (-np.pi, np.pi)), x, y)
     length, width = CLUTTER_SIZE
     bar = np.hypot(np.maximum(np.abs(u) - length, 0), v) - width
     sign = np.where(rng.random((b, 1, 1)) < 0.5, -1, 1)
     light = light + CLUTTER_CONTRAST * sign * _cover(bar * size)
 
-  radius = _uniform(rng, b, RADIUS)
-  u, v = _place(rng, b, x, y, MARGIN * radius, ROTATION)
-  u, v = u / radius, v / radius
-  distance = np.empty((b, size, size))
-  for label, signed_distance in enumerate(FIGURES.values()):
-    own = labels == label
-    distance[own] = signed_distance(u[own], v[own])
-  cover = _cover(distance * radius * size)
-  figure = figure + TEXTURE[1] * _texture(rng, b, axis)
+  cover = 0.0
+  corner = rng.random((2, b, 1, 1))
+  for lattice in ((0, 0), (0, 0.5), (0.5, 0), (0.5, 0.5)):
+    offset = JITTER * (2 * rng.random((2, b, 1, 1)) - 1)
+    centre = corner + np.reshape(lattice, (2, 1, 1, 1)) + offset
+    angle = _uniform(rng, b, (-ROTATION, ROTATION))
+    radius = _uniform(rng, b, RADIUS)
+    u, v = _around(centre, angle, x, y)
+    distance = np.empty((b, size, size))
+    for label, signed_distance in enumerate(FIGURES.values()):
+      own = labels == label
+      scale = radius[own]
+      distance[own] = scale * signed_distance(u[own] / scale, v[own] / scale)
+    cover = np.maximum(cover, _cover(distance * size))
   light = light + cover * (figure - light)
 
   # Ground and figure in complementary hues, which adds no luminance.
@@ -168,13 +178,10 @@ def _uniform(rng, b, bounds):
   return bounds[0] + (bounds[1] - bounds[0]) * rng.random((b, 1, 1))
 
 
-def _place(rng, b, x, y, margin, rotation):
-  """Coordinates around a random centre, `margin` away from the border."""
-  centre_x = margin + (1 - 2 * margin) * rng.random((b, 1, 1))
-  centre_y = margin + (1 - 2 * margin) * rng.random((b, 1, 1))
-  angle = rotation * (2 * rng.random((b, 1, 1)) - 1)
+def _around(centre, angle, x, y):
+  """Coordinates turned about a centre, on a plane that repeats every 1."""
+  x, y = (x - centre[0] + 0.5) % 1 - 0.5, (y - centre[1] + 0.5) % 1 - 0.5
   cos, sin = np.cos(angle), np.sin(angle)
-  x, y = x - centre_x, y - centre_y
   return cos * x + sin * y, cos * y - sin * x
 
 

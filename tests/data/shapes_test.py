@@ -50,21 +50,19 @@ def test_unknown_split(split, n):
 
 def areas():
   """Of each figure in its own units, by geometry."""
-  outer, gap, shift = 0.9, 0.75, 0.5
-  # Of the lens that two discs share, from the angles at their centres.
-  a = np.arccos((shift**2 + outer**2 - gap**2) / (2 * shift * outer))
-  b = np.arccos((shift**2 + gap**2 - outer**2) / (2 * shift * gap))
-  lens = outer**2 * a + gap**2 * b - shift * outer * np.sin(a)
-  slack = 0.06 * np.sqrt(2)  # half the bowtie's waist
+  plus = 4 * 0.95 * 0.4 - 0.4**2
+  bars = 2 * 0.36 * 1.6
+  # Equilateral, of inradius r: 3 sqrt(3) r^2.
+  triangle = 3 * np.sqrt(3) * ((0.35 + 0.14) ** 2 - (0.35 - 0.14) ** 2)
   return {
-    "disc": np.pi * 0.85**2,
-    "ring": np.pi * (0.95**2 - 0.55**2),
-    "triangle": 3 * np.sqrt(3) * 0.5**2,
-    "plus": 4 * 0.92 * 0.5 - 0.5**2,
-    "crescent": np.pi * outer**2 - lens,
-    "bars": 3 * 0.3 * 1.3,
-    "bowtie": 4 * (0.66**2 / 2 + 0.66 * slack),
-    "dots": 4 * np.pi * 0.29**2,
+      "disc": np.pi * 0.8**2,
+      "ring": np.pi * (0.92**2 - 0.58**2),
+      "plus": plus,
+      "cross": plus,
+      "level": bars,
+      "upright": bars,
+      "triangle": triangle,
+      "dots": 4 * np.pi * 0.22**2,
   }
 
 

@@ -8,10 +8,10 @@ def get_config() -> ConfigDict:
   view = {
       "size": 32,
       "count": 2,
-      "crop_scale": (0.3, 1.0),
+      "crop_scale": (0.5, 1.0),
       "interpolation": "bilinear",
       "flip": 0.5,
-      "jitter": (0.8, 0.8, 0.8, 0.2),
+      "jitter": (0.4, 0.4, 0.4, 0.2),
       "jitter_prob": 0.8,
       "grey": 0.2,
       "blur": 0.0,
