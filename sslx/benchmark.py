@@ -23,6 +23,7 @@ import jax
 from ml_collections import ConfigDict
 
 from sslx import config as config_lib
+from sslx import experiment as experiment_lib
 from sslx import metrics, train
 
 _STARTED = "SSLX_BENCHMARK_STARTED"
@@ -36,29 +37,29 @@ def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
     steps: taken by each in a round.
     rounds: how often each is measured; the medians are printed.
   """
-  experiment = train.build(config)
+  experiment = experiment_lib.build(config)
   batch_size = experiment.data.batch_size
   needed = (rounds + 1) * steps
   if experiment.total_steps < needed:
     raise config_lib.ConfigError(
-        f"config.schedule.epochs is {experiment.schedule.epochs}, which is"
-        f" {experiment.total_steps} steps; this benchmark takes {needed}."
-        " Raise the epochs, or lower --steps or --rounds."
+      f"config.schedule.epochs is {experiment.schedule.epochs}, which is"
+      f" {experiment.total_steps} steps; this benchmark takes {needed}."
+      " Raise the epochs, or lower --steps or --rounds."
     )
   train_step = experiment.compiled_step()
   log = metrics.Log(
-      None,
-      metrics.Progress(io.StringIO()),
-      every=experiment.runtime.log_every,
-      total=experiment.total_steps,
-      steps_per_epoch=experiment.order.steps_per_epoch,
-      batch_size=batch_size,
+    None,
+    metrics.Progress(io.StringIO()),
+    every=experiment.runtime.log_every,
+    total=experiment.total_steps,
+    steps_per_epoch=experiment.order.steps_per_epoch,
+    batch_size=batch_size,
   )
   with contextlib.closing(experiment.batches()) as batches:
     resident = next(batches)
     bare = experiment.init_state()
     loop = train.steps(
-        train_step, experiment.init_state(), batches, log, 0, needed
+      train_step, experiment.init_state(), batches, log, 0, needed
     )
     seconds = {"bare step": [], "full loop": []}
     for turn in range(rounds + 1):
@@ -76,13 +77,13 @@ def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
   for name, times in seconds.items():
     median = statistics.median(times)
     print(
-        f"{name}: {batch_size * steps / median:,.1f} images/s"
-        f" ({median / steps * 1e3:.1f} ms a step, median of {rounds})"
+      f"{name}: {batch_size * steps / median:,.1f} images/s"
+      f" ({median / steps * 1e3:.1f} ms a step, median of {rounds})"
     )
   ratios = [b / f for b, f in zip(*seconds.values(), strict=True)]
   print(
-      f"full loop / bare step: {statistics.median(ratios):.3f}"
-      f" (from {min(ratios):.3f} to {max(ratios):.3f})"
+    f"full loop / bare step: {statistics.median(ratios):.3f}"
+    f" (from {min(ratios):.3f} to {max(ratios):.3f})"
   )
 
 
@@ -95,16 +96,16 @@ def bench_startup(arguments: list[str]) -> None:
   with tempfile.TemporaryDirectory() as cache:
     for name in ("cold", "with the compilation cache"):
       environment = {
-          **os.environ,
-          _STARTED: str(time.time()),
-          "JAX_COMPILATION_CACHE_DIR": cache,
+        **os.environ,
+        _STARTED: str(time.time()),
+        "JAX_COMPILATION_CACHE_DIR": cache,
       }
       result = subprocess.run(
-          [sys.executable, "-m", "sslx.benchmark", "first_step", *arguments],
-          env=environment,
-          capture_output=True,
-          text=True,
-          check=False,
+        [sys.executable, "-m", "sslx.benchmark", "first_step", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
       )
       if result.returncode:
         sys.exit(result.stderr)
@@ -113,7 +114,7 @@ def bench_startup(arguments: list[str]) -> None:
 
 def first_step(config: ConfigDict) -> None:
   """Takes one step and prints the seconds since the parent started this."""
-  experiment = train.build(config)
+  experiment = experiment_lib.build(config)
   with contextlib.closing(experiment.batches()) as batches:
     step = experiment.compiled_step()
     jax.block_until_ready(step(experiment.init_state(), next(batches)))

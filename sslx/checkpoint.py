@@ -21,7 +21,9 @@ from sslx.state import TrainState
 
 # Orbax logs at length what it does, and the whole stack of every failure that
 # is raised as well; a run's own lines would drown in it.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+logging.getLogger("absl").addFilter(
+  lambda record: "orbax" not in record.pathname
+)
 
 
 class CheckpointError(RuntimeError):
@@ -45,7 +47,7 @@ class Checkpoint:
   def __post_init__(self):
     if self.every_epochs <= 0:
       raise ValueError(
-          f"every_epochs is {self.every_epochs}; it must be positive."
+        f"every_epochs is {self.every_epochs}; it must be positive."
       )
     if self.keep_last < 1:
       raise ValueError(f"keep_last is {self.keep_last}; it must be at least 1.")
@@ -55,31 +57,32 @@ class Checkpoints:
   """The checkpoints of one run, in `directory`."""
 
   def __init__(
-      self,
-      directory: str | pathlib.Path,
-      settings: Checkpoint,
-      steps_per_epoch: int,
+    self,
+    directory: str | pathlib.Path,
+    settings: Checkpoint,
+    steps_per_epoch: int,
   ):
     """Opens the directory; nothing is read or written yet."""
     save, keep = (
-        ocp.training.save_decision_policies,
-        ocp.training.preservation_policies,
+      ocp.training.save_decision_policies,
+      ocp.training.preservation_policies,
     )
     self.every = max(1, round(settings.every_epochs * steps_per_epoch))
     kept = [keep.LatestN(settings.keep_last)]
     if settings.keep_every_epochs:
       kept.append(
-          keep.EveryNSteps(settings.keep_every_epochs * steps_per_epoch)
+        keep.EveryNSteps(settings.keep_every_epochs * steps_per_epoch)
       )
     self._orbax = ocp.training.Checkpointer(
-        epath.Path(directory),
-        save_decision_policy=save.AnySavePolicy(
-            [save.FixedIntervalPolicy(self.every)]
-        ),
-        preservation_policy=keep.AnyPreservationPolicy(kept),
-        cleanup_tmp_directories=True,
+      epath.Path(directory),
+      save_decision_policy=save.AnySavePolicy(
+        [save.FixedIntervalPolicy(self.every)]
+      ),
+      preservation_policy=keep.AnyPreservationPolicy(kept),
+      cleanup_tmp_directories=True,
     )
     self._saving: tuple[int, Any] | None = None
+    self._failure_raised = False
 
   @property
   def directory(self) -> str:
@@ -100,7 +103,7 @@ class Checkpoints:
     self.wait()
     try:
       response = self._orbax.save_checkpointables_async(
-          step, {"state": state, "data": data}, force=True
+        step, {"state": state, "data": data}, force=True
       )
     except Exception as error:
       raise self._failed(step, error) from error
@@ -121,20 +124,21 @@ class Checkpoints:
       raise self._failed(step, error) from error
 
   def _failed(self, step: int, error: Exception) -> CheckpointError:
+    self._failure_raised = True
     good = self.latest()
     last = (
-        f"The last good checkpoint is step {good}"
-        if good is not None
-        else "There is no earlier checkpoint"
+      f"The last good checkpoint is step {good}"
+      if good is not None
+      else "There is no earlier checkpoint"
     )
     return CheckpointError(
-        f"the checkpoint of step {step} could not be saved: {_reason(error)}\n"
-        f"{last} in {self.directory}. Remove the cause (is the disk full?) and"
-        " start the same command again to go on from there."
+      f"the checkpoint of step {step} could not be saved: {_reason(error)}\n"
+      f"{last} in {self.directory}. Remove the cause (is the disk full?) and"
+      " start the same command again to go on from there."
     )
 
   def restore(
-      self, abstract_state: TrainState
+    self, abstract_state: TrainState
   ) -> tuple[TrainState, dict[str, Any]] | None:
     """The newest checkpoint, laid out as `abstract_state` says.
 
@@ -158,11 +162,17 @@ class Checkpoints:
     try:
       self.wait()
     finally:
-      self._orbax.close()
+      try:
+        self._orbax.close()
+      except Exception:
+        # Orbax raises the error of a failed save at every later call; once, as
+        # a CheckpointError, is enough.
+        if not self._failure_raised:
+          raise
 
 
 def load_weights(
-    directory: str, params: Any, model_state: Any
+  directory: str, params: Any, model_state: Any
 ) -> tuple[Any, Any]:
   """Parameters and statistics of another run's newest checkpoint.
 
@@ -178,14 +188,14 @@ def load_weights(
   path = epath.Path(directory) / "checkpoints"
   if not path.is_dir():
     raise CheckpointError(
-        f"config.runtime.init_from is {directory!r}: there is no folder"
-        f" {str(path)!r}. Give the workdir of another run."
+      f"config.runtime.init_from is {directory!r}: there is no folder"
+      f" {str(path)!r}. Give the workdir of another run."
     )
   with ocp.training.Checkpointer(path) as orbax:
     if orbax.latest is None:
       raise CheckpointError(
-          f"config.runtime.init_from is {directory!r}: no checkpoint has been"
-          " committed there yet."
+        f"config.runtime.init_from is {directory!r}: no checkpoint has been"
+        " committed there yet."
       )
     wanted = {"params": params, "model_state": model_state}
     loaded = _load(orbax, orbax.latest.step, {"state": wanted})["state"]
@@ -193,13 +203,13 @@ def load_weights(
 
 
 def _load(
-    orbax: ocp.training.Checkpointer, step: int, wanted: dict[str, Any]
+  orbax: ocp.training.Checkpointer, step: int, wanted: dict[str, Any]
 ) -> dict[str, Any]:
   """Loads what is wanted; `wanted["state"]` may be a part of the state."""
   where = f"the checkpoint of step {step} in {orbax.directory}"
   advice = (
-      f"Remove {orbax.directory / str(step)} to go on from the checkpoint"
-      " before it, or start anew with --overwrite or another --workdir."
+    f"Remove {orbax.directory / str(step)} to go on from the checkpoint"
+    " before it, or start anew with --overwrite or another --workdir."
   )
   context = ocp.Context()
   context.pytree.loading.partial_load = True
@@ -209,7 +219,7 @@ def _load(
       raise ValueError("it holds no arrays")
   except Exception as error:
     raise CheckpointError(
-        f"{where} cannot be read: {_reason(error)}\n{advice}"
+      f"{where} cannot be read: {_reason(error)}\n{advice}"
     ) from error
   _check_same(_shapes(wanted["state"]), found, where)
   try:
@@ -217,37 +227,37 @@ def _load(
       return orbax.load_checkpointables(step, wanted)
   except Exception as error:
     raise CheckpointError(
-        f"{where} cannot be read: {_reason(error)}\n{advice}"
+      f"{where} cannot be read: {_reason(error)}\n{advice}"
     ) from error
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   """`a/b/c` to shape, for every array."""
   return {
-      "/".join(
-          str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))))
-          for k in path
-      ): tuple(leaf.shape)
-      for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-      if hasattr(leaf, "shape")
+    "/".join(
+      str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))))
+      for k in path
+    ): tuple(leaf.shape)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    if hasattr(leaf, "shape")
   }
 
 
 def _check_same(
-    wanted: dict[str, tuple[int, ...]],
-    found: dict[str, tuple[int, ...]],
-    where: str,
+  wanted: dict[str, tuple[int, ...]],
+  found: dict[str, tuple[int, ...]],
+  where: str,
 ) -> None:
   wrong = [
-      f"  {key}: {found.get(key, 'absent')} there, {shape} in this config"
-      for key, shape in wanted.items()
-      if found.get(key) != shape
+    f"  {key}: {found.get(key, 'absent')} there, {shape} in this config"
+    for key, shape in wanted.items()
+    if found.get(key) != shape
   ]
   if wrong:
     more = f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else ""
     raise CheckpointError(
-        f"{where} is of another model; {len(wrong)} of {len(wanted)} arrays"
-        " do not fit:\n" + "\n".join(wrong[:5]) + more
+      f"{where} is of another model; {len(wrong)} of {len(wanted)} arrays"
+      " do not fit:\n" + "\n".join(wrong[:5]) + more
     )
 
 

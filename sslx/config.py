@@ -93,7 +93,7 @@ def override(config: ConfigDict, path: str, text: str) -> None:
 
 
 def split_overrides(
-    argv: Iterable[str],
+  argv: Iterable[str],
 ) -> tuple[list[tuple[str, str]], list[str]]:
   """Takes the `--config.a.b=value` arguments out of a command line.
 
@@ -130,14 +130,14 @@ def build(cls: type[T], section: Any, path: str, **given: Any) -> T:
   """
   if not isinstance(section, Mapping | ConfigDict):
     raise ConfigError(
-        f"config.{path} is {section!r}; it must be a group of keys."
+      f"config.{path} is {section!r}; it must be a group of keys."
     )
   hints = typing.get_type_hints(cls)
   linen_own = ("parent", "name") if hasattr(cls, "apply") else ()
   fields = {
-      f.name: f
-      for f in dataclasses.fields(cls)
-      if f.init and f.name not in (*linen_own, *given)
+    f.name: f
+    for f in dataclasses.fields(cls)
+    if f.init and f.name not in (*linen_own, *given)
   }
   values = {}
   for key, value in dict(section).items():
@@ -146,13 +146,12 @@ def build(cls: type[T], section: Any, path: str, **given: Any) -> T:
     values[key] = _coerce(hints[key], value, f"{path}.{key}")
   for key, field in fields.items():
     required = (
-        field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+      field.default is dataclasses.MISSING
+      and field.default_factory is dataclasses.MISSING
     )
     if required and key not in values:
       raise ConfigError(
-          f"config.{path}.{key} is missing; it must be"
-          f" {_describe(hints[key])}."
+        f"config.{path}.{key} is missing; it must be {_describe(hints[key])}."
       )
   try:
     return cls(**values, **given)
@@ -174,9 +173,9 @@ def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
   """
   flat_old, flat_new = dict(_flatten(old)), dict(_flatten(new))
   return {
-      key: (flat_old.get(key), flat_new.get(key))
-      for key in sorted(flat_old.keys() | flat_new.keys())
-      if flat_old.get(key) != flat_new.get(key)
+    key: (flat_old.get(key), flat_new.get(key))
+    for key in sorted(flat_old.keys() | flat_new.keys())
+    if flat_old.get(key) != flat_new.get(key)
   }
 
 
@@ -217,14 +216,14 @@ def _merge(target: ConfigDict, changes: Mapping, path: str) -> None:
         target[key] = ConfigDict(sort_keys=False)
       if not isinstance(target[key], ConfigDict):
         raise ConfigError(
-            f"config.{here}: a group of keys cannot replace the value"
-            f" {target[key]!r}."
+          f"config.{here}: a group of keys cannot replace the value"
+          f" {target[key]!r}."
         )
       _merge(target[key], value, here + ".")
     elif isinstance(target.get(key), ConfigDict):
       raise ConfigError(
-          f"config.{here}: the value {value!r} cannot replace a group of keys"
-          f" ({', '.join(target[key])})."
+        f"config.{here}: the value {value!r} cannot replace a group of keys"
+        f" ({', '.join(target[key])})."
       )
     else:
       # A plain set would check the new value against the type of the old.
@@ -241,17 +240,17 @@ def _assign(node: Any, keys: list[str], value: Any, path: str) -> None:
     old = node[key]
   elif isinstance(node, list | tuple):
     if not re.fullmatch(r"-?\d+", key) or not (
-        -len(node) <= int(key) < len(node)
+      -len(node) <= int(key) < len(node)
     ):
       raise ConfigError(
-          f"config.{path}: there is no element {key!r}; the sequence has"
-          f" {len(node)} elements."
+        f"config.{path}: there is no element {key!r}; the sequence has"
+        f" {len(node)} elements."
       )
     key = int(key)
     old = node[key]
   else:
     raise ConfigError(
-        f"config.{path}: {key!r} is not a key of the value {node!r}."
+      f"config.{path}: {key!r} is not a key of the value {node!r}."
     )
   if rest and isinstance(old, tuple):
     old = list(old)  # changed in place below, and put back as a tuple
@@ -273,7 +272,7 @@ def _like(old: Any, new: Any, path: str) -> Any:
   """The new value, as the type of the old one."""
   if isinstance(old, ConfigDict | Mapping):
     raise ConfigError(
-        f"config.{path} is a group of keys ({', '.join(old)}); set one of them."
+      f"config.{path} is a group of keys ({', '.join(old)}); set one of them."
     )
   if old is None or new is None:
     return new
@@ -325,14 +324,14 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
       if many or len(arguments) == len(value):
         hints = [arguments[0]] * len(value) if many else arguments
         return tuple(
-            _coerce(h, v, f"{path}.{i}")
-            for i, (h, v) in enumerate(zip(hints, value, strict=True))
+          _coerce(h, v, f"{path}.{i}")
+          for i, (h, v) in enumerate(zip(hints, value, strict=True))
         )
   elif dataclasses.is_dataclass(hint):
     return build(hint, value, path)
   raise ConfigError(
-      f"config.{path} is {value!r} ({type(value).__name__}); it must be"
-      f" {_describe(hint)}."
+    f"config.{path} is {value!r} ({type(value).__name__}); it must be"
+    f" {_describe(hint)}."
   )
 
 

@@ -22,7 +22,7 @@ def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
 
 
 def nt_xent(
-    z: jax.Array, temperature: float, axis: Axis
+  z: jax.Array, temperature: float, axis: Axis
 ) -> tuple[jax.Array, jax.Array]:
   """NT-Xent: each view finds the other view of its image among the batch.
 
@@ -49,12 +49,12 @@ def nt_xent(
   positives = jnp.sum(anchors[:, 0] * anchors[:, 1], axis=-1) / temperature
   positives = jnp.repeat(positives, 2)  # [2b]
   logits = (
-      jnp.matmul(
-          anchors.reshape(2 * b, -1),
-          candidates.T,
-          precision=jax.lax.Precision.HIGHEST,
-      )
-      / temperature
+    jnp.matmul(
+      anchors.reshape(2 * b, -1),
+      candidates.T,
+      precision=jax.lax.Precision.HIGHEST,
+    )
+    / temperature
   )  # [2b, 2B]
   # Views of image i are rows 2i and 2i + 1 in the order of the global batch.
   rows = (2 * axis.positions(b)[:, None] + jnp.arange(2)).reshape(-1)

@@ -11,30 +11,30 @@ from sslx import checkpoint, metrics, train
 from sslx import config as config_lib
 
 _CONFIG = flags.DEFINE_string(
-    "config",
-    None,
-    "Config file, with an argument after a colon if it takes one. Single keys"
-    " are set by --config.a.b=value.",
-    required=True,
+  "config",
+  None,
+  "Config file, with an argument after a colon if it takes one. Single keys"
+  " are set by --config.a.b=value.",
+  required=True,
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Folder of the run: checkpoints, metrics, config. A run goes on by itself"
-    " from the newest checkpoint in it.",
-    required=True,
+  "workdir",
+  None,
+  "Folder of the run: checkpoints, metrics, config. A run goes on by itself"
+  " from the newest checkpoint in it.",
+  required=True,
 )
 _OVERWRITE = flags.DEFINE_boolean(
-    "overwrite", False, "Throw away the run in the workdir and start anew."
+  "overwrite", False, "Throw away the run in the workdir and start anew."
 )
 _DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed",
-    False,
-    "Join the other processes of the job. TPU pods, SLURM and GKE are"
-    " detected; elsewhere give the next three flags.",
+  "distributed",
+  False,
+  "Join the other processes of the job. TPU pods, SLURM and GKE are"
+  " detected; elsewhere give the next three flags.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0."
+  "coordinator", None, "host:port of process 0."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "In the job.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one, from 0.")
@@ -48,7 +48,7 @@ def main(overrides: list[tuple[str, str]]) -> None:
   """
   if _DISTRIBUTED.value:
     jax.distributed.initialize(
-        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
   try:
     config = config_lib.load(_CONFIG.value)
@@ -56,9 +56,9 @@ def main(overrides: list[tuple[str, str]]) -> None:
       config_lib.override(config, path, text)
     train.run(config, _WORKDIR.value, overwrite=_OVERWRITE.value)
   except (
-      config_lib.ConfigError,
-      checkpoint.CheckpointError,
-      metrics.NotFiniteError,
+    config_lib.ConfigError,
+    checkpoint.CheckpointError,
+    metrics.NotFiniteError,
   ) as error:
     # The user's to mend, so the message is all that is shown.
     notes = getattr(error, "__notes__", [])

@@ -33,7 +33,7 @@ class Writer:
     os.replace(new, self._path)
     self._file = self._path.open("a", buffering=1)
     self._board = tensorboardX.SummaryWriter(
-        str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=10
+      str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=10
     )
 
   def write(self, step: int, scalars: dict[str, float]) -> None:
@@ -73,8 +73,8 @@ class NotFiniteError(RuntimeError):
   def __init__(self, step: int, loss: float, grad_norm: float):
     """Names the first such step."""
     super().__init__(
-        f"the loss or its gradient is not finite at step {step}: loss {loss},"
-        f" gradient norm {grad_norm}."
+      f"the loss or its gradient is not finite at step {step}: loss {loss},"
+      f" gradient norm {grad_norm}."
     )
     self.step = step
 
@@ -87,14 +87,14 @@ class Log:
   """
 
   def __init__(
-      self,
-      writer: Writer | None,
-      progress: Progress,
-      *,
-      every: int,
-      total: int,
-      steps_per_epoch: int,
-      batch_size: int,
+    self,
+    writer: Writer | None,
+    progress: Progress,
+    *,
+    every: int,
+    total: int,
+    steps_per_epoch: int,
+    batch_size: int,
   ):
     """Writes to `writer` and `progress`, or nowhere if there is no writer."""
     self._writer = writer
@@ -150,13 +150,13 @@ class Log:
       row["images_per_second"] = self._batch_size / seconds
       self._writer.write(step, row)
       self._progress.update(
-          step,
-          total=self._total,
-          steps_per_epoch=self._steps_per_epoch,
-          batch_size=self._batch_size,
-          seconds_per_step=seconds,
-          loss=scalars["loss"],
-          lr=scalars["lr"],
+        step,
+        total=self._total,
+        steps_per_epoch=self._steps_per_epoch,
+        batch_size=self._batch_size,
+        seconds_per_step=seconds,
+        loss=scalars["loss"],
+        lr=scalars["lr"],
       )
 
 
@@ -170,22 +170,22 @@ class Progress:
     self._open = False
 
   def update(
-      self,
-      step: int,
-      *,
-      total: int,
-      steps_per_epoch: int,
-      batch_size: int,
-      seconds_per_step: float,
-      loss: float,
-      lr: float,
+    self,
+    step: int,
+    *,
+    total: int,
+    steps_per_epoch: int,
+    batch_size: int,
+    seconds_per_step: float,
+    loss: float,
+    lr: float,
   ) -> None:
     """Shows where the run is."""
     eta = (total - step) * seconds_per_step
     line = (
-        f"epoch {step / steps_per_epoch:.1f}/{total / steps_per_epoch:g}"
-        f"  step {step}/{total}  loss {loss:.4f}  lr {lr:.3g}"
-        f"  {batch_size / seconds_per_step:,.0f} images/s  ETA {duration(eta)}"
+      f"epoch {step / steps_per_epoch:.1f}/{total / steps_per_epoch:g}"
+      f"  step {step}/{total}  loss {loss:.4f}  lr {lr:.3g}"
+      f"  {batch_size / seconds_per_step:,.0f} images/s  ETA {duration(eta)}"
     )
     if self._live:
       self._stream.write(f"\r\033[K{line}")

@@ -46,8 +46,7 @@ class Axis:
 
   @property
   def size(self) -> int:
-    """Number of devices that the batch is spread over (1 in the global view).
-    """
+    """Number of devices that the batch is spread over (1 in the global view)."""
     return 1 if self.name is None else lax.axis_size(self.name)
 
   def index(self) -> jax.Array:
@@ -96,8 +95,8 @@ class Parallel:
   def __post_init__(self):
     if self.mode == "pmap" and self.rules != "replicated":
       raise ValueError(
-          f"rules={self.rules!r} need mode='pjit': in 'pmap' mode every device"
-          " holds all parameters. Use mode='pjit', or rules='replicated'."
+        f"rules={self.rules!r} need mode='pjit': in 'pmap' mode every device"
+        " holds all parameters. Use mode='pjit', or rules='replicated'."
       )
 
 
@@ -114,12 +113,12 @@ class Partitioner:
 
   @classmethod
   def create(
-      cls, settings: Parallel, devices: Sequence[jax.Device] | None = None
+    cls, settings: Parallel, devices: Sequence[jax.Device] | None = None
   ) -> Partitioner:
     """A partitioner over `devices`, or over all there are."""
     devices = jax.devices() if devices is None else list(devices)
     mesh = jax.make_mesh(
-        (len(devices),), (DATA,), (AxisType.Auto,), devices=devices
+      (len(devices),), (DATA,), (AxisType.Auto,), devices=devices
     )
     return cls(mesh, settings)
 
@@ -169,25 +168,25 @@ class Partitioner:
       function = lambda state, batch: step(state, batch, Axis())
     else:
       function = jax.shard_map(
-          lambda state, batch: step(state, batch, Axis(DATA)),
-          mesh=self.mesh,
-          in_specs=(P(), P(DATA)),
-          out_specs=(P(), P()),
+        lambda state, batch: step(state, batch, Axis(DATA)),
+        mesh=self.mesh,
+        in_specs=(P(), P(DATA)),
+        out_specs=(P(), P()),
       )
     return jax.jit(
-        function,
-        in_shardings=(state_shardings, self.batch),
-        out_shardings=(state_shardings, self.replicated),
-        donate_argnums=0,
+      function,
+      in_shardings=(state_shardings, self.batch),
+      out_shardings=(state_shardings, self.replicated),
+      donate_argnums=0,
     )
 
   def local_rows(self, global_batch: int) -> slice:
     """Which rows of a global batch this process loads."""
     spans = [
-        index[0].indices(global_batch)[:2]
-        for index in self.batch.addressable_devices_indices_map(
-            (global_batch,)
-        ).values()
+      index[0].indices(global_batch)[:2]
+      for index in self.batch.addressable_devices_indices_map(
+        (global_batch,)
+      ).values()
     ]
     first, last = min(a for a, _ in spans), max(b for _, b in spans)
     assert sum(b - a for a, b in spans) == last - first, spans
@@ -196,8 +195,8 @@ class Partitioner:
   def put(self, local_batch: Any) -> Any:
     """Global arrays of the rows that each process loaded, on the devices."""
     return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(self.batch, x),
-        local_batch,
+      lambda x: jax.make_array_from_process_local_data(self.batch, x),
+      local_batch,
     )
 
   def check_batch(self, global_batch: int, groups: int) -> None:
@@ -206,20 +205,20 @@ class Partitioner:
     if global_batch % n:
       near = max(n, global_batch // n * n)
       raise ConfigError(
-          f"config.data.batch_size is {global_batch}, which does not divide"
-          f" evenly over {n} devices; use a multiple of {n}, such as {near}."
+        f"config.data.batch_size is {global_batch}, which does not divide"
+        f" evenly over {n} devices; use a multiple of {n}, such as {near}."
       )
     if global_batch % groups:
       raise ConfigError(
-          f"config.model.norm_groups is {groups}, which does not divide"
-          f" config.data.batch_size {global_batch}; BatchNorm needs groups of"
-          " equal size."
+        f"config.model.norm_groups is {groups}, which does not divide"
+        f" config.data.batch_size {global_batch}; BatchNorm needs groups of"
+        " equal size."
       )
     if groups % n and n % groups:
       raise ConfigError(
-          f"config.model.norm_groups is {groups}, which fits {n} devices"
-          f" neither way: groups must be a multiple or a divisor of the number"
-          " of devices, so that none is cut."
+        f"config.model.norm_groups is {groups}, which fits {n} devices"
+        f" neither way: groups must be a multiple or a divisor of the number"
+        " of devices, so that none is cut."
       )
 
 

@@ -48,33 +48,33 @@ class TrainStep:
     probe = None
     if self.probe is not None:
       features = jax.eval_shape(
-          self.method.encode, params, model_state, batch["views"][0]
+        self.method.encode, params, model_state, batch["views"][0]
       )
       probe = self.probe.init(rng_probe, features.shape[-1])
     return TrainState(
-        step=jnp.int32(0),
-        params=params,
-        model_state=model_state,
-        opt_state=self.optimizer.init(params),
-        aux=aux,
-        probe=probe,
-        rng=jax.random.key_data(rng_steps),
+      step=jnp.int32(0),
+      params=params,
+      model_state=model_state,
+      opt_state=self.optimizer.init(params),
+      aux=aux,
+      probe=probe,
+      rng=jax.random.key_data(rng_steps),
     )
 
   def preprocess(
-      self, images: jax.Array, rng: jax.Array, axis: Axis
+    self, images: jax.Array, rng: jax.Array, axis: Axis
   ) -> tuple[jax.Array, ...]:
     """uint8[b, h, w, 3] images to normalised views, f32[b, s, s, 3] each."""
     # Keyed by the place in the global batch: what happens to an image does not
     # depend on the device that it is on.
     keys = augment.example_keys(rng, axis.positions(len(images)))
     return tuple(
-        augment.normalize(view, self.mean, self.std)
-        for view in augment.make_views(self.views, images, keys)
+      augment.normalize(view, self.mean, self.std)
+      for view in augment.make_views(self.views, images, keys)
     )
 
   def __call__(
-      self, state: TrainState, batch: dict[str, Any], axis: Axis
+    self, state: TrainState, batch: dict[str, Any], axis: Axis
   ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one step.
 
@@ -88,16 +88,16 @@ class TrainStep:
     """
     rng = jax.random.wrap_key_data(state.rng)
     rng_augment, rng_loss = jax.random.split(
-        jax.random.fold_in(rng, state.step)
+      jax.random.fold_in(rng, state.step)
     )
     batch = {
-        "views": self.preprocess(batch["image"], rng_augment, axis),
-        "label": batch["label"],
+      "views": self.preprocess(batch["image"], rng_augment, axis),
+      "label": batch["label"],
     }
 
     def loss_fn(params):
       loss, output = self.method.loss(
-          params, state.model_state, state.aux, batch, rng_loss, axis
+        params, state.model_state, state.aux, batch, rng_loss, axis
       )
       # The mean over devices belongs here, and nowhere else: in the per-device
       # view the gradient of a mean with respect to replicated parameters is
@@ -105,47 +105,47 @@ class TrainStep:
       return axis.pmean(loss), output
 
     (loss, output), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params
+      state.params
     )
     updates, opt_state = self.optimizer.update(
-        grads, state.opt_state, state.params
+      grads, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
     params, aux = self.method.after_update(params, output.aux, state.step)
 
     grad_norm = optax.tree.norm(grads)
     metrics = {
-        "loss": loss,
-        "lr": self.learning_rate(state.step),
-        "grad_norm": grad_norm,
-        "finite": jnp.isfinite(loss) & jnp.isfinite(grad_norm),
-        "feature_std": monitors.feature_std(output.features, axis),
-        **axis.pmean(output.metrics),
+      "loss": loss,
+      "lr": self.learning_rate(state.step),
+      "grad_norm": grad_norm,
+      "finite": jnp.isfinite(loss) & jnp.isfinite(grad_norm),
+      "feature_std": monitors.feature_std(output.features, axis),
+      **axis.pmean(output.metrics),
     }
     probe = state.probe
     if self.probe is not None:
       probe, probe_metrics = self.probe.update(
-          probe, output.features, batch["label"], axis
+        probe, output.features, batch["label"], axis
       )
       metrics |= probe_metrics
     return (
-        state.replace(
-            step=state.step + 1,
-            params=params,
-            model_state=output.model_state,
-            opt_state=opt_state,
-            aux=aux,
-            probe=probe,
-        ),
-        metrics,
+      state.replace(
+        step=state.step + 1,
+        params=params,
+        model_state=output.model_state,
+        opt_state=opt_state,
+        aux=aux,
+        probe=probe,
+      ),
+      metrics,
     )
 
 
 def example_batch(views: tuple[View, ...]) -> dict[str, Any]:
   """A batch of two blank images, as a method's `init` wants it for shapes."""
   blank = tuple(
-      jnp.zeros((2, view.size, view.size, 3))
-      for view in views
-      for _ in range(view.count)
+    jnp.zeros((2, view.size, view.size, 3))
+    for view in views
+    for _ in range(view.count)
   )
   return {"views": blank, "label": jnp.zeros(2, jnp.int32)}

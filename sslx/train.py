@@ -1,10 +1,9 @@
-"""The training loop: build, restore, step, log, evaluate, save."""
+"""The training loop: restore, step, log, evaluate, save."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import json
 import math
 import pathlib
@@ -20,191 +19,24 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from sslx import checkpoint, methods, metrics, optim, parallel
+from sslx import checkpoint, metrics, optim, parallel
 from sslx import config as config_lib
-from sslx.checkpoint import Checkpoint, Checkpoints
+from sslx.checkpoint import Checkpoints
 from sslx.config import ConfigError
-from sslx.data import pipeline, sources
-from sslx.evaluate.online import Evaluate, Online
-from sslx.evaluate.probe import OnlineProbe
-from sslx.parallel import Parallel, Partitioner
+from sslx.experiment import Experiment, build
 from sslx.state import TrainState
-from sslx.step import TrainStep, example_batch
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """Config section `schedule`.
-
-  Attributes:
-    epochs: passes over the data.
-    optimizer: which, and its base learning rate.
-    lr: the shape of the learning rate over the run.
-  """
-
-  epochs: int
-  optimizer: optim.Optimizer
-  lr: optim.Schedule
-
-  def __post_init__(self):
-    if self.epochs < 1:
-      raise ValueError(f"epochs is {self.epochs}; it must be at least 1.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Runtime:
-  """Config section `runtime`: how to run, which must not change the result.
-
-  Attributes:
-    seed: of everything random.
-    log_every: steps between rows of the log.
-    parallel: mode and sharding rules.
-    checkpoint: when to save and what to keep.
-    evaluate: online evaluation.
-    init_from: workdir of a run whose weights to start from, or None.
-  """
-
-  seed: int = 0
-  log_every: int = 50
-  parallel: Parallel = Parallel()
-  checkpoint: Checkpoint = Checkpoint()
-  evaluate: Evaluate = Evaluate()
-  init_from: str | None = None
-
-  def __post_init__(self):
-    if self.log_every < 1:
-      raise ValueError(f"log_every is {self.log_every}; it must be at least 1.")
-
 
 # Keys in which a run may differ from the one that it goes on from: they change
 # where and how it runs, not what it computes.
 MAY_CHANGE = r"data\.(data_dir|prepare)|runtime\.(?!seed$|evaluate\.probe).*"
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-  """Everything that a config describes, built and checked; not yet running.
-
-  Attributes:
-    data: config section.
-    schedule: config section.
-    runtime: config section.
-    partitioner: devices and shardings.
-    order: which examples are in which batch.
-    train: the set to train on.
-    online: evaluators.
-    step: the training step, before compilation.
-    abstract_state: ShapeDtypeStructs with shardings.
-  """
-
-  data: pipeline.Data
-  schedule: Schedule
-  runtime: Runtime
-  partitioner: Partitioner
-  order: pipeline.Order
-  train: sources.Arrays
-  online: Online
-  step: TrainStep
-  abstract_state: TrainState
-
-  @property
-  def total_steps(self) -> int:
-    """Length of the run."""
-    return len(self.order)
-
-  def init_state(self) -> TrainState:
-    """The state of step 0, born in its shardings."""
-    shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-    # On CPU, LLVM would optimise the drawing of each parameter for longer than
-    # it takes to compile the step.
-    options = {"xla_backend_optimization_level": 0}
-    on_cpu = self.partitioner.mesh.devices.flat[0].platform == "cpu"
-    init = jax.jit(
-        self.step.init,
-        out_shardings=shardings,
-        compiler_options=options if on_cpu else None,
-    )
-    return init(jax.random.key(self.runtime.seed))
-
-  def compiled_step(self) -> Callable:
-    """`(state, batch) -> (state, metrics)`; donates the state."""
-    shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-    return self.partitioner.compile(self.step, shardings)
-
-  def batches(self, state: dict[str, Any] | None = None) -> pipeline.Batches:
-    """Batches on the devices, from an iterator state or the beginning."""
-    rows = self.partitioner.local_rows(self.data.batch_size)
-    host = pipeline.host_batches(self.train, self.order, rows)
-    return pipeline.Batches(host, self.partitioner.put, state=state)
-
-
-def build(
-    config: ConfigDict, devices: Sequence[jax.Device] | None = None
-) -> Experiment:
-  """Builds what a config describes; nothing is compiled, but the data is read.
-
-  Args:
-    config: four sections, as `config.load` gives them.
-    devices: to run on; all by default.
-
-  Raises:
-    ConfigError: anything in the config that cannot run.
-  """
-  data = config_lib.build(pipeline.Data, config.data, "data")
-  schedule = config_lib.build(Schedule, config.schedule, "schedule")
-  runtime = config_lib.build(Runtime, config.runtime, "runtime")
-  method = methods.build(config.model)
-  partitioner = Partitioner.create(runtime.parallel, devices)
-  partitioner.check_batch(data.batch_size, config.model.norm_groups)
-
-  train = sources.load(data.records, "train")
-  test = sources.load(data.records, "test")
-  order = pipeline.Order(
-      len(train.images), data.batch_size, schedule.epochs, runtime.seed
-  )
-  learning_rate = optim.learning_rate(
-      schedule.optimizer,
-      schedule.lr,
-      global_batch=data.batch_size,
-      steps_per_epoch=order.steps_per_epoch,
-      epochs=schedule.epochs,
-  )
-  probe = None
-  if runtime.evaluate.probe is not None:
-    probe = OnlineProbe(train.num_classes, runtime.evaluate.probe)
-  key = jax.random.key(runtime.seed)
-  params, _, _ = jax.eval_shape(method.init, key, example_batch(data.views))
-  step = TrainStep(
-      method=method,
-      optimizer=optim.make(schedule.optimizer, learning_rate, params),
-      learning_rate=learning_rate,
-      probe=probe,
-      views=data.views,
-      mean=data.mean,
-      std=data.std,
-  )
-  abstract_state = jax.eval_shape(step.init, key)
-  abstract_state = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      abstract_state,
-      partitioner.state_shardings(abstract_state),
-  )
-  online = Online(
-      runtime.evaluate, method, probe, train, test, partitioner,
-      data.mean, data.std,
-  )  # fmt: skip
-  return Experiment(
-      data, schedule, runtime, partitioner, order, train, online, step,
-      abstract_state,
-  )  # fmt: skip
-
-
 def run(
-    config: ConfigDict,
-    workdir: str,
-    *,
-    overwrite: bool = False,
-    devices: Sequence[jax.Device] | None = None,
+  config: ConfigDict,
+  workdir: str,
+  *,
+  overwrite: bool = False,
+  devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, float]:
   """Trains to the end, from the newest checkpoint in the workdir if any.
 
@@ -228,9 +60,9 @@ def run(
   claim_workdir(workdir, config, overwrite, progress.note)
 
   checkpoints = Checkpoints(
-      workdir / "checkpoints",
-      experiment.runtime.checkpoint,
-      experiment.order.steps_per_epoch,
+    workdir / "checkpoints",
+    experiment.runtime.checkpoint,
+    experiment.order.steps_per_epoch,
   )
   with contextlib.closing(checkpoints):
     state, data_state = _start(experiment, checkpoints, progress.note)
@@ -241,7 +73,7 @@ def run(
       progress.note(_overview(experiment, workdir))
     try:
       results = _loop(
-          experiment, state, data_state, checkpoints, writer, progress
+        experiment, state, data_state, checkpoints, writer, progress
       )
     except metrics.NotFiniteError as error:
       good = checkpoints.latest()
@@ -258,9 +90,9 @@ def run(
 
 
 def _start(
-    experiment: Experiment,
-    checkpoints: Checkpoints,
-    note: Callable[[str], None],
+  experiment: Experiment,
+  checkpoints: Checkpoints,
+  note: Callable[[str], None],
 ) -> tuple[TrainState, dict[str, Any] | None]:
   """State and iterator state: resumed, from another run, or from scratch."""
   restored = checkpoints.restore(experiment.abstract_state)
@@ -271,9 +103,9 @@ def _start(
   source = experiment.runtime.init_from
   if source is not None:
     params, model_state = checkpoint.load_weights(
-        source,
-        experiment.abstract_state.params,
-        experiment.abstract_state.model_state,
+      source,
+      experiment.abstract_state.params,
+      experiment.abstract_state.model_state,
     )
     state = state.replace(params=params, model_state=model_state)
     note(f"weights from {source}")
@@ -281,25 +113,25 @@ def _start(
 
 
 def _loop(
-    experiment: Experiment,
-    state: TrainState,
-    data_state: dict[str, Any] | None,
-    checkpoints: Checkpoints,
-    writer: metrics.Writer | None,
-    progress: metrics.Progress,
+  experiment: Experiment,
+  state: TrainState,
+  data_state: dict[str, Any] | None,
+  checkpoints: Checkpoints,
+  writer: metrics.Writer | None,
+  progress: metrics.Progress,
 ) -> dict[str, float]:
   runtime, total = experiment.runtime, experiment.total_steps
   steps_per_epoch = experiment.order.steps_per_epoch
   evaluate_every = max(
-      1, round(runtime.evaluate.every_epochs * steps_per_epoch)
+    1, round(runtime.evaluate.every_epochs * steps_per_epoch)
   )
   log = metrics.Log(
-      writer,
-      progress,
-      every=runtime.log_every,
-      total=total,
-      steps_per_epoch=steps_per_epoch,
-      batch_size=experiment.data.batch_size,
+    writer,
+    progress,
+    every=runtime.log_every,
+    total=total,
+    steps_per_epoch=steps_per_epoch,
+    batch_size=experiment.data.batch_size,
   )
 
   def evaluate(step: int, state: TrainState) -> dict[str, float]:
@@ -312,8 +144,8 @@ def _loop(
       writer.write(step, {f"eval/{k}": v for k, v in results.items()})
       writer.flush()
       progress.note(
-          f"evaluation at step {step}: "
-          + "  ".join(f"{k} {v:.4g}" for k, v in results.items())
+        f"evaluation at step {step}: "
+        + "  ".join(f"{k} {v:.4g}" for k, v in results.items())
       )
     log.pause(time.perf_counter() - began)
     return results
@@ -342,12 +174,12 @@ def _loop(
 
 
 def steps(
-    train_step: Callable,
-    state: TrainState,
-    batches: Iterator[Any],
-    log: metrics.Log,
-    first: int,
-    total: int,
+  train_step: Callable,
+  state: TrainState,
+  batches: Iterator[Any],
+  log: metrics.Log,
+  first: int,
+  total: int,
 ) -> Iterator[tuple[int, TrainState]]:
   """The inner loop: takes steps `first + 1` to `total`.
 
@@ -389,10 +221,10 @@ def _termination() -> Iterator[Callable[[int], bool]]:
 
 
 def claim_workdir(
-    workdir: pathlib.Path,
-    config: ConfigDict,
-    overwrite: bool,
-    note: Callable[[str], None],
+  workdir: pathlib.Path,
+  config: ConfigDict,
+  overwrite: bool,
+  note: Callable[[str], None],
 ) -> None:
   """Makes the workdir this run's: new, emptied, or one to go on with.
 
@@ -410,24 +242,24 @@ def claim_workdir(
     text = config_lib.to_json(config)
     if saved.exists():
       changed = config_lib.differences(
-          json.loads(saved.read_text()), json.loads(text)
+        json.loads(saved.read_text()), json.loads(text)
       )
       lines = [
-          f"  config.{key}: {old!r} there, {new!r} now"
-          for key, (old, new) in changed.items()
+        f"  config.{key}: {old!r} there, {new!r} now"
+        for key, (old, new) in changed.items()
       ]
       if any(not re.fullmatch(MAY_CHANGE, key) for key in changed):
         raise ConfigError(
-            f"{workdir} holds a run with another config:\n"
-            + "\n".join(lines)
-            + f"\n{ways_out}"
+          f"{workdir} holds a run with another config:\n"
+          + "\n".join(lines)
+          + f"\n{ways_out}"
         )
       if lines:
         note("going on with a changed config:\n" + "\n".join(lines))
     elif (workdir / "checkpoints").exists():
       raise ConfigError(
-          f"{workdir} has checkpoints but no config.json, so it cannot be"
-          " known what they are of. Give another --workdir."
+        f"{workdir} has checkpoints but no config.json, so it cannot be"
+        " known what they are of. Give another --workdir."
       )
     workdir.mkdir(parents=True, exist_ok=True)
     saved.write_text(text)
@@ -441,15 +273,15 @@ def _overview(experiment: Experiment, workdir: pathlib.Path) -> str:
   devices = experiment.partitioner.mesh.devices.flat
   parallel_ = experiment.runtime.parallel
   return (
-      f"{type(experiment.step.method).__name__}, {count:,} parameters, on"
-      f" {data.source}: {len(experiment.train.images):,} images\n"
-      f"{experiment.schedule.epochs} epochs of"
-      f" {experiment.order.steps_per_epoch} steps, batch {data.batch_size} ="
-      f" {len(devices)} x {data.batch_size // len(devices)}"
-      f" ({devices[0].device_kind}, {parallel_.mode}, {parallel_.rules})\n"
-      f"peak learning rate"
-      f" {optim.peak_lr(experiment.schedule.optimizer, data.batch_size):.4g};"
-      f" workdir {workdir}"
+    f"{type(experiment.step.method).__name__}, {count:,} parameters, on"
+    f" {data.source}: {len(experiment.train.images):,} images\n"
+    f"{experiment.schedule.epochs} epochs of"
+    f" {experiment.order.steps_per_epoch} steps, batch {data.batch_size} ="
+    f" {len(devices)} x {data.batch_size // len(devices)}"
+    f" ({devices[0].device_kind}, {parallel_.mode}, {parallel_.rules})\n"
+    f"peak learning rate"
+    f" {optim.peak_lr(experiment.schedule.optimizer, data.batch_size):.4g};"
+    f" workdir {workdir}"
   )
 
 
@@ -460,8 +292,8 @@ def _summary(workdir: pathlib.Path, k: int) -> str:
   final = 100 * last[f"eval/knn_{k}"]
   lines = [f"kNN accuracy (k={k}) after training: {final:.1f} %"]
   for name, key in (
-      ("untrained encoder", f"eval/knn_{k}"),
-      ("raw pixels", f"eval/pixels_knn_{k}"),
+    ("untrained encoder", f"eval/knn_{k}"),
+    ("raw pixels", f"eval/pixels_knn_{k}"),
   ):
     if first["step"] == 0 and key in first:
       base = 100 * first[key]

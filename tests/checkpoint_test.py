@@ -18,24 +18,24 @@ def state(scale=1.0, width=8):
   params = {"backbone": {"kernel": scale * jnp.arange(64.0 * width)}}
   params["backbone"]["kernel"] = params["backbone"]["kernel"].reshape(64, width)
   return TrainState(
-      step=jnp.int32(3),
-      params=params,
-      model_state={"mean": jnp.full(4, scale)},
-      opt_state=({"trace": jnp.ones(3)}, None),
-      aux={},
-      probe=None,
-      rng=jnp.array([1, 2], jnp.uint32),
+    step=jnp.int32(3),
+    params=params,
+    model_state={"mean": jnp.full(4, scale)},
+    opt_state=({"trace": jnp.ones(3)}, None),
+    aux={},
+    probe=None,
+    rng=jnp.array([1, 2], jnp.uint32),
   )
 
 
 def abstract(value, devices=1, rules="replicated"):
   partitioner = Partitioner.create(
-      Parallel(rules=rules), jax.devices()[:devices]
+    Parallel(rules=rules), jax.devices()[:devices]
   )
   return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      value,
-      partitioner.state_shardings(value),
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    value,
+    partitioner.state_shardings(value),
   )
 
 
@@ -58,7 +58,7 @@ def assert_equal(a, b):
 
 
 @pytest.mark.parametrize(
-    ("devices", "rules"), [(1, "replicated"), (8, "replicated"), (8, "fsdp")]
+  ("devices", "rules"), [(1, "replicated"), (8, "replicated"), (8, "fsdp")]
 )
 def test_restores_bitwise_on_any_devices(open_in, devices, rules, monkeypatch):
   monkeypatch.setattr("sslx.parallel.FSDP_MIN_SIZE", 16)
@@ -98,9 +98,9 @@ def test_a_failed_save_names_the_last_good_one(open_in, monkeypatch):
       raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(
-      checkpoints._orbax,
-      "save_checkpointables_async",
-      lambda *a, **k: Failing(),
+    checkpoints._orbax,
+    "save_checkpointables_async",
+    lambda *a, **k: Failing(),
   )
   checkpoints.save(2, state(), {"next_index": 2})
   with pytest.raises(CheckpointError) as error:
@@ -136,7 +136,9 @@ def test_a_corrupt_checkpoint_is_one_clear_error(open_in, harm):
     shutil.rmtree(newest)
     newest.mkdir()
     (newest / "hello.txt").write_text("not a checkpoint")
-  with pytest.raises(CheckpointError, match="step 2 .* cannot be read") as error:
+  with pytest.raises(
+    CheckpointError, match="step 2 .* cannot be read"
+  ) as error:
     open_in().restore(abstract(state()))
   assert f"Remove {newest}" in str(error.value)
   shutil.rmtree(newest)
@@ -165,16 +167,16 @@ def test_load_weights(open_in, tmp_path):
   checkpoints.wait()
   target = abstract(state(), 8)
   params, model_state = checkpoint.load_weights(
-      str(tmp_path / "run"), target.params, target.model_state
+    str(tmp_path / "run"), target.params, target.model_state
   )
   assert_equal(params, state(2.0).params)
   assert_equal(model_state, state(2.0).model_state)
   other = abstract(state(width=4))
   with pytest.raises(CheckpointError, match=r"\(64, 8\) there, \(64, 4\)"):
     checkpoint.load_weights(
-        str(tmp_path / "run"), other.params, other.model_state
+      str(tmp_path / "run"), other.params, other.model_state
     )
   with pytest.raises(CheckpointError, match="no folder"):
     checkpoint.load_weights(
-        str(tmp_path / "none"), target.params, target.model_state
+      str(tmp_path / "none"), target.params, target.model_state
     )

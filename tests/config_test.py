@@ -38,9 +38,9 @@ class Settings:
 
 def test_build_converts_what_loses_nothing():
   built = config_lib.build(
-      Settings,
-      {"count": 3.0, "rate": 2, "pair": [1, 2], "inner": {"rate": 1}},
-      "s",
+    Settings,
+    {"count": 3.0, "rate": 2, "pair": [1, 2], "inner": {"rate": 1}},
+    "s",
   )
   assert built == Settings(3, rate=2.0, pair=(1.0, 2.0), inner=Inner(1.0))
   assert isinstance(built.count, int)
@@ -48,18 +48,18 @@ def test_build_converts_what_loses_nothing():
 
 
 @pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"count": 1, "rte": 2}, r"s\.rte does not exist\. Did you mean 'rate'"),
-        ({}, r"s\.count is missing; it must be int"),
-        ({"count": 1.5}, r"s\.count is 1\.5 \(float\); it must be int"),
-        ({"count": True}, r"s\.count is True \(bool\)"),
-        ({"count": 1, "kind": "c"}, r"s\.kind is 'c' .* one of 'a', 'b'"),
-        ({"count": 1, "pair": (1,)}, r"s\.pair is \(1,\) .* a tuple"),
-        ({"count": 1, "limit": "no"}, r"s\.limit is 'no' .*float or None"),
-        ({"count": 1, "inner": {"rat": 1}}, r"s\.inner\.rat does not exist"),
-        ({"count": -1}, r"s: count is -1; it must not be negative"),
-    ],
+  ("section", "message"),
+  [
+    ({"count": 1, "rte": 2}, r"s\.rte does not exist\. Did you mean 'rate'"),
+    ({}, r"s\.count is missing; it must be int"),
+    ({"count": 1.5}, r"s\.count is 1\.5 \(float\); it must be int"),
+    ({"count": True}, r"s\.count is True \(bool\)"),
+    ({"count": 1, "kind": "c"}, r"s\.kind is 'c' .* one of 'a', 'b'"),
+    ({"count": 1, "pair": (1,)}, r"s\.pair is \(1,\) .* a tuple"),
+    ({"count": 1, "limit": "no"}, r"s\.limit is 'no' .*float or None"),
+    ({"count": 1, "inner": {"rat": 1}}, r"s\.inner\.rat does not exist"),
+    ({"count": -1}, r"s: count is -1; it must not be negative"),
+  ],
 )
 def test_build_refuses_with_key_value_and_what_is_accepted(section, message):
   with pytest.raises(ConfigError, match=message):
@@ -68,34 +68,34 @@ def test_build_refuses_with_key_value_and_what_is_accepted(section, message):
 
 def example():
   return ConfigDict(
-      {
-          "lr": 0.1,
-          "epochs": 10,
-          "flag": True,
-          "text": "abc",
-          "nothing": None,
-          "views": ({"size": 32, "jitter": (0.1, 0.2)},),
-          "deep": {"er": {"key": 1}},
-      }
+    {
+      "lr": 0.1,
+      "epochs": 10,
+      "flag": True,
+      "text": "abc",
+      "nothing": None,
+      "views": ({"size": 32, "jitter": (0.1, 0.2)},),
+      "deep": {"er": {"key": 1}},
+    }
   )
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "read", "value"),
-    [
-        ("lr", "1", lambda c: c.lr, 1.0),
-        ("epochs", "1e5", lambda c: c.epochs, 100000),
-        ("flag", "False", lambda c: c.flag, False),
-        ("text", "7", lambda c: c.text, "7"),
-        ("text", "a b", lambda c: c.text, "a b"),
-        ("nothing", "3", lambda c: c.nothing, 3),
-        ("lr", "None", lambda c: c.lr, None),
-        ("deep.er.key", "2", lambda c: c.deep.er.key, 2),
-        ("views.0.size", "16", lambda c: c.views[0]["size"], 16),
-        ("views[0].size", "16", lambda c: c.views[0]["size"], 16),
-        ("views.-1.jitter.1", "9", lambda c: c.views[0]["jitter"][1], 9.0),
-        ("views.0.jitter", "[1,2]", lambda c: c.views[0]["jitter"], (1, 2)),
-    ],
+  ("path", "text", "read", "value"),
+  [
+    ("lr", "1", lambda c: c.lr, 1.0),
+    ("epochs", "1e5", lambda c: c.epochs, 100000),
+    ("flag", "False", lambda c: c.flag, False),
+    ("text", "7", lambda c: c.text, "7"),
+    ("text", "a b", lambda c: c.text, "a b"),
+    ("nothing", "3", lambda c: c.nothing, 3),
+    ("lr", "None", lambda c: c.lr, None),
+    ("deep.er.key", "2", lambda c: c.deep.er.key, 2),
+    ("views.0.size", "16", lambda c: c.views[0]["size"], 16),
+    ("views[0].size", "16", lambda c: c.views[0]["size"], 16),
+    ("views.-1.jitter.1", "9", lambda c: c.views[0]["jitter"][1], 9.0),
+    ("views.0.jitter", "[1,2]", lambda c: c.views[0]["jitter"], (1, 2)),
+  ],
 )
 def test_override(path, text, read, value):
   config = example()
@@ -105,18 +105,18 @@ def test_override(path, text, read, value):
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "message"),
-    [
-        ("epoch", "1", "config.epoch does not exist. Did you mean 'epochs'"),
-        ("deep.er.kez", "1", r"config.deep.er.kez does not exist.*'key'"),
-        ("epochs", "1.5", r"config.epochs is 1.5 \(float\); it must be int"),
-        ("flag", "1", r"config.flag is 1 \(int\); it must be bool"),
-        ("lr", "fast", r"config.lr is 'fast' \(str\); it must be float"),
-        ("views.3.size", "1", "no element '3'; the sequence has 1 elements"),
-        ("views.0.sise", "1", r"views.0.sise does not exist.*'size'"),
-        ("deep.er", "1", r"config.deep.er is a group of keys \(key\)"),
-        ("lr.x", "1", "'x' is not a key of the value 0.1"),
-    ],
+  ("path", "text", "message"),
+  [
+    ("epoch", "1", "config.epoch does not exist. Did you mean 'epochs'"),
+    ("deep.er.kez", "1", r"config.deep.er.kez does not exist.*'key'"),
+    ("epochs", "1.5", r"config.epochs is 1.5 \(float\); it must be int"),
+    ("flag", "1", r"config.flag is 1 \(int\); it must be bool"),
+    ("lr", "fast", r"config.lr is 'fast' \(str\); it must be float"),
+    ("views.3.size", "1", "no element '3'; the sequence has 1 elements"),
+    ("views.0.sise", "1", r"views.0.sise does not exist.*'size'"),
+    ("deep.er", "1", r"config.deep.er is a group of keys \(key\)"),
+    ("lr.x", "1", "'x' is not a key of the value 0.1"),
+  ],
 )
 def test_override_refuses(path, text, message):
   with pytest.raises(ConfigError, match=message):
@@ -125,7 +125,7 @@ def test_override_refuses(path, text, message):
 
 def test_split_overrides_leaves_the_rest_in_order():
   overrides, rest = config_lib.split_overrides(
-      ["prog", "--config.a=1", "--workdir=w", "--config=f.py", "--config.b.0=x=y"]
+    ["prog", "--config.a=1", "--workdir=w", "--config=f.py", "--config.b.0=x=y"]
   )
   assert overrides == [("a", "1"), ("b.0", "x=y")]
   assert rest == ["prog", "--workdir=w", "--config=f.py"]
@@ -135,9 +135,9 @@ def test_split_overrides_leaves_the_rest_in_order():
 
 def write(folder: pathlib.Path, name: str, body: str) -> str:
   (folder / name).write_text(
-      "from ml_collections import ConfigDict\n"
-      "from sslx.config import inherit\n"
-      f"def get_config():\n  return {body}\n"
+    "from ml_collections import ConfigDict\n"
+    "from sslx.config import inherit\n"
+    f"def get_config():\n  return {body}\n"
   )
   return str(folder / name)
 
@@ -147,28 +147,28 @@ def test_inherit_merges_groups_and_replaces_values(tmp_path):
   write(tmp_path, "b.py", "ConfigDict({'data': {'n': 5}})")
   write(tmp_path, "c.py", "ConfigDict({'schedule': {}, 'runtime': {}})")
   child = write(
-      tmp_path,
-      "child.py",
-      "inherit('a.py', 'b.py', './c.py', model={'y': {'z': (3,)}, 'w': 2.5})",
+    tmp_path,
+    "child.py",
+    "inherit('a.py', 'b.py', './c.py', model={'y': {'z': (3,)}, 'w': 2.5})",
   )
   config = config_lib.load(child)
   assert config.to_dict() == {
-      "model": {"x": 1, "y": {"z": (3,)}, "w": 2.5},
-      "data": {"n": 5},
-      "schedule": {},
-      "runtime": {},
+    "model": {"x": 1, "y": {"z": (3,)}, "w": 2.5},
+    "data": {"n": 5},
+    "schedule": {},
+    "runtime": {},
   }
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("inherit('no.py')", r"no\.py' does not exist"),
-        ("inherit('a.py', model=3)", "the value 3 cannot replace a group"),
-        ("inherit('a.py', model={'x': {'y': 1}})", "cannot replace the value 1"),
-        ("inherit('a.py')", "no section 'data'"),
-        ("inherit('a.py', modle={})", "config.modle .*Did you mean 'model'"),
-    ],
+  ("body", "message"),
+  [
+    ("inherit('no.py')", r"no\.py' does not exist"),
+    ("inherit('a.py', model=3)", "the value 3 cannot replace a group"),
+    ("inherit('a.py', model={'x': {'y': 1}})", "cannot replace the value 1"),
+    ("inherit('a.py')", "no section 'data'"),
+    ("inherit('a.py', modle={})", "config.modle .*Did you mean 'model'"),
+  ],
 )
 def test_inherit_and_load_refuse(tmp_path, body, message):
   write(tmp_path, "a.py", "ConfigDict({'model': {'x': 1}})")
@@ -195,7 +195,7 @@ def test_differences_names_every_key():
   config_lib.override(new_config, "deep.er.key", "5")
   new = json.loads(config_lib.to_json(new_config))
   assert config_lib.differences(old, new) == {
-      "views.0.size": (32, 16),
-      "deep.er.key": (1, 5),
+    "views.0.size": (32, 16),
+    "deep.er.key": (1, 5),
   }
   assert config_lib.differences(old, old) == {}

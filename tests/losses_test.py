@@ -44,10 +44,10 @@ def test_nt_xent_gradient_is_that_of_the_global_batch(devices):
   z = rng.normal(size=(8, 2, 4)).astype(np.float32)
   mesh = Partitioner.create(Parallel(), jax.devices()[:devices]).mesh
   per_device = jax.shard_map(
-      lambda z: Axis("data").pmean(losses.nt_xent(z, 0.5, Axis("data"))[0]),
-      mesh=mesh,
-      in_specs=P("data"),
-      out_specs=P(),
+    lambda z: Axis("data").pmean(losses.nt_xent(z, 0.5, Axis("data"))[0]),
+    mesh=mesh,
+    in_specs=P("data"),
+    out_specs=P(),
   )
   gradient = jax.jit(jax.grad(per_device))(z)
   step = 1e-5
@@ -56,8 +56,8 @@ def test_nt_xent_gradient_is_that_of_the_global_batch(devices):
     up[index] += step
     down[index] -= step
     slope = (
-        nt_xent(up[:, 0], up[:, 1], 0.5)[0]
-        - nt_xent(down[:, 0], down[:, 1], 0.5)[0]
+      nt_xent(up[:, 0], up[:, 1], 0.5)[0]
+      - nt_xent(down[:, 0], down[:, 1], 0.5)[0]
     ) / (2 * step)
     np.testing.assert_allclose(gradient[index], slope, rtol=1e-3, atol=1e-6)
 
@@ -68,5 +68,5 @@ def test_l2_normalize_of_zero_has_no_nan():
   assert np.isfinite(gradient).all()
   np.testing.assert_array_equal(losses.l2_normalize(x), 0)
   np.testing.assert_allclose(
-      losses.l2_normalize(jnp.array([[3.0, 4.0]])), [[0.6, 0.8]], rtol=1e-6
+    losses.l2_normalize(jnp.array([[3.0, 4.0]])), [[0.6, 0.8]], rtol=1e-6
   )

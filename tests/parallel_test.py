@@ -10,12 +10,12 @@ from sslx.parallel import Axis, Parallel, Partitioner
 
 
 @pytest.mark.parametrize(
-    ("devices", "batch", "groups", "message"),
-    [
-        (8, 500, 1, "batch_size is 500, .* 8 devices; .* such as 496"),
-        (2, 16, 5, "norm_groups is 5, .*not divide config.data.batch_size 16"),
-        (6, 24, 8, "norm_groups is 8, which fits 6 devices neither way"),
-    ],
+  ("devices", "batch", "groups", "message"),
+  [
+    (8, 500, 1, "batch_size is 500, .* 8 devices; .* such as 496"),
+    (2, 16, 5, "norm_groups is 5, .*not divide config.data.batch_size 16"),
+    (6, 24, 8, "norm_groups is 8, which fits 6 devices neither way"),
+  ],
 )
 def test_check_batch_refuses_with_the_numbers(devices, batch, groups, message):
   partitioner = Partitioner.create(Parallel(), jax.devices()[:devices])
@@ -38,17 +38,17 @@ def test_pmap_mode_refuses_sharded_parameters():
 def test_fsdp_shards_the_largest_dimension_that_divides():
   partitioner = Partitioner.create(Parallel(rules="fsdp"))
   shapes = {
-      "kernel": jax.ShapeDtypeStruct((3, 3, 64, 512), jnp.float32),
-      "odd": jax.ShapeDtypeStruct((1001, 48), jnp.float32),
-      "small": jax.ShapeDtypeStruct((512,), jnp.float32),
-      "indivisible": jax.ShapeDtypeStruct((333, 777), jnp.float32),
+    "kernel": jax.ShapeDtypeStruct((3, 3, 64, 512), jnp.float32),
+    "odd": jax.ShapeDtypeStruct((1001, 48), jnp.float32),
+    "small": jax.ShapeDtypeStruct((512,), jnp.float32),
+    "indivisible": jax.ShapeDtypeStruct((333, 777), jnp.float32),
   }
   specs = jax.tree.map(lambda s: s.spec, partitioner.state_shardings(shapes))
   assert specs == {
-      "kernel": P(None, None, None, "data"),
-      "odd": P(None, "data"),
-      "small": P(),
-      "indivisible": P(),
+    "kernel": P(None, None, None, "data"),
+    "odd": P(None, "data"),
+    "small": P(),
+    "indivisible": P(),
   }
 
 
@@ -61,17 +61,15 @@ def test_axis_views_agree():
     axis = Axis("data")
     gathered = axis.all_gather(x)
     return {
-        "mean": axis.pmean(x.mean()),
-        "sum": axis.psum(x.sum()),
-        "max": axis.pmax(x.max()),
-        "gathered": axis.pmean(gathered),
-        "positions": axis.psum(
-            jnp.zeros(16).at[axis.positions(2)].set(x)
-        ),
+      "mean": axis.pmean(x.mean()),
+      "sum": axis.psum(x.sum()),
+      "max": axis.pmax(x.max()),
+      "gathered": axis.pmean(gathered),
+      "positions": axis.psum(jnp.zeros(16).at[axis.positions(2)].set(x)),
     }
 
   out = jax.jit(
-      jax.shard_map(per_device, mesh=mesh, in_specs=P("data"), out_specs=P())
+    jax.shard_map(per_device, mesh=mesh, in_specs=P("data"), out_specs=P())
   )(x)
   assert out["mean"] == Axis().pmean(x.mean())
   assert out["sum"] == Axis().psum(x.sum())

@@ -4,21 +4,22 @@ import jax
 import numpy as np
 import pytest
 
-from sslx import parallel, train
+from sslx import experiment as experiment_lib
+from sslx import parallel
 from tests import tiny
 
 
 def laid_out(state, experiment):
   """The state on the devices of an experiment."""
   return jax.tree.map(
-      lambda x, like: jax.device_put(x, like.sharding),
-      state,
-      experiment.abstract_state,
+    lambda x, like: jax.device_put(x, like.sharding),
+    state,
+    experiment.abstract_state,
   )
 
 
 def three_steps(config, devices, state=None):
-  experiment = train.build(config, jax.devices()[:devices])
+  experiment = experiment_lib.build(config, jax.devices()[:devices])
   step = experiment.compiled_step()
   if state is None:
     state = experiment.init_state()
@@ -35,8 +36,8 @@ def three_steps(config, devices, state=None):
 def reference():
   """Three steps on one device in pjit mode, by number of BatchNorm groups."""
   return {
-      groups: three_steps(tiny.config(model__norm_groups=groups), 1)
-      for groups in (1, 8)
+    groups: three_steps(tiny.config(model__norm_groups=groups), 1)
+    for groups in (1, 8)
   }
 
 
@@ -54,15 +55,13 @@ def assert_close(new, old, tolerance):
 
 @pytest.mark.parametrize("groups", [1, 8])
 @pytest.mark.parametrize(
-    ("mode", "devices"),
-    [("pjit", n) for n in (2, 4, 8)] + [("pmap", n) for n in (1, 2, 4, 8)],
+  ("mode", "devices"),
+  [("pjit", n) for n in (2, 4, 8)] + [("pmap", n) for n in (1, 2, 4, 8)],
 )
 def test_three_steps_do_not_depend_on_devices_or_mode(
-    reference, devices, mode, groups
+  reference, devices, mode, groups
 ):
-  config = tiny.config(
-      model__norm_groups=groups, runtime__parallel__mode=mode
-  )
+  config = tiny.config(model__norm_groups=groups, runtime__parallel__mode=mode)
   start, old_metrics, old_state = reference[groups]
   _, metrics, state = three_steps(config, devices, start)
   # Step one sees the same parameters. The state after the last has the
@@ -75,9 +74,9 @@ def test_three_steps_do_not_depend_on_devices_or_mode(
 
 def test_initial_state_does_not_depend_on_devices_or_rules(reference):
   config = tiny.config(runtime__parallel__rules="fsdp")
-  state = train.build(config).init_state()
+  state = experiment_lib.build(config).init_state()
   sharded = [
-      x for x in jax.tree.leaves(state) if not x.sharding.is_fully_replicated
+    x for x in jax.tree.leaves(state) if not x.sharding.is_fully_replicated
   ]
   assert sharded, "no parameter is large enough to be sharded"
   jax.tree.map(np.testing.assert_array_equal, state, reference[1][0])
@@ -86,7 +85,7 @@ def test_initial_state_does_not_depend_on_devices_or_rules(reference):
 def test_fsdp_gives_the_same_three_steps(reference):
   config = tiny.config(runtime__parallel__rules="fsdp")
   start, old_metrics, old_state = reference[1]
-  experiment = train.build(config)
+  experiment = experiment_lib.build(config)
   step = experiment.compiled_step()
   state = laid_out(start, experiment)
   for i in range(3):

@@ -6,25 +6,25 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   """Section `runtime`."""
   return ConfigDict(
-      {
-          "runtime": {
-              "seed": 0,
-              "log_every": 50,
-              "init_from": None,
-              "parallel": {"mode": "pjit", "rules": "replicated"},
-              "checkpoint": {
-                  "every_epochs": 1.0,
-                  "keep_last": 2,
-                  "keep_every_epochs": None,
-              },
-              "evaluate": {
-                  "every_epochs": 10.0,
-                  "batch_size": 512,
-                  "pixels": False,
-                  "knn": {"k": (20, 10, 100, 200), "temperature": 0.07},
-                  "probe": {"lr": 1e-3},
-              },
-          }
-      },
-      sort_keys=False,
+    {
+      "runtime": {
+        "seed": 0,
+        "log_every": 50,
+        "init_from": None,
+        "parallel": {"mode": "pjit", "rules": "replicated"},
+        "checkpoint": {
+          "every_epochs": 1.0,
+          "keep_last": 2,
+          "keep_every_epochs": None,
+        },
+        "evaluate": {
+          "every_epochs": 10.0,
+          "batch_size": 512,
+          "pixels": False,
+          "knn": {"k": (20, 10, 100, 200), "temperature": 0.07},
+          "probe": {"lr": 1e-3},
+        },
+      }
+    },
+    sort_keys=False,
   )

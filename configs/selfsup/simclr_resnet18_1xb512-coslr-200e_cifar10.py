@@ -12,11 +12,11 @@ from sslx.config import inherit
 def get_config() -> ConfigDict:
   """The primitive config of the folder's CIFAR-10 SimCLR recipes."""
   return inherit(
-      "../_base_/models/simclr_resnet18.py",
-      "../_base_/datasets/cifar10_simclr.py",
-      "../_base_/schedules/sgd_coslr-200e.py",
-      "../_base_/default_runtime.py",
-      runtime={
-          "evaluate": {"knn": {"k": (200, 20), "temperature": 0.1}},
-      },
+    "../_base_/models/simclr_resnet18.py",
+    "../_base_/datasets/cifar10_simclr.py",
+    "../_base_/schedules/sgd_coslr-200e.py",
+    "../_base_/default_runtime.py",
+    runtime={
+      "evaluate": {"knn": {"k": (200, 20), "temperature": 0.1}},
+    },
   )

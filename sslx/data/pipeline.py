@@ -81,8 +81,8 @@ class Order:
   def __post_init__(self):
     if self.batch_size > self.num_examples:
       raise ConfigError(
-          f"config.data.batch_size is {self.batch_size}, but the data set has"
-          f" only {self.num_examples} images; use at most that many."
+        f"config.data.batch_size is {self.batch_size}, but the data set has"
+        f" only {self.num_examples} images; use at most that many."
       )
 
   @property
@@ -108,7 +108,7 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def host_batches(
-    arrays: Arrays, order: Order, rows: slice
+  arrays: Arrays, order: Order, rows: slice
 ) -> grain.DatasetIterator:
   """Batches of an in-memory set, as numpy: this process's rows of each.
 
@@ -131,9 +131,9 @@ def host_batches(
     return {"image": arrays.images[indices], "label": labels}
 
   return iter(
-      grain.MapDataset.source(order)
-      .map(load)
-      .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+    grain.MapDataset.source(order)
+    .map(load)
+    .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
   )
 
 
@@ -145,12 +145,12 @@ class Batches(Iterator):
   """
 
   def __init__(
-      self,
-      batches: grain.DatasetIterator,
-      put: Callable[[Any], Any],
-      *,
-      state: dict[str, Any] | None = None,
-      ahead: int = 2,
+    self,
+    batches: grain.DatasetIterator,
+    put: Callable[[Any], Any],
+    *,
+    state: dict[str, Any] | None = None,
+    ahead: int = 2,
   ):
     """Starts at `state`, or at the beginning.
 
@@ -166,7 +166,7 @@ class Batches(Iterator):
     self._ready = queue.Queue(maxsize=ahead)
     self._closed = threading.Event()
     self._thread = threading.Thread(
-        target=self._fill, args=(batches, put), daemon=True, name="batches"
+      target=self._fill, args=(batches, put), daemon=True, name="batches"
     )
     self._thread.start()
 

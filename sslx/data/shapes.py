@@ -76,14 +76,14 @@ def _dots(x, y):
 
 
 FIGURES = {
-    "disc": _disc,
-    "ring": _ring,
-    "plus": _plus,
-    "cross": _cross,
-    "level": _level,
-    "upright": _upright,
-    "triangle": _triangle,
-    "dots": _dots,
+  "disc": _disc,
+  "ring": _ring,
+  "plus": _plus,
+  "cross": _cross,
+  "level": _level,
+  "upright": _upright,
+  "triangle": _triangle,
+  "dots": _dots,
 }
 NUM_CLASSES = len(FIGURES)
 

@@ -47,7 +47,7 @@ class Evaluate:
   def __post_init__(self):
     if self.every_epochs <= 0:
       raise ValueError(
-          f"every_epochs is {self.every_epochs}; it must be positive."
+        f"every_epochs is {self.every_epochs}; it must be positive."
       )
     if self.batch_size < 1:
       raise ValueError(f"batch_size is {self.batch_size}; it must be positive.")
@@ -62,11 +62,11 @@ class Features:
   """
 
   def __init__(
-      self,
-      encode: Callable[[jax.Array], jax.Array],
-      arrays: Arrays,
-      batch_size: int,
-      partitioner: Partitioner,
+    self,
+    encode: Callable[[jax.Array], jax.Array],
+    arrays: Arrays,
+    batch_size: int,
+    partitioner: Partitioner,
   ):
     """Encodes the set in its own order; nothing is dropped.
 
@@ -89,8 +89,8 @@ class Features:
       batches.append((encode(images), labels))
     sharding = NamedSharding(partitioner.mesh, P(None, parallel.DATA))
     stack = jax.jit(
-        lambda xs: jax.tree.map(lambda *x: jnp.stack(x), *xs),
-        out_shardings=sharding,
+      lambda xs: jax.tree.map(lambda *x: jnp.stack(x), *xs),
+      out_shardings=sharding,
     )
     self.rows, self.labels = stack(batches)
 
@@ -99,15 +99,15 @@ class Online:
   """kNN, probe accuracy and collapse monitors on a train and a test set."""
 
   def __init__(
-      self,
-      settings: Evaluate,
-      method: Method,
-      probe: OnlineProbe | None,
-      train: Arrays,
-      test: Arrays,
-      partitioner: Partitioner,
-      mean: tuple[float, float, float],
-      std: tuple[float, float, float],
+    self,
+    settings: Evaluate,
+    method: Method,
+    probe: OnlineProbe | None,
+    train: Arrays,
+    test: Arrays,
+    partitioner: Partitioner,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
   ):
     """Compiles nothing yet.
 
@@ -116,8 +116,8 @@ class Online:
     """
     if max(settings.knn.k) > len(train.images):
       raise ConfigError(
-          f"config.runtime.evaluate.knn.k is {settings.knn.k}, but the bank has"
-          f" only {len(train.images)} images; use a smaller k."
+        f"config.runtime.evaluate.knn.k is {settings.knn.k}, but the bank has"
+        f" only {len(train.images)} images; use a smaller k."
       )
     self._settings = settings
     self._train, self._test = train, test
@@ -135,17 +135,17 @@ class Online:
     """Evaluates a state; the test images are the queries.
 
     Returns:
-      `knn_<k>`, `probe_test_accuracy`: fractions of the test set;
-      `feature_std`, `effective_rank`: of the test features.
+      `knn_<k>` and `probe_test_accuracy`: fractions of the test set;
+      `effective_rank`: of the test features.
     """
     encode = lambda images: self._encode(
-        state.params, state.model_state, images
+      state.params, state.model_state, images
     )
     test = self._features(encode, self._test)
     results = self._knn(self._features(encode, self._train), test)
     mesh = self._partitioner.mesh
     results["effective_rank"] = monitors.effective_rank(
-        test.rows, test.labels, mesh=mesh
+      test.rows, test.labels, mesh=mesh
     )
     if self._probe is not None:
       hits = self._probe_hits(self._probe, state.probe, test.rows, test.labels)
@@ -153,37 +153,37 @@ class Online:
     return results
 
   def run_pixels(self) -> dict[str, float]:
-    """kNN on raw pixels: what no learning at all gives."""
+    """KNN on raw pixels: what no learning at all gives."""
     encode = jax.jit(
-        lambda images: images.reshape(len(images), -1).astype(jnp.float32),
-        out_shardings=self._partitioner.batch,
+      lambda images: images.reshape(len(images), -1).astype(jnp.float32),
+      out_shardings=self._partitioner.batch,
     )
     results = self._knn(
-        self._features(encode, self._train), self._features(encode, self._test)
+      self._features(encode, self._train), self._features(encode, self._test)
     )
     return {f"pixels_{name}": value for name, value in results.items()}
 
   def _features(self, encode: Callable, arrays: Arrays) -> Features:
     return Features(
-        encode, arrays, self._settings.batch_size, self._partitioner
+      encode, arrays, self._settings.batch_size, self._partitioner
     )
 
   def _knn(self, bank: Features, queries: Features) -> dict[str, float]:
     found = knn.accuracy(
-        bank.rows,
-        bank.labels,
-        queries.rows,
-        queries.labels,
-        k=self._settings.knn.k,
-        temperature=self._settings.knn.temperature,
-        num_classes=self._train.num_classes,
-        mesh=self._partitioner.mesh,
+      bank.rows,
+      bank.labels,
+      queries.rows,
+      queries.labels,
+      k=self._settings.knn.k,
+      temperature=self._settings.knn.temperature,
+      num_classes=self._train.num_classes,
+      mesh=self._partitioner.mesh,
     )
     return {f"knn_{k}": value for k, value in found.items()}
 
 
 def _probe_hits(
-    probe: OnlineProbe, state: Any, rows: jax.Array, labels: jax.Array
+  probe: OnlineProbe, state: Any, rows: jax.Array, labels: jax.Array
 ) -> jax.Array:
   """int32 scalar: how many of the valid rows the probe classifies right."""
   predicted = jnp.argmax(probe.logits(state, rows), axis=-1)

@@ -23,8 +23,8 @@ def build(section: ConfigDict) -> Method:
   method = section.pop("method", None)
   if method not in METHODS:
     raise config_lib.ConfigError(
-        f"config.model.method is {method!r}; it must be one of"
-        f" {', '.join(map(repr, METHODS))}."
+      f"config.model.method is {method!r}; it must be one of"
+      f" {', '.join(map(repr, METHODS))}."
     )
   shared = {key: section.pop(key) for key in ("norm_groups", "dtype")}
   return METHODS[method].build(section, **shared)

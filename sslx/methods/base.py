@@ -35,18 +35,18 @@ class Method(Protocol):
   """A frozen dataclass of hyper-parameters and modules; holds no arrays."""
 
   def init(
-      self, rng: jax.Array, batch: Batch
+    self, rng: jax.Array, batch: Batch
   ) -> tuple[Params, ModelState, Aux]:
     """Draws parameters; of `batch` only the shapes matter."""
 
   def loss(
-      self,
-      params: Params,
-      model_state: ModelState,
-      aux: Aux,
-      batch: Batch,
-      rng: jax.Array,
-      axis: Axis,
+    self,
+    params: Params,
+    model_state: ModelState,
+    aux: Aux,
+    batch: Batch,
+    rng: jax.Array,
+    axis: Axis,
   ) -> tuple[jax.Array, Output]:
     """The loss of these examples.
 
@@ -61,12 +61,11 @@ class Method(Protocol):
     """
 
   def after_update(
-      self, params: Params, aux: Aux, step: jax.Array
+    self, params: Params, aux: Aux, step: jax.Array
   ) -> tuple[Params, Aux]:
     """What the paper does after the optimiser step: EMA, projections."""
 
   def encode(
-      self, params: Params, model_state: ModelState, images: jax.Array
+    self, params: Params, model_state: ModelState, images: jax.Array
   ) -> jax.Array:
-    """f32[b, d] features of normalised images f32[b, s, s, 3], for evaluation.
-    """
+    """f32[b, d] features of normalised images f32[b, s, s, 3], for evaluation."""

@@ -41,20 +41,20 @@ class SimCLR:
     section = dict(section)
     backbone = models.backbone(section.pop("backbone"), **shared)
     projector = config_lib.build(
-        heads.MLP, section.pop("projector"), "model.projector", **shared
+      heads.MLP, section.pop("projector"), "model.projector", **shared
     )
     return config_lib.build(
-        cls, section, "model", backbone=backbone, projector=projector
+      cls, section, "model", backbone=backbone, projector=projector
     )
 
   def __post_init__(self):
     if self.temperature <= 0:
       raise ValueError(
-          f"temperature is {self.temperature}; it must be positive."
+        f"temperature is {self.temperature}; it must be positive."
       )
 
   def init(
-      self, rng: jax.Array, batch: Batch
+    self, rng: jax.Array, batch: Batch
   ) -> tuple[Params, ModelState, Aux]:
     """Draws the backbone and the projector."""
     rng_f, rng_g = jax.random.split(rng)
@@ -63,19 +63,19 @@ class SimCLR:
     g = self.projector.init(rng_g, h, train=False)
     params = {"backbone": f["params"], "projector": g["params"]}
     model_state = {
-        "backbone": f.get("batch_stats", {}),
-        "projector": g.get("batch_stats", {}),
+      "backbone": f.get("batch_stats", {}),
+      "projector": g.get("batch_stats", {}),
     }
     return params, model_state, {}
 
   def loss(
-      self,
-      params: Params,
-      model_state: ModelState,
-      aux: Aux,
-      batch: Batch,
-      rng: jax.Array,
-      axis: Axis,
+    self,
+    params: Params,
+    model_state: ModelState,
+    aux: Aux,
+    batch: Batch,
+    rng: jax.Array,
+    axis: Axis,
   ) -> tuple[jax.Array, Output]:
     """Algorithm 1."""
     del rng  # All randomness of SimCLR is in its views.
@@ -87,58 +87,60 @@ class SimCLR:
     # official code. The views of an image stay neighbours, so that merging the
     # two dimensions moves no image to another device or BatchNorm group.
     h, f_state = _apply(
-        self.backbone, "backbone", params, model_state, axis,
-        x.reshape(2 * b, *x.shape[2:]),
+      self.backbone,
+      "backbone",
+      params,
+      model_state,
+      axis,
+      x.reshape(2 * b, *x.shape[2:]),
     )
     z, g_state = _apply(
-        self.projector, "projector", params, model_state, axis, h
+      self.projector, "projector", params, model_state, axis, h
     )
-    loss, accuracy = losses.nt_xent(
-        z.reshape(b, 2, -1), self.temperature, axis
-    )
+    loss, accuracy = losses.nt_xent(z.reshape(b, 2, -1), self.temperature, axis)
     output = Output(
-        model_state={"backbone": f_state, "projector": g_state},
-        aux=aux,
-        features=h.reshape(b, 2, -1)[:, 0],
-        metrics={
-            "contrast_accuracy": accuracy,
-            "embedding_std": monitors.feature_std(z, axis),
-        },
+      model_state={"backbone": f_state, "projector": g_state},
+      aux=aux,
+      features=h.reshape(b, 2, -1)[:, 0],
+      metrics={
+        "contrast_accuracy": accuracy,
+        "embedding_std": monitors.feature_std(z, axis),
+      },
     )
     return loss, output
 
   def after_update(
-      self, params: Params, aux: Aux, step: jax.Array
+    self, params: Params, aux: Aux, step: jax.Array
   ) -> tuple[Params, Aux]:
     """Nothing: SimCLR has neither a momentum encoder nor prototypes."""
     del step
     return params, aux
 
   def encode(
-      self, params: Params, model_state: ModelState, images: jax.Array
+    self, params: Params, model_state: ModelState, images: jax.Array
   ) -> jax.Array:
-    """h = f(x) with running statistics; g is thrown away (section 4.2)."""
+    """H = f(x) with running statistics; g is thrown away (section 4.2)."""
     variables = {
-        "params": params["backbone"],
-        "batch_stats": model_state["backbone"],
+      "params": params["backbone"],
+      "batch_stats": model_state["backbone"],
     }
     return self.backbone.apply(variables, images, train=False)
 
 
 def _apply(
-    module: Any,
-    name: str,
-    params: Params,
-    model_state: ModelState,
-    axis: Axis,
-    x: jax.Array,
+  module: Any,
+  name: str,
+  params: Params,
+  model_state: ModelState,
+  axis: Axis,
+  x: jax.Array,
 ) -> tuple[jax.Array, Any]:
   """Runs a module in training mode: (output, updated statistics)."""
   y, updated = module.apply(
-      {"params": params[name], "batch_stats": model_state[name]},
-      x,
-      train=True,
-      axis=axis,
-      mutable=["batch_stats"],
+    {"params": params[name], "batch_stats": model_state[name]},
+    x,
+    train=True,
+    axis=axis,
+    mutable=["batch_stats"],
   )
   return y, updated.get("batch_stats", {})

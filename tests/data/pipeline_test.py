@@ -28,7 +28,7 @@ def test_every_epoch_is_another_permutation_and_drops_the_partial_batch():
   order = pipeline.Order(50, 8, epochs=3, seed=0)
   assert len(order) == 18
   epochs = [
-      np.concatenate([order[6 * e + i] for i in range(6)]) for e in range(3)
+    np.concatenate([order[6 * e + i] for i in range(6)]) for e in range(3)
   ]
   for epoch in epochs:
     assert len(set(epoch)) == 48
@@ -38,7 +38,7 @@ def test_every_epoch_is_another_permutation_and_drops_the_partial_batch():
 
 def test_order_depends_on_the_seed_alone():
   first, again, other = (
-      pipeline.Order(50, 8, epochs=1, seed=s)[2] for s in (0, 0, 1)
+    pipeline.Order(50, 8, epochs=1, seed=s)[2] for s in (0, 0, 1)
   )
   np.testing.assert_array_equal(first, again)
   assert not np.array_equal(first, other)
@@ -48,9 +48,9 @@ def test_processes_load_disjoint_rows_of_the_same_batches():
   order = pipeline.Order(50, 8, epochs=1, seed=3)
   whole = labels(host(order))
   halves = zip(
-      labels(host(order, slice(0, 4))),
-      labels(host(order, slice(4, 8))),
-      strict=True,
+    labels(host(order, slice(0, 4))),
+    labels(host(order, slice(4, 8))),
+    strict=True,
   )
   for batch, (first, second) in zip(whole, halves, strict=True):
     np.testing.assert_array_equal(batch, np.concatenate([first, second]))

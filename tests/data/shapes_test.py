@@ -55,14 +55,14 @@ def areas():
   # Equilateral, of inradius r: 3 sqrt(3) r^2.
   triangle = 3 * np.sqrt(3) * ((0.35 + 0.14) ** 2 - (0.35 - 0.14) ** 2)
   return {
-      "disc": np.pi * 0.8**2,
-      "ring": np.pi * (0.92**2 - 0.58**2),
-      "plus": plus,
-      "cross": plus,
-      "level": bars,
-      "upright": bars,
-      "triangle": triangle,
-      "dots": 4 * np.pi * 0.22**2,
+    "disc": np.pi * 0.8**2,
+    "ring": np.pi * (0.92**2 - 0.58**2),
+    "plus": plus,
+    "cross": plus,
+    "level": bars,
+    "upright": bars,
+    "triangle": triangle,
+    "dots": 4 * np.pi * 0.22**2,
   }
 
 

@@ -9,28 +9,28 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   """Section `data`."""
   view = {
-      "size": 32,
-      "count": 2,
-      "crop_scale": (0.08, 1.0),
-      "interpolation": "bilinear",
-      "flip": 0.5,
-      "jitter": (0.4, 0.4, 0.4, 0.1),
-      "jitter_prob": 0.8,
-      "grey": 0.2,
-      "blur": 0.0,
-      "solarize": 0.0,
+    "size": 32,
+    "count": 2,
+    "crop_scale": (0.08, 1.0),
+    "interpolation": "bilinear",
+    "flip": 0.5,
+    "jitter": (0.4, 0.4, 0.4, 0.1),
+    "jitter_prob": 0.8,
+    "grey": 0.2,
+    "blur": 0.0,
+    "solarize": 0.0,
   }
   return ConfigDict(
-      {
-          "data": {
-              "source": "cifar10",
-              "data_dir": None,
-              "prepare": True,
-              "batch_size": 512,
-              "views": (view,),
-              "mean": (0.485, 0.456, 0.406),
-              "std": (0.229, 0.224, 0.225),
-          }
-      },
-      sort_keys=False,
+    {
+      "data": {
+        "source": "cifar10",
+        "data_dir": None,
+        "prepare": True,
+        "batch_size": 512,
+        "views": (view,),
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+      }
+    },
+    sort_keys=False,
   )

@@ -6,26 +6,26 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   """Section `model`."""
   return ConfigDict(
-      {
-          "model": {
-              "method": "simclr",
-              "backbone": {
-                  "name": "resnet",
-                  "depth": 18,
-                  "width": 1.0,
-                  "stem": "cifar",
-                  "zero_init_residual": True,
-              },
-              "projector": {
-                  "dims": (512, 128),
-                  "use_bias": False,
-                  "norm": True,
-                  "last_norm": "affine",
-              },
-              "temperature": 0.5,
-              "norm_groups": 1,
-              "dtype": "float32",
-          }
-      },
-      sort_keys=False,
+    {
+      "model": {
+        "method": "simclr",
+        "backbone": {
+          "name": "resnet",
+          "depth": 18,
+          "width": 1.0,
+          "stem": "cifar",
+          "zero_init_residual": True,
+        },
+        "projector": {
+          "dims": (512, 128),
+          "use_bias": False,
+          "norm": True,
+          "last_norm": "affine",
+        },
+        "temperature": 0.5,
+        "norm_groups": 1,
+        "dtype": "float32",
+      }
+    },
+    sort_keys=False,
   )

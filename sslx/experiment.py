@@ -1,0 +1,182 @@
+"""What a config describes, built and checked before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from sslx import config as config_lib
+from sslx import methods, optim
+from sslx.checkpoint import Checkpoint
+from sslx.data import pipeline, sources
+from sslx.evaluate.online import Evaluate, Online
+from sslx.evaluate.probe import OnlineProbe
+from sslx.parallel import Parallel, Partitioner
+from sslx.state import TrainState
+from sslx.step import TrainStep, example_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """Config section `schedule`.
+
+  Attributes:
+    epochs: passes over the data.
+    optimizer: which, and its base learning rate.
+    lr: the shape of the learning rate over the run.
+  """
+
+  epochs: int
+  optimizer: optim.Optimizer
+  lr: optim.Schedule
+
+  def __post_init__(self):
+    if self.epochs < 1:
+      raise ValueError(f"epochs is {self.epochs}; it must be at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+  """Config section `runtime`: how to run, which must not change the result.
+
+  Attributes:
+    seed: of everything random.
+    log_every: steps between rows of the log.
+    parallel: mode and sharding rules.
+    checkpoint: when to save and what to keep.
+    evaluate: online evaluation.
+    init_from: workdir of a run whose weights to start from, or None.
+  """
+
+  seed: int = 0
+  log_every: int = 50
+  parallel: Parallel = Parallel()
+  checkpoint: Checkpoint = Checkpoint()
+  evaluate: Evaluate = Evaluate()
+  init_from: str | None = None
+
+  def __post_init__(self):
+    if self.log_every < 1:
+      raise ValueError(f"log_every is {self.log_every}; it must be at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Everything that a config describes, built and checked; not yet running.
+
+  Attributes:
+    data: config section.
+    schedule: config section.
+    runtime: config section.
+    partitioner: devices and shardings.
+    order: which examples are in which batch.
+    train: the set to train on.
+    online: evaluators.
+    step: the training step, before compilation.
+    abstract_state: ShapeDtypeStructs with shardings.
+  """
+
+  data: pipeline.Data
+  schedule: Schedule
+  runtime: Runtime
+  partitioner: Partitioner
+  order: pipeline.Order
+  train: sources.Arrays
+  online: Online
+  step: TrainStep
+  abstract_state: TrainState
+
+  @property
+  def total_steps(self) -> int:
+    """Length of the run."""
+    return len(self.order)
+
+  def init_state(self) -> TrainState:
+    """The state of step 0, born in its shardings."""
+    shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
+    # On CPU, LLVM would optimise the drawing of each parameter for longer than
+    # it takes to compile the step.
+    options = {"xla_backend_optimization_level": 0}
+    on_cpu = self.partitioner.mesh.devices.flat[0].platform == "cpu"
+    init = jax.jit(
+      self.step.init,
+      out_shardings=shardings,
+      compiler_options=options if on_cpu else None,
+    )
+    return init(jax.random.key(self.runtime.seed))
+
+  def compiled_step(self) -> Callable:
+    """`(state, batch) -> (state, metrics)`; donates the state."""
+    shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
+    return self.partitioner.compile(self.step, shardings)
+
+  def batches(self, state: dict[str, Any] | None = None) -> pipeline.Batches:
+    """Batches on the devices, from an iterator state or the beginning."""
+    rows = self.partitioner.local_rows(self.data.batch_size)
+    host = pipeline.host_batches(self.train, self.order, rows)
+    return pipeline.Batches(host, self.partitioner.put, state=state)
+
+
+def build(
+  config: ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Experiment:
+  """Builds what a config describes; nothing is compiled, but the data is read.
+
+  Args:
+    config: four sections, as `config.load` gives them.
+    devices: to run on; all by default.
+
+  Raises:
+    ConfigError: anything in the config that cannot run.
+  """
+  data = config_lib.build(pipeline.Data, config.data, "data")
+  schedule = config_lib.build(Schedule, config.schedule, "schedule")
+  runtime = config_lib.build(Runtime, config.runtime, "runtime")
+  method = methods.build(config.model)
+  partitioner = Partitioner.create(runtime.parallel, devices)
+  partitioner.check_batch(data.batch_size, config.model.norm_groups)
+
+  train = sources.load(data.records, "train")
+  test = sources.load(data.records, "test")
+  order = pipeline.Order(
+    len(train.images), data.batch_size, schedule.epochs, runtime.seed
+  )
+  learning_rate = optim.learning_rate(
+    schedule.optimizer,
+    schedule.lr,
+    global_batch=data.batch_size,
+    steps_per_epoch=order.steps_per_epoch,
+    epochs=schedule.epochs,
+  )
+  probe = None
+  if runtime.evaluate.probe is not None:
+    probe = OnlineProbe(train.num_classes, runtime.evaluate.probe)
+  key = jax.random.key(runtime.seed)
+  params, _, _ = jax.eval_shape(method.init, key, example_batch(data.views))
+  step = TrainStep(
+    method=method,
+    optimizer=optim.make(schedule.optimizer, learning_rate, params),
+    learning_rate=learning_rate,
+    probe=probe,
+    views=data.views,
+    mean=data.mean,
+    std=data.std,
+  )
+  abstract_state = jax.eval_shape(step.init, key)
+  abstract_state = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    abstract_state,
+    partitioner.state_shardings(abstract_state),
+  )
+  online = Online(
+      runtime.evaluate, method, probe, train, test, partitioner,
+      data.mean, data.std,
+  )  # fmt: skip
+  return Experiment(
+      data, schedule, runtime, partitioner, order, train, online, step,
+      abstract_state,
+  )  # fmt: skip
