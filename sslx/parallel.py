@@ -46,7 +46,7 @@ class Axis:
 
   @property
   def size(self) -> int:
-    """Number of devices that the batch is spread over (1 in the global view)."""
+    """Devices that the batch is spread over; 1 in the global view."""
     return 1 if self.name is None else lax.axis_size(self.name)
 
   def index(self) -> jax.Array:

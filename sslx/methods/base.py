@@ -68,4 +68,4 @@ class Method(Protocol):
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
   ) -> jax.Array:
-    """f32[b, d] features of normalised images f32[b, s, s, 3], for evaluation."""
+    """f32[b, d] features of normalised f32[b, s, s, 3], for evaluation."""
