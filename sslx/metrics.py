@@ -104,6 +104,7 @@ class Log:
     self._steps_per_epoch = steps_per_epoch
     self._batch_size = batch_size
     self._pending: list[tuple[int, Any, float]] = []
+    self._compiled = False
     self._start_lap()
 
   def _start_lap(self) -> None:
@@ -119,12 +120,17 @@ class Log:
     Raises:
       NotFiniteError: an earlier step's loss or gradient was not finite.
     """
-    self._steps += 1
+    if not self._compiled:  # The time until now went into compilation.
+      self._compiled = True
+      self._start_lap()
+    else:
+      self._steps += 1
     seconds = math.nan
     if step % self._every == 0:
       self._flush(self._pending)
       self._pending = []
-      seconds = (time.perf_counter() - self._since) / self._steps
+      if self._steps:
+        seconds = (time.perf_counter() - self._since) / self._steps
       self._start_lap()
     self._pending.append((step, metrics, seconds))
 
@@ -147,7 +153,8 @@ class Log:
       if step % self._every or self._writer is None:
         continue
       row = {"epoch": step / self._steps_per_epoch, **scalars}
-      row["images_per_second"] = self._batch_size / seconds
+      if math.isfinite(seconds):
+        row["images_per_second"] = self._batch_size / seconds
       self._writer.write(step, row)
       self._progress.update(
         step,
@@ -181,11 +188,13 @@ class Progress:
     lr: float,
   ) -> None:
     """Shows where the run is."""
-    eta = (total - step) * seconds_per_step
+    eta, speed = (total - step) * seconds_per_step, "?"
+    if math.isfinite(seconds_per_step):
+      speed = f"{batch_size / seconds_per_step:,.0f}"
     line = (
       f"epoch {step / steps_per_epoch:.1f}/{total / steps_per_epoch:g}"
       f"  step {step}/{total}  loss {loss:.4f}  lr {lr:.3g}"
-      f"  {batch_size / seconds_per_step:,.0f} images/s  ETA {duration(eta)}"
+      f"  {speed} images/s  ETA {duration(eta)}"
     )
     if self._live:
       self._stream.write(f"\r\033[K{line}")

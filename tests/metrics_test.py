@@ -1,0 +1,119 @@
+"""The log: rows, lateness, speed, and the progress line."""
+
+import io
+import json
+import math
+
+import jax.numpy as jnp
+import pytest
+
+from sslx import metrics
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def scalars(loss=1.0, finite=True):
+  return {
+    "loss": jnp.float32(loss),
+    "lr": jnp.float32(0.1),
+    "grad_norm": jnp.float32(2.0),
+    "finite": jnp.bool_(finite),
+  }
+
+
+def log(writer, stream=None, every=2):
+  return metrics.Log(
+    writer,
+    metrics.Progress(stream or io.StringIO()),
+    every=every,
+    total=10,
+    steps_per_epoch=5,
+    batch_size=8,
+  )
+
+
+@pytest.fixture
+def writer(tmp_path):
+  writer = metrics.Writer(tmp_path, 0)
+  yield writer
+  writer.close()
+
+
+def test_rows_are_written_an_interval_late_and_once(writer, tmp_path):
+  one = log(writer)
+  for step in range(1, 5):
+    one.add(step, scalars(loss=step))
+  assert [r["step"] for r in metrics.read(tmp_path)] == [2]
+  one.flush()
+  rows = metrics.read(tmp_path)
+  assert [(r["step"], r["loss"], r["epoch"]) for r in rows] == [
+    (2, 2.0, 0.4),
+    (4, 4.0, 0.8),
+  ]
+  assert rows[1]["images_per_second"] > 0
+  assert "finite" not in rows[0]
+
+
+def test_the_first_bad_step_is_named_even_between_rows(writer):
+  one = log(writer, every=4)
+  one.add(1, scalars())
+  one.add(2, scalars(loss=math.nan, finite=False))
+  one.add(3, scalars(loss=math.nan, finite=False))
+  with pytest.raises(metrics.NotFiniteError, match="at step 2: loss nan"):
+    one.add(4, scalars())
+
+
+def test_reopening_drops_rows_beyond_the_step_and_half_a_row(tmp_path, capsys):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+  writer = metrics.Writer(tmp_path, 2)
+  writer.write(3, {"loss": 0.5})
+  writer.close()
+  assert [json.loads(line) for line in path.read_text().splitlines()] == [
+    {"step": 1},
+    {"step": 2},
+    {"step": 3, "loss": 0.5},
+  ]
+  assert "an incomplete row was dropped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_the_progress_line(stream):
+  progress = metrics.Progress(stream)
+  for step in (5, 10):
+    progress.update(
+      step,
+      total=20,
+      steps_per_epoch=5,
+      batch_size=100,
+      seconds_per_step=360.0,
+      loss=1.25,
+      lr=0.5,
+    )
+  progress.note("done")
+  text = stream.getvalue()
+  assert "epoch 1.0/4  step 5/20  loss 1.2500  lr 0.5  0 images/s" in text
+  assert "ETA 1:30:00" in text
+  if stream.isatty():
+    assert text.count("\n") == 2 and text.count("\r") == 2
+  else:
+    assert text.count("\n") == 3 and "\r" not in text
+
+
+def test_the_first_step_counts_as_compilation(writer, tmp_path):
+  one = log(writer, every=1)
+  one.add(1, scalars())
+  one.add(2, scalars())
+  one.flush()
+  first, second = metrics.read(tmp_path)
+  assert "images_per_second" not in first
+  assert second["images_per_second"] > 0
+
+
+def test_duration():
+  assert metrics.duration(59.6) == "1:00"
+  assert metrics.duration(3723) == "1:02:03"
+  assert metrics.duration(math.nan) == "?"
