@@ -235,7 +235,8 @@ def claim_workdir(
     saved = workdir / "config.json"
     if overwrite and saved.exists():
       for name in ("checkpoints", "tensorboard"):
-        shutil.rmtree(workdir / name, ignore_errors=True)
+        if (workdir / name).exists():
+          shutil.rmtree(workdir / name)
       for name in ("metrics.jsonl", "config.json"):
         (workdir / name).unlink(missing_ok=True)
     ways_out = "Give another --workdir, or throw this one away by --overwrite."
@@ -262,7 +263,9 @@ def claim_workdir(
         " known what they are of. Give another --workdir."
       )
     workdir.mkdir(parents=True, exist_ok=True)
-    saved.write_text(text)
+    new = saved.with_suffix(".tmp")
+    new.write_text(text)
+    new.replace(saved)  # At once: a kill leaves no half of it.
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("workdir")
 
