@@ -74,7 +74,7 @@ class Checkpoints:
         keep.EveryNSteps(settings.keep_every_epochs * steps_per_epoch)
       )
     self._orbax = ocp.training.Checkpointer(
-      epath.Path(directory),
+      epath.Path(directory).resolve(),  # Orbax refuses relative paths.
       save_decision_policy=save.AnySavePolicy(
         [save.FixedIntervalPolicy(self.every)]
       ),
@@ -185,7 +185,7 @@ def load_weights(
     CheckpointError: no checkpoint there, or of another model; says which
       parameters differ.
   """
-  path = epath.Path(directory) / "checkpoints"
+  path = epath.Path(directory).resolve() / "checkpoints"
   if not path.is_dir():
     raise CheckpointError(
       f"config.runtime.init_from is {directory!r}: there is no folder"

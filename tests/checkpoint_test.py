@@ -180,3 +180,14 @@ def test_load_weights(open_in, tmp_path):
     checkpoint.load_weights(
       str(tmp_path / "none"), target.params, target.model_state
     )
+
+
+def test_a_relative_folder_will_do(open_in, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  checkpoints = open_in("run/checkpoints")
+  checkpoints.save(1, state(2.0), {"next_index": 1})
+  checkpoints.wait()
+  assert open_in("run/checkpoints").latest() == 1
+  target = abstract(state())
+  params, _ = checkpoint.load_weights("run", target.params, target.model_state)
+  assert_equal(params, state(2.0).params)
