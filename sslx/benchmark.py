@@ -131,9 +131,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--nostartup", action="store_true")
   flags = parser.parse_args(rest)
-  config = config_lib.load(flags.config)
-  for path, text in overrides:
-    config_lib.override(config, path, text)
+  config = config_lib.load(flags.config, overrides)
   if flags.what == "first_step":
     return first_step(config)
   bench_train(config, flags.steps, flags.rounds)

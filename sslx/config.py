@@ -33,12 +33,17 @@ class ConfigError(ValueError):
   """A config that cannot run; the message names the key, value and fix."""
 
 
-def load(spec: str) -> ConfigDict:
-  """Loads `path.py` or `path.py:argument`.
+def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
+  """Loads a config file, and sets keys of it.
+
+  Args:
+    spec: `path.py`, or `path.py:argument`.
+    overrides: (dotted key, text of the value), as `split_overrides` gives them;
+      the later one wins.
 
   Raises:
     ConfigError: the file does not exist, has no `get_config`, does not take the
-      argument, or does not return the four sections.
+      argument, or does not return the four sections; or see `override`.
   """
   file, _, argument = spec.partition(":")
   config = _call_get_config(pathlib.Path(file), argument)
@@ -48,6 +53,8 @@ def load(spec: str) -> ConfigDict:
   for key in SECTIONS:
     if key not in config:
       raise ConfigError(f"{file}: the config has no section {key!r}.")
+  for path, text in overrides:
+    override(config, path, text)
   return config
 
 

@@ -95,24 +95,27 @@ class Experiment:
     """Length of the run."""
     return len(self.order)
 
+  @property
+  def state_shardings(self) -> TrainState:
+    """The sharding of every array of the state."""
+    return jax.tree.map(lambda x: x.sharding, self.abstract_state)
+
   def init_state(self) -> TrainState:
     """The state of step 0, born in its shardings."""
-    shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
     # On CPU, LLVM would optimise the drawing of each parameter for longer than
     # it takes to compile the step.
     options = {"xla_backend_optimization_level": 0}
     on_cpu = self.partitioner.mesh.devices.flat[0].platform == "cpu"
     init = jax.jit(
       self.step.init,
-      out_shardings=shardings,
+      out_shardings=self.state_shardings,
       compiler_options=options if on_cpu else None,
     )
     return init(jax.random.key(self.runtime.seed))
 
   def compiled_step(self) -> Callable:
     """`(state, batch) -> (state, metrics)`; donates the state."""
-    shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-    return self.partitioner.compile(self.step, shardings)
+    return self.partitioner.compile(self.step, self.state_shardings)
 
   def batches(self, state: dict[str, Any] | None = None) -> pipeline.Batches:
     """Batches on the devices, from an iterator state or the beginning."""

@@ -51,9 +51,7 @@ def main(overrides: list[tuple[str, str]]) -> None:
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
   try:
-    config = config_lib.load(_CONFIG.value)
-    for path, text in overrides:
-      config_lib.override(config, path, text)
+    config = config_lib.load(_CONFIG.value, overrides)
     train.run(config, _WORKDIR.value, overwrite=_OVERWRITE.value)
   except (
     config_lib.ConfigError,

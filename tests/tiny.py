@@ -18,7 +18,6 @@ def config(**changes) -> ConfigDict:
   Args:
     **changes: dotted keys, dots as double underscores.
   """
-  c = config_lib.load(f"{ROOT}/configs/simclr.py:quickstart")
   tiny = {
     "model.backbone.width": 0.125,
     "model.backbone.stem": "cifar",
@@ -31,9 +30,10 @@ def config(**changes) -> ConfigDict:
     "runtime.evaluate.pixels": False,
   }
   tiny |= {key.replace("__", "."): value for key, value in changes.items()}
-  for key, value in tiny.items():
-    config_lib.override(c, key, repr(value))
-  return c
+  return config_lib.load(
+    f"{ROOT}/configs/simclr.py:quickstart",
+    [(key, repr(value)) for key, value in tiny.items()],
+  )
 
 
 def batch(seed: int, size: int = 32) -> dict[str, np.ndarray]:

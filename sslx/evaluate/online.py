@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ class Evaluate:
       raise ValueError(f"batch_size is {self.batch_size}; it must be positive.")
 
 
-class Features:
+class Features(NamedTuple):
   """Features of a whole set, sharded over devices batch by batch.
 
   Attributes:
@@ -61,38 +61,8 @@ class Features:
     labels: int32[n, B], -1 for padding.
   """
 
-  def __init__(
-    self,
-    encode: Callable[[jax.Array], jax.Array],
-    arrays: Arrays,
-    batch_size: int,
-    partitioner: Partitioner,
-  ):
-    """Encodes the set in its own order; nothing is dropped.
-
-    Args:
-      encode: uint8[B, h, w, 3] to f32[B, d].
-      arrays: the set.
-      batch_size: B, rounded up to a multiple of the devices.
-      partitioner: where the batches go.
-    """
-    n = partitioner.num_devices
-    batch_size = -(-batch_size // n) * n
-    mine = partitioner.local_rows(batch_size)
-    batches = []
-    for first in range(0, len(arrays.images), batch_size):
-      indices = np.arange(first + mine.start, first + mine.stop)
-      valid = indices < len(arrays.images)
-      indices = np.where(valid, indices, 0)
-      labels = np.where(valid, arrays.labels[indices], -1).astype(np.int32)
-      images, labels = partitioner.put((arrays.images[indices], labels))
-      batches.append((encode(images), labels))
-    sharding = NamedSharding(partitioner.mesh, P(None, parallel.DATA))
-    stack = jax.jit(
-      lambda xs: jax.tree.map(lambda *x: jnp.stack(x), *xs),
-      out_shardings=sharding,
-    )
-    self.rows, self.labels = stack(batches)
+  rows: jax.Array
+  labels: jax.Array
 
 
 class Online:
@@ -130,6 +100,10 @@ class Online:
 
     self._encode = jax.jit(encode, out_shardings=partitioner.batch)
     self._probe_hits = jax.jit(_probe_hits, static_argnums=0)
+    self._stack = jax.jit(
+      lambda batches: jax.tree.map(lambda *x: jnp.stack(x), *batches),
+      out_shardings=NamedSharding(partitioner.mesh, P(None, parallel.DATA)),
+    )
 
   def run(self, state: TrainState) -> dict[str, float]:
     """Evaluates a state; the test images are the queries.
@@ -163,10 +137,28 @@ class Online:
     )
     return {f"pixels_{name}": value for name, value in results.items()}
 
-  def _features(self, encode: Callable, arrays: Arrays) -> Features:
-    return Features(
-      encode, arrays, self._settings.batch_size, self._partitioner
-    )
+  def _features(
+    self, encode: Callable[[jax.Array], jax.Array], arrays: Arrays
+  ) -> Features:
+    """Encodes a set in its own order; nothing is dropped.
+
+    Args:
+      encode: uint8[B, h, w, 3] to f32[B, d], where B is the batch size of the
+        settings, rounded up to a multiple of the devices.
+      arrays: the set.
+    """
+    n = self._partitioner.num_devices
+    batch_size = -(-self._settings.batch_size // n) * n
+    mine = self._partitioner.local_rows(batch_size)
+    batches = []
+    for first in range(0, len(arrays.images), batch_size):
+      indices = np.arange(first + mine.start, first + mine.stop)
+      valid = indices < len(arrays.images)
+      indices = np.where(valid, indices, 0)
+      labels = np.where(valid, arrays.labels[indices], -1).astype(np.int32)
+      images, labels = self._partitioner.put((arrays.images[indices], labels))
+      batches.append(Features(encode(images), labels))
+    return self._stack(batches)
 
   def _knn(self, bank: Features, queries: Features) -> dict[str, float]:
     found = knn.accuracy(
