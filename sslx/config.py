@@ -315,7 +315,7 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
       return value
   elif hint is int:
     if isinstance(value, int | float) and not isinstance(value, bool):
-      if int(value) == value:
+      if float(value).is_integer():
         return int(value)
   elif hint is float:
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -110,6 +110,7 @@ def test_override(path, text, read, value):
     ("epoch", "1", "config.epoch does not exist. Did you mean 'epochs'"),
     ("deep.er.kez", "1", r"config.deep.er.kez does not exist.*'key'"),
     ("epochs", "1.5", r"config.epochs is 1.5 \(float\); it must be int"),
+    ("epochs", "1e999", r"config.epochs is inf \(float\); it must be int"),
     ("flag", "1", r"config.flag is 1 \(int\); it must be bool"),
     ("lr", "fast", r"config.lr is 'fast' \(str\); it must be float"),
     ("views.3.size", "1", "no element '3'; the sequence has 1 elements"),
