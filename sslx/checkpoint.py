@@ -17,6 +17,7 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from sslx.config import require
 from sslx.state import TrainState
 
 # Orbax logs at length what it does, and the whole stack of every failure that
@@ -45,12 +46,8 @@ class Checkpoint:
   keep_every_epochs: int | None = None
 
   def __post_init__(self):
-    if self.every_epochs <= 0:
-      raise ValueError(
-        f"every_epochs is {self.every_epochs}; it must be positive."
-      )
-    if self.keep_last < 1:
-      raise ValueError(f"keep_last is {self.keep_last}; it must be at least 1.")
+    require(self, "every_epochs", self.every_epochs > 0, "positive")
+    require(self, "keep_last", self.keep_last >= 1, "at least 1")
 
 
 class Checkpoints:
@@ -234,10 +231,7 @@ def _load(
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   """`a/b/c` to shape, for every array."""
   return {
-    "/".join(
-      str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))))
-      for k in path
-    ): tuple(leaf.shape)
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
     if hasattr(leaf, "shape")
   }

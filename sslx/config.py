@@ -168,6 +168,13 @@ def build(cls: type[T], section: Any, path: str, **given: Any) -> T:
     raise ConfigError(f"config.{path}: {error}") from None
 
 
+def require(settings: Any, key: str, ok: bool, accepted: str) -> None:
+  """Raises the ValueError of a settings class whose field is not `ok`."""
+  if not ok:
+    value = getattr(settings, key)
+    raise ValueError(f"{key} is {value!r}; it must be {accepted}.")
+
+
 def to_json(config: ConfigDict) -> str:
   """The resolved config as JSON text (tuples become lists)."""
   return json.dumps(_plain(config), indent=2) + "\n"

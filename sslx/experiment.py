@@ -35,8 +35,7 @@ class Schedule:
   lr: optim.Schedule
 
   def __post_init__(self):
-    if self.epochs < 1:
-      raise ValueError(f"epochs is {self.epochs}; it must be at least 1.")
+    config_lib.require(self, "epochs", self.epochs >= 1, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +59,7 @@ class Runtime:
   init_from: str | None = None
 
   def __post_init__(self):
-    if self.log_every < 1:
-      raise ValueError(f"log_every is {self.log_every}; it must be at least 1.")
+    config_lib.require(self, "log_every", self.log_every >= 1, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sslx.config import ConfigError
+from sslx.config import ConfigError, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +78,15 @@ class Optimizer:
 
   def __post_init__(self):
     for key in ("lr", "lr_batch", "eps", "trust_coefficient"):
-      _require(self, key, lambda v: v > 0, "above 0")
+      v = getattr(self, key)
+      require(self, key, v > 0, "above 0")
     for key in ("clip_norm", "freeze_steps"):
-      _require(self, key, lambda v: v is None or v > 0, "above 0, or None")
+      v = getattr(self, key)
+      require(self, key, v is None or v > 0, "above 0, or None")
     for key in ("momentum", "b1", "b2"):
-      _require(self, key, lambda v: 0 <= v < 1, "in [0, 1)")
-    _require(self, "weight_decay", lambda v: v >= 0, "at least 0")
+      v = getattr(self, key)
+      require(self, key, 0 <= v < 1, "in [0, 1)")
+    require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +112,15 @@ class Schedule:
   per: Literal["step", "epoch"] = "step"
 
   def __post_init__(self):
-    _require(self, "warmup_epochs", lambda v: v >= 0, "at least 0")
+    require(self, "warmup_epochs", self.warmup_epochs >= 0, "at least 0")
     for key in ("warmup_from", "final"):
-      _require(self, key, lambda v: 0 <= v <= 1, "in [0, 1], of the peak")
-    _require(self, "gamma", lambda v: 0 < v <= 1, "in (0, 1]")
+      v = getattr(self, key)
+      require(self, key, 0 <= v <= 1, "in [0, 1], of the peak")
+    require(self, "gamma", 0 < self.gamma <= 1, "in (0, 1]")
     if self.kind == "step":
-      ascend = lambda v: v and v[0] > 0 and list(v) == sorted(set(v))
-      _require(self, "milestones", ascend, "one or more epochs, ascending")
+      v = self.milestones
+      ascend = bool(v) and v[0] > 0 and list(v) == sorted(set(v))
+      require(self, "milestones", ascend, "one or more epochs, ascending")
 
 
 def peak_lr(optimizer: Optimizer, global_batch: int) -> float:
@@ -341,9 +346,3 @@ def _leafwise(function: Callable[..., Any]) -> optax.GradientTransformation:
 
 def _name(path: tuple) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _require(settings: Any, key: str, ok: Callable, accepted: str) -> None:
-  value = getattr(settings, key)
-  if not ok(value):
-    raise ValueError(f"{key} is {value!r}; it must be {accepted}.")

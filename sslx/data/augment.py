@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sslx.config import require
+
 Array = jax.Array
 Rgb = tuple[float, float, float]
 
@@ -57,26 +59,25 @@ class View:
   solarize: float = 0.0
 
   def __post_init__(self):
-    def require(name: str, good: bool, accepted: str) -> None:
-      if not good:
-        value = getattr(self, name)
-        raise ValueError(f"{name} is {value!r}; it must be {accepted}.")
-
     for name in ("size", "count", "blur_kernel"):
-      require(name, getattr(self, name) >= 1, "1 or more")
+      require(self, name, getattr(self, name) >= 1, "1 or more")
     for name in ("crop_scale", "crop_ratio", "blur_sigma"):
       low, high = getattr(self, name)
-      require(name, 0 < low <= high, "(low, high) with 0 < low <= high")
-    require("crop_scale", self.crop_scale[1] <= 1, "at most 1")
+      require(self, name, 0 < low <= high, "(low, high) with 0 < low <= high")
+    require(self, "crop_scale", self.crop_scale[1] <= 1, "at most 1")
     known = self.interpolation in _FILTERS
-    require("interpolation", known, " or ".join(map(repr, _FILTERS)))
+    require(self, "interpolation", known, " or ".join(map(repr, _FILTERS)))
     for name in ("flip", "jitter_prob", "grey", "blur", "solarize"):
-      require(name, 0 <= getattr(self, name) <= 1, "a probability, 0 to 1")
-    require("jitter", min(self.jitter) >= 0, "four strengths from 0 up")
-    require("jitter", self.jitter[_HUE] <= 0.5, "0.5 or less in hue, the last")
-    require("blur_kernel", self.blur_kernel % 2 == 1, "odd")
+      require(
+        self, name, 0 <= getattr(self, name) <= 1, "a probability, 0 to 1"
+      )
+    require(self, "jitter", min(self.jitter) >= 0, "four strengths from 0 up")
+    require(
+      self, "jitter", self.jitter[_HUE] <= 0.5, "0.5 or less in hue, the last"
+    )
+    require(self, "blur_kernel", self.blur_kernel % 2 == 1, "odd")
     fits = not self.blur or self.blur_kernel // 2 < self.size
-    require("blur_kernel", fits, f"below 2 * size = {2 * self.size}")
+    require(self, "blur_kernel", fits, f"below 2 * size = {2 * self.size}")
 
 
 def example_keys(key: Array, positions: Array) -> Array:

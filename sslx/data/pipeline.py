@@ -18,7 +18,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from sslx.config import ConfigError
+from sslx.config import ConfigError, require
 from sslx.data.augment import View
 from sslx.data.sources import Arrays, Source
 
@@ -46,12 +46,9 @@ class Data:
   prepare: bool = True
 
   def __post_init__(self):
-    if self.batch_size < 1:
-      raise ValueError(f"batch_size is {self.batch_size}; it must be positive.")
-    if not self.views:
-      raise ValueError("views is empty; a method needs at least one view.")
-    if min(self.std) <= 0:
-      raise ValueError(f"std is {self.std}; it must be positive.")
+    require(self, "batch_size", self.batch_size >= 1, "positive")
+    require(self, "views", bool(self.views), "one view or more")
+    require(self, "std", min(self.std) > 0, "positive")
 
   @property
   def records(self) -> Source:

@@ -16,7 +16,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sslx import parallel
+from sslx import losses, parallel
+from sslx.config import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +34,9 @@ class KNN:
   temperature: float = 0.07
 
   def __post_init__(self):
-    if not self.k or min(self.k) < 1:
-      raise ValueError(f"k is {self.k}; it must hold integers of at least 1.")
-    if not self.temperature > 0:
-      raise ValueError(
-        f"temperature is {self.temperature}; it must be positive."
-      )
+    at_least_1 = bool(self.k) and min(self.k) >= 1
+    require(self, "k", at_least_1, "integers of at least 1")
+    require(self, "temperature", self.temperature > 0, "positive")
 
 
 def accuracy(
@@ -189,6 +187,4 @@ def _shard_hits(
 
 def _rows(features):
   """[n, b, d] -> f32[n * b, d], each row of L2 norm 1 (or 0)."""
-  rows = features.reshape(-1, features.shape[-1]).astype(jnp.float32)
-  norm = jnp.linalg.norm(rows, axis=-1, keepdims=True)
-  return rows / jnp.maximum(norm, 1e-12)
+  return losses.l2_normalize(features.reshape(-1, features.shape[-1]))

@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sslx import parallel
+from sslx import losses, parallel
 
 
 def feature_std(features: jax.Array, axis: parallel.Axis) -> jax.Array:
@@ -29,9 +29,7 @@ def feature_std(features: jax.Array, axis: parallel.Axis) -> jax.Array:
     Chen & He, Exploring Simple Siamese Representation Learning, CVPR 2021,
     sec. 4.1 and figure 2.
   """
-  x = features.astype(jnp.float32)
-  norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-  x = x / jnp.maximum(norm, 1e-12)
+  x = losses.l2_normalize(features)
   mean = axis.pmean(jnp.mean(x, axis=0))
   var = axis.pmean(jnp.mean(jnp.square(x - mean), axis=0))
   return jnp.mean(jnp.sqrt(var)) * x.shape[-1] ** 0.5

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sslx import parallel
-from sslx.config import ConfigError
+from sslx.config import ConfigError, require
 from sslx.data import augment
 from sslx.data.sources import Arrays
 from sslx.evaluate import knn, monitors
@@ -45,12 +45,8 @@ class Evaluate:
   pixels: bool = False
 
   def __post_init__(self):
-    if self.every_epochs <= 0:
-      raise ValueError(
-        f"every_epochs is {self.every_epochs}; it must be positive."
-      )
-    if self.batch_size < 1:
-      raise ValueError(f"batch_size is {self.batch_size}; it must be positive.")
+    require(self, "every_epochs", self.every_epochs > 0, "positive")
+    require(self, "batch_size", self.batch_size > 0, "positive")
 
 
 class Features(NamedTuple):

@@ -16,6 +16,7 @@ import optax
 from jax import lax
 
 from sslx import parallel
+from sslx.config import require
 
 # Share of the past in the running statistics of the features. They drift as
 # the encoder learns, so the memory is short: about ten batches.
@@ -35,8 +36,7 @@ class Probe:
   lr: float = 1e-3
 
   def __post_init__(self):
-    if not self.lr > 0:
-      raise ValueError(f"lr is {self.lr}; it must be positive.")
+    require(self, "lr", self.lr > 0, "positive")
 
 
 @flax.struct.dataclass

@@ -48,10 +48,7 @@ class SimCLR:
     )
 
   def __post_init__(self):
-    if self.temperature <= 0:
-      raise ValueError(
-        f"temperature is {self.temperature}; it must be positive."
-      )
+    config_lib.require(self, "temperature", self.temperature > 0, "positive")
 
   def init(
     self, rng: jax.Array, batch: Batch

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sslx import parallel
+from sslx.config import require
 from sslx.models import norm
 
 
@@ -51,14 +52,9 @@ class MLP(nn.Module):
   dtype: Literal["float32", "bfloat16"] = "float32"
 
   def __post_init__(self):
-    if not self.dims or min(self.dims) < 1:
-      raise ValueError(
-        f"dims is {self.dims}; it must be one or more positive widths"
-      )
-    if self.norm_groups < 1:
-      raise ValueError(
-        f"norm_groups is {self.norm_groups}; it must be at least 1"
-      )
+    positive = bool(self.dims) and min(self.dims) >= 1
+    require(self, "dims", positive, "one or more positive widths")
+    require(self, "norm_groups", self.norm_groups >= 1, "at least 1")
     super().__post_init__()
 
   @nn.compact

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from sslx import parallel
+from sslx.config import require
 from sslx.models import norm
 
 # He et al., 2015, section 2.2: N(0, 2 / (kernel area * output channels)).
@@ -59,16 +60,10 @@ class ResNet(nn.Module):
   dtype: Literal["float32", "bfloat16"] = "float32"
 
   def __post_init__(self):
-    if self.depth not in LAYOUTS:
-      raise ValueError(
-        f"depth is {self.depth}; it must be one of {list(LAYOUTS)}"
-      )
-    if self.width <= 0:
-      raise ValueError(f"width is {self.width}; it must be above 0")
-    if self.norm_groups < 1:
-      raise ValueError(
-        f"norm_groups is {self.norm_groups}; it must be at least 1"
-      )
+    known = f"one of {list(LAYOUTS)}"
+    require(self, "depth", self.depth in LAYOUTS, known)
+    require(self, "width", self.width > 0, "above 0")
+    require(self, "norm_groups", self.norm_groups >= 1, "at least 1")
     super().__post_init__()
 
   @nn.compact
