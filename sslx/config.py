@@ -302,11 +302,11 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
   if hint is Any:
     return value
   if origin in (Union, types.UnionType):
-    for option in arguments:
+    groups = [x for x in arguments if dataclasses.is_dataclass(x)]
+    if groups and isinstance(value, Mapping | ConfigDict):
       # A group of keys has its own, more precise message.
-      group = dataclasses.is_dataclass(option)
-      if group and isinstance(value, Mapping | ConfigDict):
-        return build(option, value, path)
+      return build(_of_kind(groups, value, path), value, path)
+    for option in arguments:
       try:
         return _coerce(option, value, path)
       except ConfigError:
@@ -347,6 +347,25 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
     f"config.{path} is {value!r} ({type(value).__name__}); it must be"
     f" {_describe(hint)}."
   )
+
+
+def _of_kind(classes: list[type], section: Mapping, path: str) -> type:
+  """The class whose `kind: Literal[...]` the section names, if there are many.
+
+  The first one needs no naming.
+  """
+  kinds = {
+    typing.get_args(typing.get_type_hints(x)["kind"])[0]: x
+    for x in classes
+    if len(classes) > 1
+  }
+  kind = section.get("kind", next(iter(kinds), None))
+  if kinds and kind not in kinds:
+    raise ConfigError(
+      f"config.{path}.kind is {kind!r}; it must be one of"
+      f" {', '.join(map(repr, kinds))}."
+    )
+  return kinds.get(kind, classes[0])
 
 
 def _describe(hint: Any) -> str:

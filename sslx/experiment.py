@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -73,6 +72,7 @@ class Experiment:
     partitioner: devices and shardings.
     order: which examples are in which batch.
     train: the set to train on.
+    notes: what the user should know of how the config was understood.
     online: evaluators.
     step: the training step, before compilation.
     abstract_state: ShapeDtypeStructs with shardings.
@@ -83,7 +83,8 @@ class Experiment:
   runtime: Runtime
   partitioner: Partitioner
   order: pipeline.Order
-  train: sources.Arrays
+  train: sources.Arrays | sources.Encoded
+  notes: tuple[str, ...]
   online: Online
   step: TrainStep
   abstract_state: TrainState
@@ -115,11 +116,44 @@ class Experiment:
     """`(state, batch) -> (state, metrics)`; donates the state."""
     return self.partitioner.compile(self.step, self.state_shardings)
 
-  def batches(self, state: dict[str, Any] | None = None) -> pipeline.Batches:
-    """Batches on the devices, from an iterator state or the beginning."""
+  def batches(
+    self,
+    start: int = 0,
+    on_bad: Callable[[str], None] = print,
+  ) -> pipeline.Batches:
+    """Batches on the devices.
+
+    Args:
+      start: the number of the first.
+      on_bad: told once of each image that cannot be decoded.
+
+    Raises:
+      ConfigError: when a batch is taken, if more images than
+        `config.data.max_bad` allows cannot be decoded.
+    """
     rows = self.partitioner.local_rows(self.data.batch_size)
-    host = pipeline.host_batches(self.train, self.order, rows)
-    return pipeline.Batches(host, self.partitioner.put, state=state)
+    host = pipeline.host_batches(
+      self.train, self.order, rows, self.data, start=start
+    )
+    allowed = int(self.data.max_bad * len(self.train))
+
+    def report(index: int, reason: str) -> None:
+      on_bad(
+        f"{self.train.name(index)} cannot be decoded ({reason}); its neighbour"
+        " takes its place"
+      )
+      if len(batches.bad) > allowed:
+        raise config_lib.ConfigError(
+          f"{len(batches.bad)} of {len(self.train):,} images cannot be decoded,"
+          f" more than config.data.max_bad={self.data.max_bad} allows; the"
+          f" last is {self.train.name(index)}. Repair or remove them, or raise"
+          " config.data.max_bad."
+        )
+
+    batches = pipeline.Batches(
+      host, self.partitioner.put, start=start, on_bad=report
+    )
+    return batches
 
 
 def build(
@@ -143,8 +177,14 @@ def build(
 
   train = sources.load(data.records, "train")
   test = sources.load(data.records, "test")
+  labelled = train.num_classes is not None
+  notes = list(getattr(train, "notes", ()))
+  if not labelled:
+    notes.append("no labels: neither kNN nor a linear probe is evaluated")
+  elif test is None or test.num_classes is None:
+    notes.append("no labelled test set: kNN and the probe are not evaluated")
   order = pipeline.Order(
-    len(train.images), data.batch_size, schedule.epochs, runtime.seed
+    len(train), data.batch_size, schedule.epochs, runtime.seed
   )
   learning_rate = optim.learning_rate(
     schedule.optimizer,
@@ -154,7 +194,7 @@ def build(
     epochs=schedule.epochs,
   )
   probe = None
-  if runtime.evaluate.probe is not None:
+  if runtime.evaluate.probe is not None and labelled:
     probe = OnlineProbe(train.num_classes, runtime.evaluate.probe)
   key = jax.random.key(runtime.seed)
   params, _, _ = jax.eval_shape(method.init, key, example_batch(data.views))
@@ -175,9 +215,9 @@ def build(
   )
   online = Online(
       runtime.evaluate, method, probe, train, test, partitioner,
-      data.mean, data.std,
+      data.centre, data.mean, data.std,
   )  # fmt: skip
   return Experiment(
-      data, schedule, runtime, partitioner, order, train, online, step,
-      abstract_state,
+      data, schedule, runtime, partitioner, order, train, tuple(notes), online,
+      step, abstract_state,
   )  # fmt: skip

@@ -103,19 +103,32 @@ class Log:
     self._total = total
     self._steps_per_epoch = steps_per_epoch
     self._batch_size = batch_size
-    self._pending: list[tuple[int, Any, float]] = []
+    self._pending: list[tuple[int, Any, dict[str, float]]] = []
     self._compiled = False
     self._start_lap()
 
   def _start_lap(self) -> None:
     self._since, self._steps = time.perf_counter(), 0
+    self._waited = 0.0
 
   def pause(self, seconds: float) -> None:
     """Takes time off the clock that was not training."""
     self._since += seconds
 
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Adds the metrics of a step, which may still be running.
+  def add(
+    self,
+    step: int,
+    metrics: dict[str, jax.Array],
+    waited: float = 0.0,
+    bad_images: int = 0,
+  ) -> None:
+    """Adds a step.
+
+    Args:
+      step: its number.
+      metrics: its scalars, which may still be running.
+      waited: seconds that the loop waited for its batch.
+      bad_images: different images of this process that could not be decoded.
 
     Raises:
       NotFiniteError: an earlier step's loss or gradient was not finite.
@@ -125,14 +138,18 @@ class Log:
       self._start_lap()
     else:
       self._steps += 1
-    seconds = math.nan
+      self._waited += waited
+    host = {}
     if step % self._every == 0:
       self._flush(self._pending)
       self._pending = []
       if self._steps:
-        seconds = (time.perf_counter() - self._since) / self._steps
+        lap = time.perf_counter() - self._since
+        host["images_per_second"] = self._batch_size * self._steps / lap
+        host["data_wait"] = self._waited / lap
+      host["bad_images"] = bad_images
       self._start_lap()
-    self._pending.append((step, metrics, seconds))
+    self._pending.append((step, metrics, host))
 
   def flush(self) -> None:
     """Waits for the last step added, checks and writes it all.
@@ -145,25 +162,24 @@ class Log:
     if self._writer:
       self._writer.flush()
 
-  def _flush(self, pending: list[tuple[int, Any, float]]) -> None:
-    for step, metrics, seconds in parallel.to_host(pending):
+  def _flush(self, pending: list[tuple[int, Any, dict[str, float]]]) -> None:
+    for step, metrics, host in parallel.to_host(pending):
       scalars = {name: float(value) for name, value in metrics.items()}
       if not scalars.pop("finite"):
         raise NotFiniteError(step, scalars["loss"], scalars["grad_norm"])
       if step % self._every or self._writer is None:
         continue
-      row = {"epoch": step / self._steps_per_epoch, **scalars}
-      if math.isfinite(seconds):
-        row["images_per_second"] = self._batch_size / seconds
-      self._writer.write(step, row)
+      epoch = step / self._steps_per_epoch
+      self._writer.write(step, {"epoch": epoch, **scalars, **host})
       self._progress.update(
         step,
         total=self._total,
         steps_per_epoch=self._steps_per_epoch,
         batch_size=self._batch_size,
-        seconds_per_step=seconds,
         loss=scalars["loss"],
         lr=scalars["lr"],
+        images_per_second=host.get("images_per_second", math.nan),
+        data_wait=host.get("data_wait", math.nan),
       )
 
 
@@ -183,18 +199,22 @@ class Progress:
     total: int,
     steps_per_epoch: int,
     batch_size: int,
-    seconds_per_step: float,
     loss: float,
     lr: float,
+    images_per_second: float,
+    data_wait: float,
   ) -> None:
-    """Shows where the run is."""
-    eta, speed = (total - step) * seconds_per_step, "?"
-    if math.isfinite(seconds_per_step):
-      speed = f"{batch_size / seconds_per_step:,.0f}"
+    """Shows where the run is; `data_wait` is a share of the time."""
+    eta = (total - step) * batch_size / images_per_second
+    speed = "?"
+    if math.isfinite(images_per_second):
+      speed = f"{images_per_second:,.0f}"
     line = (
       f"epoch {step / steps_per_epoch:.1f}/{total / steps_per_epoch:g}"
       f"  step {step}/{total}  loss {loss:.4f}  lr {lr:.3g}"
-      f"  {speed} images/s  ETA {duration(eta)}"
+      f"  {speed} images/s"
+      f"{f' ({data_wait:.0%} waiting for data)' if data_wait >= 0.01 else ''}"
+      f"  ETA {duration(eta)}"
     )
     if self._live:
       self._stream.write(f"\r\033[K{line}")

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from sslx.data import augment
-from sslx.data.augment import View
+from sslx.data import views as views_lib
+from sslx.data.views import Patches, View
 from sslx.evaluate import monitors
 from sslx.evaluate.probe import OnlineProbe
 from sslx.methods.base import Method
@@ -36,7 +37,7 @@ class TrainStep:
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   probe: OnlineProbe | None
-  views: tuple[View, ...]
+  views: tuple[View | Patches, ...]
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
 
@@ -62,16 +63,17 @@ class TrainStep:
     )
 
   def preprocess(
-    self, images: jax.Array, rng: jax.Array, axis: Axis
+    self, batch: dict[str, Any], rng: jax.Array, axis: Axis
   ) -> tuple[jax.Array, ...]:
-    """uint8[b, h, w, 3] images to normalised views, f32[b, s, s, 3] each."""
+    """Normalised views, f32[b, *view.shape] each; see `__call__`."""
     # Keyed by the place in the global batch: what happens to an image does not
     # depend on the device that it is on.
-    keys = augment.example_keys(rng, axis.positions(len(images)))
-    return tuple(
-      augment.normalize(view, self.mean, self.std)
-      for view in augment.make_views(self.views, images, keys)
-    )
+    keys = augment.example_keys(rng, axis.positions(len(batch["label"])))
+    if "views" in batch:
+      views = augment.colour_views(self.views, batch["views"], keys)
+    else:
+      views = augment.make_views(self.views, batch["image"], keys)
+    return tuple(augment.normalize(x, self.mean, self.std) for x in views)
 
   def __call__(
     self, state: TrainState, batch: dict[str, Any], axis: Axis
@@ -80,7 +82,9 @@ class TrainStep:
 
     Args:
       state: before the step.
-      batch: `image`, uint8[b, h, w, 3]; `label`, int32[b], -1 for none.
+      batch: `label`, int32[b], -1 for none; and either `image`,
+        uint8[b, h, w, 3], or `views`, cut on the host: a tuple of
+        uint8[b, *view.shape].
       axis: identity in the global view, collectives in the per-device view.
 
     Returns:
@@ -91,7 +95,7 @@ class TrainStep:
       jax.random.fold_in(rng, state.step)
     )
     batch = {
-      "views": self.preprocess(batch["image"], rng_augment, axis),
+      "views": self.preprocess(batch, rng_augment, axis),
       "label": batch["label"],
     }
 
@@ -141,11 +145,7 @@ class TrainStep:
     )
 
 
-def example_batch(views: tuple[View, ...]) -> dict[str, Any]:
+def example_batch(views: tuple[View | Patches, ...]) -> dict[str, Any]:
   """A batch of two blank images, as a method's `init` wants it for shapes."""
-  blank = tuple(
-    jnp.zeros((2, view.size, view.size, 3))
-    for view in views
-    for _ in range(view.count)
-  )
+  blank = tuple(jnp.zeros((2, *x.shape)) for x in views_lib.each(views))
   return {"views": blank, "label": jnp.zeros(2, jnp.int32)}

@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -23,12 +22,16 @@ from sslx import checkpoint, metrics, optim, parallel
 from sslx import config as config_lib
 from sslx.checkpoint import Checkpoints
 from sslx.config import ConfigError
+from sslx.data.pipeline import Batches
 from sslx.experiment import Experiment, build
 from sslx.state import TrainState
 
 # Keys in which a run may differ from the one that it goes on from: they change
 # where and how it runs, not what it computes.
-MAY_CHANGE = r"data\.(data_dir|prepare)|runtime\.(?!seed$|evaluate\.probe).*"
+MAY_CHANGE = (
+  r"data\.(data_dir|prepare|threads|workers|max_bad)|"
+  r"runtime\.(?!seed$|evaluate\.probe).*"
+)
 
 
 def run(
@@ -65,16 +68,15 @@ def run(
     experiment.order.steps_per_epoch,
   )
   with contextlib.closing(checkpoints):
-    state, data_state = _start(experiment, checkpoints, progress.note)
+    state = _start(experiment, checkpoints, progress.note)
     first = int(parallel.to_host(state.step))
     writer = None
     if parallel.is_main_process():
       writer = metrics.Writer(workdir, first)
-      progress.note(_overview(experiment, workdir))
+      for note in (*experiment.notes, _overview(experiment, workdir)):
+        progress.note(note)
     try:
-      results = _loop(
-        experiment, state, data_state, checkpoints, writer, progress
-      )
+      results = _loop(experiment, state, checkpoints, writer, progress)
     except metrics.NotFiniteError as error:
       good = checkpoints.latest()
       kept = f"step {good} in {checkpoints.directory}" if good else "none yet"
@@ -93,12 +95,21 @@ def _start(
   experiment: Experiment,
   checkpoints: Checkpoints,
   note: Callable[[str], None],
-) -> tuple[TrainState, dict[str, Any] | None]:
-  """State and iterator state: resumed, from another run, or from scratch."""
+) -> TrainState:
+  """The state: resumed, from another run, or from scratch."""
   restored = checkpoints.restore(experiment.abstract_state)
   if restored is not None:
-    note(f"resumed from step {int(parallel.to_host(restored[0].step))}")
-    return restored
+    state, data_state = restored
+    step = int(parallel.to_host(state.step))
+    # One batch a step, in an order that the seed gives: they cannot differ.
+    if data_state != {"next_index": step}:
+      raise checkpoint.CheckpointError(
+        f"the checkpoint of step {step} in {checkpoints.directory} says that"
+        f" the data is at {data_state}. It was not written by this version;"
+        " start anew with --overwrite or another --workdir."
+      )
+    note(f"resumed from step {step}")
+    return state
   state = experiment.init_state()
   source = experiment.runtime.init_from
   if source is not None:
@@ -109,13 +120,12 @@ def _start(
     )
     state = state.replace(params=params, model_state=model_state)
     note(f"weights from {source}")
-  return state, None
+  return state
 
 
 def _loop(
   experiment: Experiment,
   state: TrainState,
-  data_state: dict[str, Any] | None,
   checkpoints: Checkpoints,
   writer: metrics.Writer | None,
   progress: metrics.Progress,
@@ -152,7 +162,7 @@ def _loop(
 
   first = int(parallel.to_host(state.step))
   results = evaluate(0, state) if first == 0 else {}
-  batches = experiment.batches(data_state)
+  batches = experiment.batches(first, progress.note)
   with contextlib.closing(batches), _termination() as terminated:
     train_step = experiment.compiled_step()
     after = steps(train_step, state, batches, log, first, total)
@@ -176,7 +186,7 @@ def _loop(
 def steps(
   train_step: Callable,
   state: TrainState,
-  batches: Iterator[Any],
+  batches: Batches,
   log: metrics.Log,
   first: int,
   total: int,
@@ -189,8 +199,11 @@ def steps(
   """
   running = collections.deque()
   for step in range(first + 1, total + 1):
-    state, step_metrics = train_step(state, next(batches))
-    log.add(step, step_metrics)
+    asked = time.perf_counter()
+    batch = next(batches)
+    waited = time.perf_counter() - asked
+    state, step_metrics = train_step(state, batch)
+    log.add(step, step_metrics, waited, len(batches.bad))
     # The host may run ahead of the devices, but each step that waits holds a
     # batch in their memory.
     running.append(step_metrics["loss"])
@@ -277,7 +290,7 @@ def _overview(experiment: Experiment, workdir: pathlib.Path) -> str:
   parallel_ = experiment.runtime.parallel
   return (
     f"{type(experiment.step.method).__name__}, {count:,} parameters, on"
-    f" {data.source}: {len(experiment.train.images):,} images\n"
+    f" {data.source}: {len(experiment.train):,} images\n"
     f"{experiment.schedule.epochs} epochs of"
     f" {experiment.order.steps_per_epoch} steps, batch {data.batch_size} ="
     f" {len(devices)} x {data.batch_size // len(devices)}"
@@ -291,6 +304,8 @@ def _overview(experiment: Experiment, workdir: pathlib.Path) -> str:
 def _summary(workdir: pathlib.Path, k: int) -> str:
   """What was learnt, against no training and no encoder at all."""
   rows = [r for r in metrics.read(workdir) if f"eval/knn_{k}" in r]
+  if not rows:
+    return "no kNN accuracy: the data has no labels to evaluate with"
   first, last = rows[0], rows[-1]
   final = 100 * last[f"eval/knn_{k}"]
   lines = [f"kNN accuracy (k={k}) after training: {final:.1f} %"]

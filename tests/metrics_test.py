@@ -89,14 +89,16 @@ def test_the_progress_line(stream):
       total=20,
       steps_per_epoch=5,
       batch_size=100,
-      seconds_per_step=360.0,
       loss=1.25,
       lr=0.5,
+      images_per_second=100 / 360,
+      data_wait=0.25 if step == 10 else 0.0,
     )
   progress.note("done")
   text = stream.getvalue()
-  assert "epoch 1.0/4  step 5/20  loss 1.2500  lr 0.5  0 images/s" in text
-  assert "ETA 1:30:00" in text
+  first = "epoch 1.0/4  step 5/20  loss 1.2500  lr 0.5  0 images/s  ETA 1:30:00"
+  assert first in text
+  assert "0 images/s (25% waiting for data)  ETA 1:00:00" in text
   if stream.isatty():
     assert text.count("\n") == 2 and text.count("\r") == 2
   else:

@@ -5,21 +5,23 @@ torchvision's on float tensors. Images are RGB f32[b, h, w, 3] in [0, 1]; those
 that come in may also be uint8. `keys` are typed PRNG keys [b], one per image:
 a view depends on the seed and on the place of its example in the global batch,
 never on the devices or on its neighbours.
+
+Small images are cut here as well (`cut_views`); large ones have been cut on the
+host, and come in as uint8 views.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
-import math
-from typing import Literal
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslx.config import require
+from sslx.data import views as views_lib
+from sslx.data.views import HUE, Patches, View, between
 
 Array = jax.Array
 Rgb = tuple[float, float, float]
@@ -27,57 +29,9 @@ Rgb = tuple[float, float, float]
 # Streams of one key. An operation takes fixed places in its stream, so that
 # leaving it out changes no other.
 _BOX, _FLIP, _COLOUR = range(3)
-_TRIES = 10
-_CONTRAST, _SATURATION, _HUE = 1, 2, 3  # brightness is 0
+_CONTRAST, _SATURATION = 1, 2  # brightness is 0, hue is 3
 _ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
 _fold = jax.vmap(jax.random.fold_in, (0, None))  # a number into every key
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-  """One kind of view of an image: how it is cropped and coloured.
-
-  A bare view is a random crop and a flip. `jitter` holds the strengths s of
-  brightness, contrast and saturation, which multiply by U(max(0, 1-s), 1+s),
-  and of hue, which turns by U(-s, s) circles; all four happen together, with
-  `jitter_prob`, in random order. `flip`, `grey`, `blur` and `solarize` are
-  probabilities. A value out of its range raises a ValueError.
-  """
-
-  size: int  # of the view, size x size pixels
-  count: int = 1  # views of this kind per image
-  crop_scale: tuple[float, float] = (0.08, 1.0)  # crop area / image area
-  crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # crop width / height
-  interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # antialiased
-  flip: float = 0.5
-  jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-  jitter_prob: float = 0.8
-  grey: float = 0.0
-  blur: float = 0.0
-  blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels
-  blur_kernel: int = 23  # taps, odd
-  solarize: float = 0.0
-
-  def __post_init__(self):
-    for name in ("size", "count", "blur_kernel"):
-      require(self, name, getattr(self, name) >= 1, "1 or more")
-    for name in ("crop_scale", "crop_ratio", "blur_sigma"):
-      low, high = getattr(self, name)
-      require(self, name, 0 < low <= high, "(low, high) with 0 < low <= high")
-    require(self, "crop_scale", self.crop_scale[1] <= 1, "at most 1")
-    known = self.interpolation in _FILTERS
-    require(self, "interpolation", known, " or ".join(map(repr, _FILTERS)))
-    for name in ("flip", "jitter_prob", "grey", "blur", "solarize"):
-      require(
-        self, name, 0 <= getattr(self, name) <= 1, "a probability, 0 to 1"
-      )
-    require(self, "jitter", min(self.jitter) >= 0, "four strengths from 0 up")
-    require(
-      self, "jitter", self.jitter[_HUE] <= 0.5, "0.5 or less in hue, the last"
-    )
-    require(self, "blur_kernel", self.blur_kernel % 2 == 1, "odd")
-    fits = not self.blur or self.blur_kernel // 2 < self.size
-    require(self, "blur_kernel", fits, f"below 2 * size = {2 * self.size}")
 
 
 def example_keys(key: Array, positions: Array) -> Array:
@@ -85,52 +39,114 @@ def example_keys(key: Array, positions: Array) -> Array:
   return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
 
 
-def make_views(views: tuple[View, ...], images: Array, keys: Array) -> tuple:
-  """A tuple of all views of each image, f32[b, size, size, 3] each.
+def cut_views(
+  views: tuple[View | Patches, ...], images: Array, keys: Array
+) -> tuple[Array, ...]:
+  """All views of each image, f32[b, *view.shape] each, not yet coloured.
 
-  Every `View` in turn, `count` times; the n-th folds n into the keys.
+  Every kind of view in turn, `count` times; the n-th folds n into the keys.
   """
-  kinds = enumerate(view for view in views for _ in range(view.count))
-  return tuple(augment(kind, images, _fold(keys, n)) for n, kind in kinds)
+  return tuple(
+    cut_patches(view, images, _fold(keys, n))
+    if isinstance(view, Patches)
+    else random_resized_crop(view, images, _fold(keys, n))
+    for n, view in enumerate(views_lib.each(views))
+  )
 
 
-def augment(view: View, images: Array, keys: Array) -> Array:
-  """One view of each image, f32[b, size, size, 3]: crop and flip, then colour.
+def make_views(
+  views: tuple[View | Patches, ...], images: Array, keys: Array
+) -> tuple[Array, ...]:
+  """All views of small images, cut and coloured: f32[b, *view.shape] each."""
+  return colour_views(views, cut_views(views, images, keys), keys)
 
-  Another view of the same images needs other keys: see `make_views`.
+
+def colour_views(
+  views: tuple[View | Patches, ...], cut: tuple[Array, ...], keys: Array
+) -> tuple[Array, ...]:
+  """What happens to views after they are cut, here or on the host.
+
+  Args:
+    views: kinds of views.
+    cut: u8 or float [b, *view.shape] of each kind in turn, `count` times.
+    keys: the same as `cut_views` has, if it cut them.
+
+  Returns:
+    f32[b, *view.shape] each, in [0, 1].
   """
-  return augment_colour(view, random_resized_crop(view, images, keys), keys)
+  every = enumerate(zip(views_lib.each(views), cut, strict=True))
+  return tuple(
+    _grey_patches(view, x, _fold(keys, n))
+    if isinstance(view, Patches)
+    else augment_colour(view, x, _fold(keys, n))
+    for n, (view, x) in every
+  )
+
+
+class Colour(NamedTuple):
+  """What is done to the colours of each image; all arrays are [b].
+
+  Attributes:
+    jittered, greyed, blurred, solarized: whether the operation is done.
+    factors: f32[b, 4], of brightness, contrast and saturation, and the turn of
+      the hue.
+    order: i32[b, 4], see `color_jitter`.
+    sigma: f32[b], of the blur.
+  """
+
+  jittered: Array
+  factors: Array
+  order: Array
+  greyed: Array
+  blurred: Array
+  sigma: Array
+  solarized: Array
+
+
+def draw_colour(view: View, keys: Array) -> Colour:
+  """Draws what `augment_colour` does for these keys."""
+  uniforms = _uniforms(keys, _COLOUR, 10)
+  jitters, orders, greys, blurs, sigmas, solarizes = uniforms[:, 4:].T
+  strength, middle = np.array(view.jitter), np.array([1, 1, 1, 0])
+  low = np.maximum(middle - strength, [0, 0, 0, -1])
+  return Colour(
+    jittered=jitters < (view.jitter_prob if any(view.jitter) else 0),
+    factors=between(low, middle + strength, uniforms[:, :4]),
+    order=jnp.asarray(_ORDERS)[(orders * len(_ORDERS)).astype(jnp.int32)],
+    greyed=greys < view.grey,
+    blurred=blurs < view.blur,
+    sigma=between(*view.blur_sigma, sigmas),
+    solarized=solarizes < view.solarize,
+  )
 
 
 def augment_colour(view: View, images: Array, keys: Array) -> Array:
-  """What `augment` does after the crop, for views that the host has cropped.
+  """Jitter, grey, blur and solarize.
 
   An operation of probability or strength 0 is not computed. An image that does
   not draw an operation keeps its pixels bit for bit.
   """
   images = _unit_float(images)
-  uniforms = _uniforms(keys, _COLOUR, 10)
-  jitters, orders, greys, blurs, sigmas, solarizes = uniforms[:, 4:].T
+  jitter = view.jitter_prob and any(view.jitter)
+  if not any((jitter, view.grey, view.blur, view.solarize)):
+    return images
+  colour = draw_colour(view, keys)
 
-  def sometimes(uniform, probability, new):
-    return jnp.where(_per_image(uniform < probability), new, images)
+  def where(chosen, new):
+    return jnp.where(_per_image(chosen), new, images)
 
-  if view.jitter_prob and any(view.jitter):
-    strength, middle = np.array(view.jitter), np.array([1, 1, 1, 0])
-    low = np.maximum(middle - strength, [0, 0, 0, -1])
-    amounts = _between(low, middle + strength, uniforms[:, :4]).T
-    factors = [a if s else None for a, s in zip(amounts, strength, strict=True)]
-    order = jnp.asarray(_ORDERS)[(orders * len(_ORDERS)).astype(jnp.int32)]
-    jittered = color_jitter(images, *factors, order)
-    images = sometimes(jitters, view.jitter_prob, jittered)
+  if jitter:
+    used = zip(colour.factors.T, view.jitter, strict=True)
+    factors = [factor if strength else None for factor, strength in used]
+    jittered = color_jitter(images, *factors, colour.order)
+    images = where(colour.jittered, jittered)
   if view.grey:
-    images = sometimes(greys, view.grey, grayscale(images))
+    images = where(colour.greyed, grayscale(images))
   if view.blur:
-    sigma = _between(*view.blur_sigma, sigmas)
-    blurred = gaussian_blur(images, sigma, view.blur_kernel)
-    images = sometimes(blurs, view.blur, blurred)
+    blurred = gaussian_blur(images, colour.sigma, view.blur_kernel)
+    images = where(colour.blurred, blurred)
   if view.solarize:
-    images = sometimes(solarizes, view.solarize, solarize(images))
+    images = where(colour.solarized, solarize(images))
   return images
 
 
@@ -142,29 +158,37 @@ def random_resized_crop(view: View, images: Array, keys: Array) -> Array:
 
 
 def sample_boxes(view: View, keys: Array, height: int, width: int) -> Array:
-  """Draws i32[b, 4] boxes (top, left, height, width) in height x width images.
+  """Draws i32[b, 4] boxes: see `views.random_boxes`."""
+  uniforms = _uniforms(keys, _BOX, views_lib.BOX_UNIFORMS)
+  return views_lib.random_boxes(view, uniforms, height, width, jnp)
 
-  The rule of torchvision's RandomResizedCrop: the first of ten draws of area
-  and ratio that fits, in a uniform place; if none fits, the greatest central
-  box with a ratio in range (after Szegedy et al. 2014, GoogLeNet, section 6).
-  """
-  uniforms = _uniforms(keys, _BOX, 2 * _TRIES + 2)
-  area, ratio, place = jnp.split(uniforms, [_TRIES, 2 * _TRIES], axis=1)
-  area = _between(*view.crop_scale, area) * height * width
-  ratio = jnp.exp(_between(*map(math.log, view.crop_ratio), ratio))
-  tries = jnp.round(jnp.sqrt(jnp.stack([area / ratio, area * ratio], axis=2)))
-  image = np.array([height, width])
-  fits = ((tries > 0) & (tries <= image)).all(axis=2)
-  first = jnp.argmax(fits, axis=1)[:, None, None]
-  drawn = jnp.take_along_axis(tries, first, axis=1)[:, 0]
-  # place < 1, so that the floor is never the whole of slack + 1.
-  corner = jnp.floor(place * (image - drawn + 1))
-  narrow, broad = view.crop_ratio
-  central = np.minimum(image, np.rint([width / narrow, height * broad]))
-  central = np.concatenate([(image - central) // 2, central])
-  drawn = jnp.concatenate([corner, drawn], axis=1)
-  found = fits.any(axis=1, keepdims=True)
-  return jnp.where(found, drawn, central).astype(jnp.int32)
+
+def cut_patches(view: Patches, images: Array, keys: Array) -> Array:
+  """Nine patches of each image, f32[b, 9, size, size, 3]."""
+  uniforms = _uniforms(keys, _BOX, views_lib.PATCH_UNIFORMS)
+  corners = views_lib.random_patches(view, uniforms, jnp)  # [b, 9, 2]
+
+  def matrices(n, start):
+    """f32[b, 9, size, n]: those rows of the resize that a patch shows."""
+    whole = jnp.float32([n])
+    filter_ = _FILTERS[view.interpolation]
+    resize = _resize_matrix(filter_, view.resize, n, whole * 0, whole)[0]
+    return resize[start[..., None] + jnp.arange(view.size)]
+
+  rows = matrices(images.shape[1], corners[..., 0])
+  columns = matrices(images.shape[2], corners[..., 1])
+  separable = jax.vmap(_separable, (1, 1, None), out_axes=1)
+  return jnp.clip(separable(rows, columns, _unit_float(images)), 0, 1)
+
+
+def _grey_patches(view: Patches, patches: Array, keys: Array) -> Array:
+  """The mean of the channels, in all patches of an image or in none."""
+  patches = _unit_float(patches)
+  if not view.grey:
+    return patches
+  greyed = _uniforms(keys, _COLOUR, 1)[:, 0] < view.grey
+  grey = patches.mean(-1, keepdims=True)
+  return jnp.where(greyed.reshape(-1, 1, 1, 1, 1), grey, patches)
 
 
 def crop_resize(
@@ -220,7 +244,7 @@ def color_jitter(
   factors = jnp.take_along_axis(jnp.stack(factors, axis=1), order, axis=1)
   if hue is None:
     return _blend(images, factors, order)
-  slot, turn = np.arange(4), jnp.argmax(order == _HUE, axis=1)[:, None]
+  slot, turn = np.arange(4), jnp.argmax(order == HUE, axis=1)[:, None]
   before = jnp.where(slot < turn, factors, 1)
   after = jnp.where(slot > turn, factors, 1)
   images = _turn_hue(_blend(images, before[:, :3], order[:, :3]), hue)
@@ -260,10 +284,6 @@ def normalize(images: Array, mean: Rgb, std: Rgb) -> Array:
 def _uniforms(keys: Array, stream: int, count: int) -> Array:
   draw = lambda key: jax.random.uniform(key, (count,))
   return jax.vmap(draw)(_fold(keys, stream))  # f32[b, count] in [0, 1)
-
-
-def _between(low: float, high: float, uniform: Array) -> Array:
-  return low + (high - low) * uniform
 
 
 def _per_image(values: Array) -> Array:

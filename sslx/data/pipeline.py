@@ -1,26 +1,36 @@
 """From a source to batches on the devices: order, shards, prefetch, state.
 
-One Grain element is one batch of indices, so that Grain's overhead is paid per
-batch. Batch `i` of a run holds the same examples in the same order whatever the
-number of processes, devices or threads: it depends on the seed alone, and the
-only state of an iterator is the index of its next batch.
+One Grain element is one batch, so that Grain's overhead is paid per batch.
+Batch `i` of a run holds the same views of the same examples in the same order
+whatever the number of processes, devices, threads or worker processes: it
+depends on the seed alone, and the only state of an iterator is the number of
+batches taken.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent import futures
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
 from sslx.config import ConfigError, require
-from sslx.data.augment import View
-from sslx.data.sources import Arrays, Source
+from sslx.data import crops
+from sslx.data import views as views_lib
+from sslx.data.sources import Arrays, Encoded, Source
+from sslx.data.views import Centre, Patches, View
+
+# A stream of the seed of its own: the order takes the others.
+_CUTS = 0x63757473
+# More damaged neighbours than this, and it is not the images that are damaged.
+_NEIGHBOURS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,32 +38,51 @@ class Data:
   """Config section `data`.
 
   Attributes:
-    source: `shapes`, or the name of a TFDS data set.
+    source: `shapes`, `folder`, or the name of a TFDS data set.
     batch_size: global batch, images per step over all devices.
     views: what the method is given of each image.
     mean: per channel, of images in [0, 1].
     std: per channel, of images in [0, 1].
-    data_dir: TFDS directory; None is TFDS's default.
+    data_dir: folder of images, or TFDS directory; None is TFDS's default.
     prepare: whether to download and prepare a set that is not there.
+    train: the split to train on, see `sources.Source`.
+    test: the split to evaluate on, see `sources.Source`.
+    centre: the view that large images are evaluated on; small ones are whole.
+    max_bad: the share of images that may fail to decode before the run stops.
+    threads: that cut views; None is one per core of this process.
+    workers: processes that cut views, with `threads` each; 0 is this one, which
+      is the fastest up to some dozens of cores.
   """
 
   source: str
   batch_size: int
-  views: tuple[View, ...]
+  views: tuple[View | Patches, ...]
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
   data_dir: str | None = None
   prepare: bool = True
+  train: str | None = None
+  test: str | None = None
+  centre: Centre = Centre()
+  max_bad: float = 0.01
+  threads: int | None = None
+  workers: int = 0
 
   def __post_init__(self):
     require(self, "batch_size", self.batch_size >= 1, "positive")
     require(self, "views", bool(self.views), "one view or more")
     require(self, "std", min(self.std) > 0, "positive")
+    require(self, "max_bad", 0 <= self.max_bad <= 1, "a share, 0 to 1")
+    positive = self.threads is None or self.threads >= 1
+    require(self, "threads", positive, "positive, or None for all cores")
+    require(self, "workers", self.workers >= 0, "0 or more")
 
   @property
   def records(self) -> Source:
     """Where the records come from."""
-    return Source(self.source, data_dir=self.data_dir, prepare=self.prepare)
+    return Source(
+      self.source, self.data_dir, self.prepare, self.train, self.test
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,34 +133,209 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
   return np.random.Generator(bits).permutation(n)
 
 
-def host_batches(
-  arrays: Arrays, order: Order, rows: slice
-) -> grain.DatasetIterator:
-  """Batches of an in-memory set, as numpy: this process's rows of each.
+class HostBatch(NamedTuple):
+  """What one Grain element is.
 
-  Args:
-    arrays: the set.
-    order: of the examples.
-    rows: the part of each global batch that this process loads.
-
-  Returns:
-    A checkpointable iterator of {`image`: uint8[rows, h, w, 3], `label`:
-    int32[rows], -1 where there is none}.
+  Attributes:
+    arrays: `label`, int32[b], -1 where there is none; and `image`,
+      uint8[b, h, w, 3], or `views`, a tuple of uint8[b, *view.shape].
+    bad: (index, reason) of each image that had to be replaced.
   """
 
-  def load(indices: np.ndarray) -> dict[str, np.ndarray]:
-    indices = indices[rows]
-    if arrays.labels is None:
+  arrays: dict[str, Any]
+  bad: tuple[tuple[int, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gather:
+  """Makes this process's rows of a batch, of images in memory."""
+
+  images: Arrays
+  order: Order
+  rows: slice
+
+  def __call__(self, batch: int) -> HostBatch:
+    indices = self.order[batch][self.rows]
+    if self.images.labels is None:
       labels = np.full(len(indices), -1, np.int32)
     else:
-      labels = arrays.labels[indices]
-    return {"image": arrays.images[indices], "label": labels}
+      labels = self.images.labels[indices]
+    return HostBatch(
+      {"image": self.images.images[indices], "label": labels}, ()
+    )
 
-  return iter(
-    grain.MapDataset.source(order)
-    .map(load)
-    .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+
+@dataclasses.dataclass(frozen=True)
+class CutViews:
+  """Makes this process's rows of a batch, of encoded images."""
+
+  images: Encoded
+  order: Order
+  rows: slice
+  views: tuple[View | Patches, ...]
+  threads: int
+
+  def __call__(self, batch: int) -> HostBatch:
+    """Reads, decodes and cuts."""
+    indices = self.order[batch][self.rows]
+    uniforms = self._uniforms(batch)
+    encoded, labels = self.images.read(indices)
+    b = len(indices)
+    outs = [
+      np.empty((b, *view.shape), np.uint8)
+      for view in views_lib.each(self.views)
+    ]
+
+    def cut(row: int) -> list[tuple[int, str]]:
+      # Single pictures: a patch is one of nine of its view.
+      single = [
+        x for out in outs for x in out[row].reshape(-1, *out.shape[-3:])
+      ]
+      index, data, bad = int(indices[row]), encoded[row], []
+      encoded[row] = None  # Frees its memory as soon as it is decoded.
+      while True:
+        try:
+          size = crops.size(data)
+          cuts = crops.random_cuts(
+            self.views, uniforms[row : row + 1], *map(np.atleast_1d, size)
+          )
+          crops.cut(data, cuts[0], single)
+          return bad
+        except crops.BadImage as error:
+          bad.append((index, str(error)))
+          if len(bad) == _NEIGHBOURS:
+            raise ConfigError(
+              f"{_NEIGHBOURS} images in a row cannot be decoded, the first"
+              f" being {self.images.name(bad[0][0])}: {bad[0][1]}."
+            ) from error
+          # The neighbour in the set, and so the same one on every machine.
+          index = (index + 1) % len(self.images)
+          (data,), labels[row : row + 1] = self.images.read([index])
+
+    found = _pool(self.threads).map(cut, range(b))
+    bad = tuple(x for each in found for x in each)
+    return HostBatch({"views": tuple(outs), "label": labels}, bad)
+
+  def _uniforms(self, batch: int) -> np.ndarray:
+    """f64[rows, n]: a part of what is drawn for the whole global batch."""
+    bits = np.random.Philox(
+      np.random.SeedSequence([self.order.seed, batch, _CUTS])
+    )
+    n = crops.uniforms_per_image(self.views)
+    drawn = np.random.Generator(bits).random((self.order.batch_size, n))
+    return drawn[self.rows]
+
+
+@functools.cache
+def _pool(threads: int) -> futures.ThreadPoolExecutor:
+  """One for all batches of a process, and another in each worker process."""
+  return futures.ThreadPoolExecutor(threads, thread_name_prefix="cut")
+
+
+def default_threads() -> int:
+  """One per core that this process may use."""
+  return len(os.sched_getaffinity(0))
+
+
+def host_batches(
+  images: Arrays | Encoded,
+  order: Order,
+  rows: slice,
+  data: Data,
+  *,
+  start: int = 0,
+) -> Iterator[HostBatch]:
+  """This process's rows of each batch, as numpy.
+
+  Args:
+    images: the set.
+    order: of the examples.
+    rows: the part of each global batch that this process loads.
+    data: views, threads and worker processes.
+    start: the batch to begin with.
+  """
+  if isinstance(images, Arrays):
+    load, ahead = _Gather(images, order, rows), 1
+  else:
+    threads = data.threads or default_threads()
+    # Two batches at a time: while one is read, the other is decoded.
+    load, ahead = CutViews(images, order, rows, data.views, threads), 2
+  batches = grain.MapDataset.range(start, len(order)).map(load)
+  batches = batches.to_iter_dataset(
+    grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=2 * ahead)
   )
+  if data.workers and not isinstance(images, Arrays):
+    batches = batches.mp_prefetch(
+      grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=2)
+    )
+  return iter(batches)
+
+
+def evaluation_batches(
+  images: Arrays | Encoded,
+  batch_size: int,
+  rows: slice,
+  centre: Centre,
+  limit: int | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """A set in its own order, nothing dropped: this process's rows.
+
+  Args:
+    images: the set.
+    batch_size: global; the last batch is padded.
+    rows: the part of each global batch that this process loads.
+    centre: the view of encoded images.
+    limit: only so many images.
+
+  Yields:
+    uint8[rows, h, w, 3], and int32[rows] labels: -1 for padding and for an
+    image that cannot be decoded; 0 where the set has no labels.
+  """
+  total = min(len(images), limit or len(images))
+
+  def load(first: int) -> tuple[np.ndarray, np.ndarray]:
+    indices = np.arange(first + rows.start, first + rows.stop)
+    valid = indices < total
+    indices = np.where(valid, indices, 0)
+    if isinstance(images, Arrays):
+      labels = None if images.labels is None else images.labels[indices]
+      pixels = images.images[indices]
+    else:
+      pixels, labels = _centres(images, indices, centre)
+      valid &= labels != _UNDECODED
+    if images.num_classes is None:
+      labels = np.zeros(len(indices), np.int32)
+    return pixels, np.where(valid, labels, -1).astype(np.int32)
+
+  firsts = range(0, total, batch_size)
+  with futures.ThreadPoolExecutor(1) as ahead:  # Reads on while we encode.
+    pending = None
+    for first in firsts:
+      loading = ahead.submit(load, first)
+      if pending:
+        yield pending.result()
+      pending = loading
+    yield pending.result()
+
+
+_UNDECODED = -2  # a label
+
+
+def _centres(
+  images: Encoded, indices: np.ndarray, centre: Centre
+) -> tuple[np.ndarray, np.ndarray]:
+  encoded, labels = images.read(indices)
+  out = np.zeros((len(indices), centre.size, centre.size, 3), np.uint8)
+
+  def cut(row: int) -> None:
+    try:
+      where = crops.centre_cut(centre, *crops.size(encoded[row]))
+      crops.cut(encoded[row], [where], [out[row]])
+    except crops.BadImage:
+      labels[row] = _UNDECODED
+
+  list(_pool(default_threads()).map(cut, range(len(indices))))
+  return out, labels
 
 
 class Batches(Iterator):
@@ -143,23 +347,26 @@ class Batches(Iterator):
 
   def __init__(
     self,
-    batches: grain.DatasetIterator,
+    batches: Iterator[HostBatch],
     put: Callable[[Any], Any],
     *,
-    state: dict[str, Any] | None = None,
+    start: int = 0,
     ahead: int = 2,
+    on_bad: Callable[[int, str], None] = lambda index, reason: None,
   ):
-    """Starts at `state`, or at the beginning.
+    """Starts the thread.
 
     Args:
-      batches: of numpy arrays.
+      batches: on the host.
       put: makes device arrays of one of them; called in the thread.
-      state: what the property `state` of an earlier iterator was.
+      start: how many batches of the run came before these.
       ahead: how many batches may wait on the devices.
+      on_bad: told once of each image that cannot be decoded; called in the
+        thread that takes the batches, whom an error that it raises reaches.
     """
-    if state is not None:
-      batches.set_state(state)
-    self.state = batches.get_state()
+    self.state = {"next_index": start}
+    self.bad: set[int] = set()
+    self._on_bad = on_bad
     self._ready = queue.Queue(maxsize=ahead)
     self._closed = threading.Event()
     self._thread = threading.Thread(
@@ -167,10 +374,10 @@ class Batches(Iterator):
     )
     self._thread.start()
 
-  def _fill(self, batches, put) -> None:
+  def _fill(self, batches: Iterator[HostBatch], put: Callable) -> None:
     try:
-      for batch in batches:
-        self._offer((put(batch), batches.get_state()))
+      for arrays, bad in batches:
+        self._offer((put(arrays), bad))
         if self._closed.is_set():
           return
       self._offer(StopIteration())
@@ -189,8 +396,13 @@ class Batches(Iterator):
     if isinstance(item, BaseException):
       self._ready.put(item)  # Exhausted, or broken, for good.
       raise item
-    batch, self.state = item
-    return batch
+    arrays, bad = item
+    self.state = {"next_index": self.state["next_index"] + 1}
+    for index, reason in bad:
+      if index not in self.bad:
+        self.bad.add(index)
+        self._on_bad(index, reason)
+    return arrays
 
   def close(self) -> None:
     """Ends the thread; no batch can be taken after."""

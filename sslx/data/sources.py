@@ -1,7 +1,9 @@
-"""Where images come from: the generated shapes, or a TFDS data set.
+"""Where images come from: the generated shapes, a TFDS set, or a folder.
 
-A set is read whole into memory as uint8. TFDS sets are read from ArrayRecord
-files, which takes no TensorFlow; only downloading and preparing one does.
+A set of small images of one size is read whole into memory, and its views are
+cut on the device. Of any other set the encoded images are read batch by batch,
+and its views are cut on the host. TFDS sets are read from ArrayRecord files,
+which takes no TensorFlow; only downloading and preparing one does.
 """
 
 from __future__ import annotations
@@ -11,18 +13,18 @@ import difflib
 import math
 import os
 import shlex
-from collections.abc import Iterable
-from concurrent import futures
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
-import cv2
 import jax
 import numpy as np
 
 from sslx.config import ConfigError
-from sslx.data import shapes
+from sslx.data import records, shapes
 
-_CHUNK = 1000  # records that a thread reads and decodes at a time
+# Images of one size up to this side are held in memory. Fixed, and not a matter
+# of how much memory there is: where views are cut decides what is drawn.
+IN_MEMORY_SIDE = 96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,19 +32,22 @@ class Source:
   """Which set, and which of its splits.
 
   Attributes:
-    name: "shapes", or a TFDS name: "cifar10", "name/config", "name:1.0.0".
-    data_dir: TFDS directory; None is TFDS's default, TFDS_DATA_DIR or
-      ~/tensorflow_datasets.
+    name: "shapes"; "folder", of image files; or a TFDS name: "cifar10",
+      "name/config", "name:1.0.0".
+    data_dir: the folder of image files, or the TFDS directory, of which None
+      is TFDS's default, TFDS_DATA_DIR or ~/tensorflow_datasets.
     prepare: whether to download and prepare a set that is not there.
-    train: the split to train on; of TFDS, any slice such as "train[:10%]".
-    test: the split to evaluate on.
+    train: the split to train on. Of TFDS any slice such as "train[:10%]", and
+      None is "train"; of a folder see `files.open_files`.
+    test: the split to evaluate on; None is "test" or else "validation", if
+      there is one.
   """
 
   name: str
   data_dir: str | None = None
   prepare: bool = True
-  train: str = "train"
-  test: str = "test"
+  train: str | None = None
+  test: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,34 +64,86 @@ class Arrays:
   labels: np.ndarray | None
   num_classes: int | None
 
+  def __len__(self) -> int:
+    return len(self.images)
 
-def load(source: Source, split: Literal["train", "test"]) -> Arrays:
-  """Reads a split into memory, in the order of its files.
+
+class Encoded(Protocol):
+  """A set of encoded images, read when they are needed.
+
+  It may be sent to a worker process. `num_classes` is None if the images have
+  no labels.
+  """
+
+  num_classes: int | None
+
+  def __len__(self) -> int:
+    """Number of images."""
+
+  def read(
+    self, indices: Sequence[int]
+  ) -> tuple[list[bytes | np.ndarray], np.ndarray]:
+    """Images, encoded or as pixels uint8[h, w, 3], and labels, int32[n].
+
+    The label is -1 where there is none. An image that cannot be read is b"".
+    """
+
+  def name(self, index: int) -> str:
+    """Where an image is, for messages."""
+
+
+def load(
+  source: Source, split: Literal["train", "test"]
+) -> Arrays | Encoded | None:
+  """Opens a split; sets of small images of one size are read into memory.
 
   Args:
     source: which set.
     split: which of the two splits that the source names.
 
+  Returns:
+    Images in the order of their files; None if the source names no test split
+    and the set has none.
+
   Raises:
     ConfigError: the set or the split does not exist; is not prepared, or only
-      in part, and cannot be prepared here; is damaged; or does not hold images
-      of one size, or more of them than memory does. Damage inside a file shows
-      when that place is read, all else before the first image is.
+      in part, and cannot be prepared here; is damaged; or does not hold images,
+      or more of them than memory does. Damage inside a file shows when that
+      place is read, all else before the first image is.
   """
   name = {"train": source.train, "test": source.test}[split]
   if source.name == "shapes":
-    if name not in ("train", "test"):
+    if name not in (None, split):
       raise ConfigError(_no_split(source, name, ("train", "test")))
-    images, labels = shapes.generate(name)
+    images, labels = shapes.generate(split)
     return Arrays(images, labels, shapes.NUM_CLASSES)
+  if source.name == "folder":
+    raise NotImplementedError
 
   _check_data_dir(source.data_dir)
   builder = _builder(source)
   if not os.path.exists(builder.data_path):
     _prepare(source, builder)
     builder = _builder(source)
-  height, width, num_classes = _check_features(source, builder)
-  return _read(source, builder, name, (height, width), num_classes)
+  features = _check_features(source, builder)
+  if name is None:
+    usual = {"train": ("train",), "test": ("test", "validation")}[split]
+    there = [x for x in usual if x in builder.info.splits]
+    if not there and split == "test":
+      return None
+    name = there[0] if there else usual[0]
+  try:
+    info = builder.info.splits[name]
+  except (KeyError, ValueError) as error:
+    raise ConfigError(_no_split(source, name, builder.info.splits)) from error
+  where = f"config.data.source={source.name!r}, split {name!r}"
+  images = records.Records(
+    where, _again(source, builder), builder, name, info, features.num_classes
+  )
+  side = max(features.shape[:2], key=lambda n: math.inf if n is None else n)
+  if side is not None and side <= IN_MEMORY_SIDE and not features.raw:
+    return images.to_memory(features.shape)
+  return images
 
 
 def _check_data_dir(data_dir: str | None) -> None:
@@ -209,10 +266,14 @@ def _prepare(source: Source, builder: Any) -> None:
     ) from error
 
 
-def _check_features(
-  source: Source, builder: Any
-) -> tuple[int, int, int | None]:
-  """Height, width and number of classes, of a set that can be read."""
+class _Features(NamedTuple):
+  shape: tuple[int | None, int | None, int]  # None where it varies
+  num_classes: int | None
+  raw: bool  # pixels, not an encoded image
+
+
+def _check_features(source: Source, builder: Any) -> _Features:
+  """What a set that can be read holds."""
   import tensorflow_datasets as tfds
 
   key = f"config.data.source={source.name!r}"
@@ -231,18 +292,11 @@ def _check_features(
   is_dict = isinstance(info.features, tfds.features.FeaturesDict)
   features = dict(info.features.items()) if is_dict else {}
   image, label = features.get("image"), features.get("label")
-  if not isinstance(image, tfds.features.Image):
+  raw = isinstance(image, tfds.features.Tensor) and len(image.shape) == 3
+  if not isinstance(image, tfds.features.Image) and not raw:
     raise ConfigError(
       f"{key} has no image under 'image'; its features are {info.features}."
       " Choose a set of images."
-    )
-  height, width, _ = image.shape
-  if height is None or width is None:
-    raise ConfigError(
-      f"{key} has images of varying size. They need to be cropped on the"
-      " host, which is not supported yet: a set is held in memory as one"
-      " array. Choose a set of one size, or resize this one when you"
-      " prepare it."
     )
   if image.np_dtype != np.uint8:
     raise ConfigError(
@@ -250,94 +304,9 @@ def _check_features(
       " another set."
     )
   labelled = isinstance(label, tfds.features.ClassLabel)
-  return height, width, label.num_classes if labelled else None
-
-
-def _read(
-  source: Source,
-  builder: Any,
-  split: str,
-  size: tuple[int, int],
-  num_classes: int | None,
-) -> Arrays:
-  """Reads and decodes all records of a split, in threads."""
-  import tensorflow_datasets as tfds
-  from tensorflow_datasets.proto import tf_example_pb2
-
-  where = f"config.data.source={source.name!r}, split {split!r}"
-  again = _again(source, builder)
-  try:
-    info = builder.info.splits[split]
-  except (KeyError, ValueError) as error:
-    raise ConfigError(_no_split(source, split, builder.info.splits)) from error
-  shape = (info.num_examples, *size, 3)
-  _check_memory(where, split, shape)
-  # Raw records: TFDS's own parser takes ten times as long as the bare protobuf.
-  records = builder.as_data_source(
-    split,
-    deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
-    file_format="array_record",
-  )
-  _check_shards(where, again, info.file_instructions)
-  images = np.empty(shape, np.uint8)
-  labels = np.full(len(images), -1, np.int32)
-
-  def read(rows):
-    for row, record in zip(rows, records.__getitems__(rows), strict=True):
-      example = tf_example_pb2.Example.FromString(record).features.feature
-      # OpenCV lets go of the GIL and takes a third of Pillow's time.
-      image = cv2.imdecode(
-        np.frombuffer(example["image"].bytes_list.value[0], np.uint8),
-        cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
-      )
-      if image is None or image.shape != shape[1:]:
-        raise ValueError(f"record {row} is not an image of {size}")
-      images[row] = image
-      if num_classes is not None:
-        labels[row] = example["label"].int64_list.value[0]
-
-  rows = range(len(images))
-  chunks = [rows[i : i + _CHUNK] for i in rows[::_CHUNK]]
-  try:
-    with futures.ThreadPoolExecutor() as pool:
-      list(pool.map(read, chunks))  # Raises here what a thread raised.
-  except (RuntimeError, ValueError, cv2.error) as error:
-    raise ConfigError(f"{where} is damaged: {error}. {again}") from error
-  if num_classes is None or labels.min() < 0:  # TFDS's -1 is "not given".
-    return Arrays(images, None, None)
-  return Arrays(images, labels, num_classes)
-
-
-def _check_memory(where: str, split: str, shape: tuple[int, ...]) -> None:
-  need = math.prod(shape)
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  if need > memory:
-    raise ConfigError(
-      f"{where}: uint8{list(shape)} takes {need / 1e9:.0f} GB of memory and"
-      f" this machine has {memory / 1e9:.0f} GB. Take a slice of the split,"
-      f" such as {split + '[:10%]'!r}, or a smaller set."
-    )
-
-
-def _check_shards(where: str, again: str, shards: list[Any]) -> None:
-  """Compares what is in each file with what dataset_info.json says."""
-  from array_record.python import array_record_module
-
-  for shard in shards:
-    try:
-      reader = array_record_module.ArrayRecordReader(os.fspath(shard.filename))
-      found = reader.num_records()
-      reader.close()  # Raises what went wrong when the file was opened.
-    except RuntimeError as error:
-      raise ConfigError(
-        f"{where}: {shard.filename} is missing, cut short or unreadable:"
-        f" {error}. {again}"
-      ) from error
-    if found != shard.examples_in_shard:
-      raise ConfigError(
-        f"{where}: {shard.filename} holds {found} records where"
-        f" dataset_info.json says {shard.examples_in_shard}. {again}"
-      )
+  num_classes = label.num_classes if labelled else None
+  is_image = isinstance(image, tfds.features.Image)
+  return _Features(image.shape, num_classes, raw=not is_image)
 
 
 def _no_split(source: Source, split: str, known: Iterable[str]) -> str:

@@ -8,20 +8,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sslx import parallel
 from sslx.config import ConfigError, require
-from sslx.data import augment
-from sslx.data.sources import Arrays
+from sslx.data import augment, pipeline
+from sslx.data.sources import Arrays, Encoded
+from sslx.data.views import Centre
 from sslx.evaluate import knn, monitors
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.probe import OnlineProbe, Probe
 from sslx.methods.base import Method
 from sslx.parallel import Partitioner
 from sslx.state import TrainState
+
+_RANK_IMAGES = 2048  # of the training set, where there is no test set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +71,10 @@ class Online:
     settings: Evaluate,
     method: Method,
     probe: OnlineProbe | None,
-    train: Arrays,
-    test: Arrays,
+    train: Arrays | Encoded,
+    test: Arrays | Encoded | None,
     partitioner: Partitioner,
+    centre: Centre,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
   ):
@@ -80,11 +83,14 @@ class Online:
     Raises:
       ConfigError: a k that exceeds the bank.
     """
-    if max(settings.knn.k) > len(train.images):
+    sets = (train, test)
+    self._labelled = all(x and x.num_classes is not None for x in sets)
+    if self._labelled and max(settings.knn.k) > len(train):
       raise ConfigError(
         f"config.runtime.evaluate.knn.k is {settings.knn.k}, but the bank has"
-        f" only {len(train.images)} images; use a smaller k."
+        f" only {len(train)} images; use a smaller k."
       )
+    self._centre = centre
     self._settings = settings
     self._train, self._test = train, test
     self._partitioner = partitioner
@@ -105,25 +111,35 @@ class Online:
     """Evaluates a state; the test images are the queries.
 
     Returns:
-      `knn_<k>` and `probe_test_accuracy`: fractions of the test set;
-      `effective_rank`: of the test features.
+      `knn_<k>` and `probe_test_accuracy`: fractions of the test set, if both
+      sets have labels; `effective_rank`: of the test features, or of those of
+      the first training images.
     """
     encode = lambda images: self._encode(
       state.params, state.model_state, images
     )
-    test = self._features(encode, self._test)
-    results = self._knn(self._features(encode, self._train), test)
+    results = {}
+    if self._test is None:
+      test = self._features(encode, self._train, limit=_RANK_IMAGES)
+    else:
+      test = self._features(encode, self._test)
+    if self._labelled:
+      results |= self._knn(self._features(encode, self._train), test)
     mesh = self._partitioner.mesh
     results["effective_rank"] = monitors.effective_rank(
       test.rows, test.labels, mesh=mesh
     )
-    if self._probe is not None:
-      hits = self._probe_hits(self._probe, state.probe, test.rows, test.labels)
-      results["probe_test_accuracy"] = int(hits) / len(self._test.images)
+    if self._probe is not None and self._labelled:
+      hits, asked = self._probe_hits(
+        self._probe, state.probe, test.rows, test.labels
+      )
+      results["probe_test_accuracy"] = int(hits) / int(asked)
     return results
 
   def run_pixels(self) -> dict[str, float]:
     """KNN on raw pixels: what no learning at all gives."""
+    if not self._labelled:
+      return {}
     encode = jax.jit(
       lambda images: images.reshape(len(images), -1).astype(jnp.float32),
       out_shardings=self._partitioner.batch,
@@ -134,26 +150,31 @@ class Online:
     return {f"pixels_{name}": value for name, value in results.items()}
 
   def _features(
-    self, encode: Callable[[jax.Array], jax.Array], arrays: Arrays
+    self,
+    encode: Callable[[jax.Array], jax.Array],
+    images: Arrays | Encoded,
+    limit: int | None = None,
   ) -> Features:
     """Encodes a set in its own order; nothing is dropped.
 
     Args:
       encode: uint8[B, h, w, 3] to f32[B, d], where B is the batch size of the
         settings, rounded up to a multiple of the devices.
-      arrays: the set.
+      images: the set.
+      limit: only so many of its images.
     """
     n = self._partitioner.num_devices
     batch_size = -(-self._settings.batch_size // n) * n
-    mine = self._partitioner.local_rows(batch_size)
     batches = []
-    for first in range(0, len(arrays.images), batch_size):
-      indices = np.arange(first + mine.start, first + mine.stop)
-      valid = indices < len(arrays.images)
-      indices = np.where(valid, indices, 0)
-      labels = np.where(valid, arrays.labels[indices], -1).astype(np.int32)
-      images, labels = self._partitioner.put((arrays.images[indices], labels))
-      batches.append(Features(encode(images), labels))
+    for batch in pipeline.evaluation_batches(
+      images,
+      batch_size,
+      self._partitioner.local_rows(batch_size),
+      self._centre,
+      limit,
+    ):
+      pixels, labels = self._partitioner.put(batch)
+      batches.append(Features(encode(pixels), labels))
     return self._stack(batches)
 
   def _knn(self, bank: Features, queries: Features) -> dict[str, float]:
@@ -172,7 +193,8 @@ class Online:
 
 def _probe_hits(
   probe: OnlineProbe, state: Any, rows: jax.Array, labels: jax.Array
-) -> jax.Array:
-  """int32 scalar: how many of the valid rows the probe classifies right."""
+) -> tuple[jax.Array, jax.Array]:
+  """int32 scalars: how many valid rows the probe classifies right, of all."""
   predicted = jnp.argmax(probe.logits(state, rows), axis=-1)
-  return jnp.sum((predicted == labels) & (labels >= 0))
+  valid = labels >= 0
+  return jnp.sum((predicted == labels) & valid), jnp.sum(valid)

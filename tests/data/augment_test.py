@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sslx import config
 from sslx.data import augment
+from sslx.data.views import View
 
 
 def _images(b, h, w, seed=0):
@@ -26,7 +27,7 @@ def _keys(b, seed=0):
   return augment.example_keys(jax.random.key(seed), jnp.arange(b))
 
 
-SIMCLR = augment.View(
+SIMCLR = View(
   8,
   jitter=(0.4, 0.4, 0.4, 0.1),
   grey=0.2,
@@ -41,6 +42,11 @@ BATCH = np.arange(16), _images(16, 10, 12)
 def make(views, key, positions, images):
   keys = augment.example_keys(key, positions)
   return augment.make_views(views, images, keys)
+
+
+def augmented(view, images, keys):
+  cropped = augment.random_resized_crop(view, images, keys)
+  return augment.augment_colour(view, cropped, keys)
 
 
 def _luma(image):
@@ -206,7 +212,7 @@ def test_crop_resize_agrees_with_pillow(name, size):
 
 def test_integers_that_are_not_bytes_are_refused():
   with pytest.raises(ValueError, match="images are int32; they must be uint8"):
-    augment.augment(SIMCLR, jnp.zeros((2, 9, 9, 3), jnp.int32), _keys(2))
+    augmented(SIMCLR, jnp.zeros((2, 9, 9, 3), jnp.int32), _keys(2))
 
 
 def _one_box(rng, view, height, width):
@@ -221,7 +227,7 @@ def _one_box(rng, view, height, width):
 
 
 def test_boxes_have_torchvisions_distribution():
-  view = augment.View(8, crop_ratio=(0.75, 2.0))
+  view = View(8, crop_ratio=(0.75, 2.0))
   height, width, many = 40, 70, 4000
   boxes = np.array(augment.sample_boxes(view, _keys(many), height, width))
   top, left, h, w = boxes.T
@@ -247,12 +253,12 @@ def test_boxes_have_torchvisions_distribution():
   ],
 )
 def test_boxes_that_never_fit_are_central(height, width, ratio, box):
-  view = augment.View(8, crop_scale=(1.0, 1.0), crop_ratio=ratio)
+  view = View(8, crop_scale=(1.0, 1.0), crop_ratio=ratio)
   boxes = augment.sample_boxes(view, _keys(20), height, width)
   np.testing.assert_array_equal(boxes, np.tile(box, (20, 1)))
 
 
-WHOLE = augment.View(6, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
+WHOLE = View(6, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
 RATES = [
   (0.3, {"flip": 0.3}),
   (0.8, {"jitter": (0.4, 0.4, 0.4, 0.1)}),
@@ -270,7 +276,7 @@ def test_each_operation_is_drawn_at_its_rate(rate, settings):
   images = np.float32(_images(many, 6, 6)) / 255
   view = dataclasses.replace(WHOLE, **settings)
   got = np.array(
-    jax.jit(augment.augment, static_argnums=0)(view, images, _keys(many))
+    jax.jit(augmented, static_argnums=0)(view, images, _keys(many))
   )
   changed = (got != images).any((1, 2, 3)).sum()  # else equal to the last bit
   sigma = math.sqrt(many * rate * (1 - rate))
@@ -300,7 +306,7 @@ def test_parameters_are_drawn_per_image_and_uniformly(monkeypatch):
   )
   view = dataclasses.replace(view, grey=0.0, solarize=0.0)
   many = 2400
-  marks = augment.augment(view, _images(many, 32, 32), _keys(many))[:, 0, 0, 0]
+  marks = augmented(view, _images(many, 32, 32), _keys(many))[:, 0, 0, 0]
   *amounts, order = drawn["jitter"]
   ranges = [(0.6, 1.4), (0.0, 2.5), (0.8, 1.2), (-0.1, 0.1), (0.1, 2.0)]
   sigma, kernel = drawn["blur"]
@@ -357,10 +363,10 @@ def test_sharded_batches_need_no_communication():
 
 def test_make_views_expands_counts_in_order():
   key = jax.random.key(3)
-  large, small = augment.View(8, count=2), augment.View(5)
+  large, small = View(8, count=2), View(5)
   views = make((large, small), key, *BATCH)
   assert [v.shape for v in views] == [(16, s, s, 3) for s in (8, 8, 5)]
-  one = jax.jit(augment.augment, static_argnums=0)
+  one = jax.jit(augmented, static_argnums=0)
   for n, kind in enumerate((large, large, small)):
     keys = [jax.random.fold_in(jax.random.fold_in(key, i), n) for i in BATCH[0]]
     alone = one(kind, BATCH[1], jnp.stack(keys))
@@ -370,7 +376,7 @@ def test_make_views_expands_counts_in_order():
 
 def test_an_operation_left_out_changes_no_other():
   key = jax.random.key(3)
-  few = augment.View(8, grey=0.5)
+  few = View(8, grey=0.5)
   (plain,) = make((few,), key, *BATCH)
   (full,) = make((dataclasses.replace(SIMCLR, grey=0.5),), key, *BATCH)
   greys = [np.ptp(view, axis=-1).max((1, 2)) < 1e-6 for view in (plain, full)]
@@ -381,11 +387,11 @@ def test_an_operation_left_out_changes_no_other():
 def test_a_bare_view_computes_no_colour():
   images = _images(2, 8, 8)
   trace = jax.make_jaxpr(augment.augment_colour, static_argnums=0)
-  bare = str(trace(augment.View(8, jitter_prob=1.0), images, _keys(2)))
+  bare = str(trace(View(8, jitter_prob=1.0), images, _keys(2)))
   full = str(trace(SIMCLR, images, _keys(2)))
   for operation in ("scan", "dot_general", "select_n"):
     assert operation not in bare and operation in full
-  got = augment.augment_colour(augment.View(8), images, _keys(2))
+  got = augment.augment_colour(View(8), images, _keys(2))
   np.testing.assert_allclose(got, images / 255, rtol=1e-6)
 
 
@@ -413,7 +419,7 @@ def test_a_bare_view_computes_no_colour():
 )
 def test_view_refuses(settings, message):
   with pytest.raises(ValueError, match=message):
-    augment.View(**{"size": 8, **settings})
+    View(**{"size": 8, **settings})
 
 
 def test_view_is_built_from_a_config_section():

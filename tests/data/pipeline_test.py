@@ -7,6 +7,7 @@ import pytest
 from sslx.config import ConfigError
 from sslx.data import pipeline
 from sslx.data.sources import Arrays
+from sslx.data.views import View
 from sslx.parallel import Parallel, Partitioner
 
 
@@ -16,12 +17,19 @@ def arrays(n=50):
   return Arrays(images, np.arange(n, dtype=np.int32), n)
 
 
+DATA = pipeline.Data("shapes", 8, (View(2),), (0.0,) * 3, (1.0,) * 3)
+
+
 def labels(batches):
   return [np.asarray(batch["label"]) for batch in batches]
 
 
-def host(order, rows=slice(0, 8)):
-  return pipeline.host_batches(arrays(), order, rows)
+def host(order, rows=slice(0, 8), start=0):
+  return pipeline.host_batches(arrays(), order, rows, DATA, start=start)
+
+
+def host_labels(order, rows=slice(0, 8)):
+  return labels(batch.arrays for batch in host(order, rows))
 
 
 def test_every_epoch_is_another_permutation_and_drops_the_partial_batch():
@@ -46,10 +54,10 @@ def test_order_depends_on_the_seed_alone():
 
 def test_processes_load_disjoint_rows_of_the_same_batches():
   order = pipeline.Order(50, 8, epochs=1, seed=3)
-  whole = labels(host(order))
+  whole = host_labels(order)
   halves = zip(
-    labels(host(order, slice(0, 4))),
-    labels(host(order, slice(4, 8))),
+    host_labels(order, slice(0, 4)),
+    host_labels(order, slice(4, 8)),
     strict=True,
   )
   for batch, (first, second) in zip(whole, halves, strict=True):
@@ -57,20 +65,20 @@ def test_processes_load_disjoint_rows_of_the_same_batches():
 
 
 def test_images_belong_to_labels():
-  for batch in host(pipeline.Order(50, 8, epochs=1, seed=0)):
+  for batch, _ in host(pipeline.Order(50, 8, epochs=1, seed=0)):
     np.testing.assert_array_equal(batch["image"][:, 1, 1, 2], batch["label"])
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5, 6, 11])
 def test_state_is_of_the_batches_handed_out_not_of_those_made_ahead(taken):
   order = pipeline.Order(50, 8, epochs=2, seed=0)
-  straight = labels(host(order))
+  straight = host_labels(order)
   batches = pipeline.Batches(host(order), lambda x: x, ahead=3)
   for _ in range(taken):
     next(batches)
-  state = batches.state
+  start = batches.state["next_index"]
   batches.close()
-  resumed = pipeline.Batches(host(order), lambda x: x, state=state)
+  resumed = pipeline.Batches(host(order, start=start), lambda x: x, start=start)
   rest = labels(resumed)
   resumed.close()
   assert len(rest) == 12 - taken

@@ -1,5 +1,6 @@
 """Sets built by hand, byte by byte, in the format that TFDS writes."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
 from sslx import config
-from sslx.data import shapes, sources
+from sslx.data import records, shapes, sources
 
 ROOT = pathlib.Path(__file__).parents[2]
 PREPARED = pathlib.Path(
@@ -130,7 +131,7 @@ def command(name, data_dir):
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 def test_reads_all_records_in_order(tmp_path, monkeypatch, chunk):
-  monkeypatch.setattr(sources, "_CHUNK", chunk)
+  monkeypatch.setattr(records, "_CHUNK", chunk)
   arrays = sources.load(tiny(tmp_path), "train")
   np.testing.assert_array_equal(arrays.images, IMAGES)
   np.testing.assert_array_equal(arrays.labels, LABELS)
@@ -394,9 +395,7 @@ def test_other_file_format(tmp_path):
   ("changes", "expected"),
   [
     ({"key": "picture"}, "has no image under 'image'"),
-    ({"shape": ("-1", "-1", "3")}, "images of varying size"),
     ({"dtype": "uint16"}, "images of uint16, not uint8"),
-    ({"shape": ("10000000", "10000000", "3")}, "GB of memory"),
   ],
 )
 def test_sets_of_the_wrong_kind(tmp_path, changes, expected):
@@ -405,9 +404,30 @@ def test_sets_of_the_wrong_kind(tmp_path, changes, expected):
   assert expected in message
 
 
+def test_more_images_than_memory_holds(tmp_path, monkeypatch):
+  monkeypatch.setattr(os, "sysconf", lambda name: 20)
+  message = error_of(tiny(tmp_path))
+  assert "config.data.source='tiny'" in message
+  assert "uint8[7, 4, 5, 3] takes 0 GB of memory" in message
+
+
+@pytest.mark.parametrize("shape", [("-1", "-1", "3"), ("4", "97", "3")])
+def test_large_images_and_those_of_varying_size_stay_encoded(tmp_path, shape):
+  images = sources.load(tiny(tmp_path, shape=shape), "train")
+  assert len(images) == 7
+  assert images.num_classes == 3
+  encoded, labels = images.read(np.array([5, 0, 6]))
+  assert encoded == [png(IMAGES[i]) for i in (5, 0, 6)]
+  np.testing.assert_array_equal(labels, LABELS[[5, 0, 6]])
+  assert "record 3 of config.data.source='tiny'" in images.name(3)
+
+
 def test_unknown_split(tmp_path):
-  message = error_of(tiny(tmp_path), "test")
-  assert "has no split 'test'; it has 'train'" in message
+  source = tiny(tmp_path)
+  assert sources.load(source, "test") is None
+  source = dataclasses.replace(source, test="validation")
+  message = error_of(source, "test")
+  assert "has no split 'validation'; it has 'train'" in message
 
 
 @pytest.mark.skipif(

@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
         "source": "cifar10",
         "data_dir": None,
         "prepare": True,
+        "train": None,
+        "test": None,
         "batch_size": 512,
         "views": (view,),
         "mean": (0.485, 0.456, 0.406),

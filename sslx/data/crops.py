@@ -1,0 +1,223 @@
+"""From an encoded image to its views: decode once, then cut every view out.
+
+The host's part of the augmentation: all that makes large images small. JPEGs go
+through our own decoder (`_native.c`), which decodes only what some view sees
+and works without the GIL; where it was not built, through simplejpeg and
+OpenCV. Greyscale, CMYK, PNG, WebP and whatever else, and JPEGs with damage that
+can be lived with, go through Pillow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from sslx.data import views as views_lib
+from sslx.data.views import Centre, Patches, View
+
+try:
+  from sslx.data import _native
+except ImportError:  # No compiler or no libjpeg-turbo when it was installed.
+  _native = None
+
+# Threads are ours: one image each. OpenCV's own would fight with them.
+cv2.setNumThreads(0)
+# What Pillow would refuse as a "decompression bomb" is a photograph here.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class BadImage(ValueError):
+  """An image that cannot be decoded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+  """Where one output comes from: a box of the image, resized.
+
+  Attributes:
+    box: (top, left, height, width) in pixels of the image.
+    flip: whether to mirror it left to right.
+    cubic: bicubic filter instead of a bilinear one; both antialiased.
+    bounded: the filter sees the pixels of the box alone (first a crop, then a
+      resize; the box is of whole pixels), not those around it as well (first a
+      resize of the image, then a crop).
+  """
+
+  box: tuple[float, float, float, float]
+  flip: bool = False
+  cubic: bool = False
+  bounded: bool = True
+
+
+def size(data: bytes | np.ndarray) -> tuple[int, int]:
+  """Height and width, from the header alone.
+
+  Args:
+    data: an encoded image, or pixels uint8[h, w, 3].
+
+  Raises:
+    BadImage: it is not an image.
+  """
+  if isinstance(data, np.ndarray):
+    return data.shape[:2]
+  try:
+    if data[:2] == b"\xff\xd8":
+      return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
+    with Image.open(io.BytesIO(data)) as image:
+      return image.height, image.width
+  except (OSError, ValueError, SyntaxError) as error:
+    raise BadImage(_what(data, error)) from error
+
+
+def decode(data: bytes) -> np.ndarray:
+  """The whole image, uint8[h, w, 3] RGB. EXIF orientation is not applied.
+
+  Raises:
+    BadImage: it is not an image, or damaged beyond what Pillow forgives.
+  """
+  if data[:2] == b"\xff\xd8":
+    try:
+      return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except ValueError:
+      pass  # CMYK, or damaged: Pillow knows more.
+  if data[:4] == b"\x89PNG":  # OpenCV takes a third of Pillow's time.
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if image is not None:
+      return image
+  try:
+    with Image.open(io.BytesIO(data)) as image:
+      if image.mode.startswith("I") or image.mode == "F":
+        # 16 bits, which Pillow would clip to 8 instead of scaling them.
+        grey = np.asarray(image, np.float64)
+        grey = np.clip(grey / 257 + 0.5, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+      return np.asarray(image.convert("RGB"))
+  except Exception as error:  # Its plug-ins raise whatever they like.
+    raise BadImage(_what(data, error)) from error
+
+
+def cut(
+  data: bytes | np.ndarray, cuts: list[Cut], outs: list[np.ndarray]
+) -> None:
+  """Decodes an image once and writes all cuts of it.
+
+  Args:
+    data: an encoded image, or pixels uint8[h, w, 3].
+    cuts: where they come from.
+    outs: uint8[height, width, 3] each, contiguous, to write to.
+
+  Raises:
+    BadImage: it cannot be decoded.
+  """
+  if _native and isinstance(data, bytes) and data[:2] == b"\xff\xd8":
+    boxes = np.array([c.box for c in cuts], np.float64)
+    options = [(c.flip, c.cubic, c.bounded) for c in cuts]
+    try:
+      options = np.array(options, np.int32)
+      return _native.crops(data, boxes, options, tuple(outs))
+    except ValueError:
+      pass  # Of a kind, or with damage, that Pillow may know.
+  image = data if isinstance(data, np.ndarray) else decode(data)
+  for c, out in zip(cuts, outs, strict=True):
+    _resize(image, c, out)
+
+
+def _resize(image: np.ndarray, cut: Cut, out: np.ndarray) -> None:
+  """Writes one cut of a decoded image, by OpenCV."""
+  height, width = out.shape[:2]
+  top, left, tall, wide = cut.box
+  if cut.bounded:
+    top, left, tall, wide = map(int, cut.box)
+    image = image[top : top + tall, left : left + wide]
+    # Antialiased only where it shrinks; where it grows, AREA is nearest.
+    grows = tall <= height and wide <= width
+    kind = (
+      (cv2.INTER_CUBIC if cut.cubic else cv2.INTER_LINEAR)
+      if grows
+      else (cv2.INTER_AREA)
+    )
+    cv2.resize(image, (width, height), dst=out, interpolation=kind)
+  else:
+    # Pillow takes boxes that do not fall on pixels.
+    kind = Image.Resampling.BICUBIC if cut.cubic else Image.Resampling.BILINEAR
+    box = (left, top, left + wide, top + tall)
+    out[:] = Image.fromarray(image).resize((width, height), kind, box)
+  if cut.flip:
+    out[:] = out[:, ::-1].copy()
+
+
+def uniforms_per_image(views: tuple[View | Patches, ...]) -> int:
+  """How many uniform numbers `random_cuts` takes for each image."""
+  return sum(
+    views_lib.PATCH_UNIFORMS
+    if isinstance(view, Patches)
+    else views_lib.BOX_UNIFORMS + 1
+    for view in views_lib.each(views)
+  )
+
+
+def random_cuts(
+  views: tuple[View | Patches, ...],
+  uniforms: np.ndarray,
+  height: np.ndarray,
+  width: np.ndarray,
+) -> list[list[Cut]]:
+  """Draws the boxes and flips of all views of each image.
+
+  Args:
+    views: kinds of views.
+    uniforms: float64[b, uniforms_per_image(views)] in [0, 1).
+    height: int[b], of the images.
+    width: int[b].
+
+  Returns:
+    For each image, its cuts: one for a `View`, nine for `Patches`.
+  """
+  columns = []  # of each output, its cut in every image
+  for view in views_lib.each(views):
+    cubic = view.interpolation == "bicubic"
+    if isinstance(view, Patches):
+      count = views_lib.PATCH_UNIFORMS
+      corners = views_lib.random_patches(view, uniforms[:, :count])
+      scale = np.stack([height, width], axis=1)[:, None] / view.resize
+      boxes = np.concatenate(
+        [corners * scale, np.broadcast_to(view.size * scale, corners.shape)],
+        axis=-1,
+      )
+      columns += [
+        [Cut(tuple(box), False, cubic, False) for box in boxes[:, i]]
+        for i in range(9)
+      ]
+    else:
+      count = views_lib.BOX_UNIFORMS + 1
+      boxes = views_lib.random_boxes(
+        view, uniforms[:, : count - 1], height, width
+      )
+      flips = uniforms[:, count - 1] < view.flip
+      columns.append(
+        [
+          Cut(tuple(box), bool(flip), cubic)
+          for box, flip in zip(boxes.tolist(), flips, strict=True)
+        ]
+      )
+    uniforms = uniforms[:, count:]
+  return [list(cuts) for cuts in zip(*columns, strict=True)]
+
+
+def centre_cut(view: Centre, height: int, width: int) -> Cut:
+  """The evaluation transform: resize the short side, take the centre."""
+  box = views_lib.centre_box(view, height, width)
+  return Cut(tuple(box), False, view.interpolation == "bicubic", False)
+
+
+def _what(data: bytes, error: Exception) -> str:
+  if not data:
+    return "it is empty, or could not be read"
+  first = str(error).splitlines()[0] if str(error) else type(error).__name__
+  return f"{len(data)} bytes that do not decode: {first}"[:300]

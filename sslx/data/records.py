@@ -1,0 +1,148 @@
+"""Images in the ArrayRecord files of a prepared TFDS set."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from sslx.config import ConfigError
+from sslx.data import crops
+
+_CHUNK = 1000  # records that a thread reads and decodes at a time
+
+
+class Records:
+  """One split, read in bulk and at random; a `sources.Encoded`."""
+
+  def __init__(
+    self,
+    where: str,
+    again: str,
+    builder: Any,
+    split: str,
+    info: Any,
+    num_classes: int | None,
+  ):
+    """Compares every file with the set's metadata; reads no image.
+
+    Args:
+      where: names the set in messages.
+      again: how to prepare it again, for messages.
+      builder: TFDS's.
+      split: a split or a slice of one.
+      info: TFDS's, of that split.
+      num_classes: None if the images have no labels.
+
+    Raises:
+      ConfigError: a file is missing, cut short or holds another number of
+        records.
+    """
+    import tensorflow_datasets as tfds  # Takes a second; `shapes` needs none.
+
+    self._where, self._again = where, again
+    self.num_classes = num_classes
+    # Raw records: TFDS's own parser takes ten times as long as the bare
+    # protobuf.
+    self._records = builder.as_data_source(
+      split,
+      deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+      file_format="array_record",
+    )
+    _check_shards(where, again, info.file_instructions)
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def read(
+    self, indices: Sequence[int]
+  ) -> tuple[list[bytes | np.ndarray], np.ndarray]:
+    """See `sources.Encoded`."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    images, labels = [], np.full(len(indices), -1, np.int32)
+    # One call for all: a read of its own for each record takes 4 times as long.
+    found = self._records.__getitems__([int(i) for i in indices])
+    for row, record in enumerate(found):
+      feature = tf_example_pb2.Example.FromString(record).features.feature
+      image = feature["image"].bytes_list.value[0]
+      if "image/shape" in feature:  # Pixels, of a varying size.
+        shape = tuple(feature["image/shape"].int64_list.value)
+        image = np.frombuffer(image, np.uint8).reshape(shape)
+      images.append(image)
+      if self.num_classes is not None:
+        labels[row] = feature["label"].int64_list.value[0]
+    return images, labels
+
+  def name(self, index: int) -> str:
+    """See `sources.Encoded`."""
+    return f"record {index} of {self._where}"
+
+  def to_memory(self, shape: tuple[int, int, int]) -> Any:
+    """All images as one array, decoded in threads.
+
+    Raises:
+      ConfigError: they do not fit, or one of them is damaged.
+    """
+    from sslx.data.sources import Arrays
+
+    shape = (len(self), *shape[:2], 3)
+    self._check_memory(shape)
+    images = np.empty(shape, np.uint8)
+    labels = np.full(len(images), -1, np.int32)
+
+    def read(rows):
+      encoded, labels[rows.start : rows.stop] = self.read(rows)
+      for row, data in zip(rows, encoded, strict=True):
+        image = crops.decode(data)
+        if image.shape != shape[1:]:
+          raise ValueError(f"record {row} is not an image of {shape[1:3]}")
+        images[row] = image
+
+    rows = range(len(images))
+    chunks = [rows[i : i + _CHUNK] for i in rows[::_CHUNK]]
+    try:
+      with futures.ThreadPoolExecutor() as pool:
+        list(pool.map(read, chunks))  # Raises here what a thread raised.
+    except (RuntimeError, ValueError) as error:
+      raise ConfigError(
+        f"{self._where} is damaged: {error}. {self._again}"
+      ) from error
+    if self.num_classes is None or labels.min() < 0:  # -1 is "not given".
+      return Arrays(images, None, None)
+    return Arrays(images, labels, self.num_classes)
+
+  def _check_memory(self, shape: tuple[int, ...]) -> None:
+    need = math.prod(shape)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > memory:
+      raise ConfigError(
+        f"{self._where}: uint8{list(shape)} takes {need / 1e9:.0f} GB of memory"
+        f" and this machine has {memory / 1e9:.0f} GB. Take a slice, such as"
+        " 'train[:10%]', or a smaller set."
+      )
+
+
+def _check_shards(where: str, again: str, shards: list[Any]) -> None:
+  """Compares what is in each file with what dataset_info.json says."""
+  from array_record.python import array_record_module
+
+  for shard in shards:
+    try:
+      reader = array_record_module.ArrayRecordReader(os.fspath(shard.filename))
+      found = reader.num_records()
+      reader.close()  # Raises what went wrong when the file was opened.
+    except RuntimeError as error:
+      raise ConfigError(
+        f"{where}: {shard.filename} is missing, cut short or unreadable:"
+        f" {error}. {again}"
+      ) from error
+    if found != shard.examples_in_shard:
+      raise ConfigError(
+        f"{where}: {shard.filename} holds {found} records where"
+        f" dataset_info.json says {shard.examples_in_shard}. {again}"
+      )
