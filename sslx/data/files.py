@@ -1,0 +1,207 @@
+"""Image files on disk as a set: a folder, a glob pattern or a list file.
+
+The classes of a folder are its sub-folders, as in torchvision's ImageFolder; a
+flat folder has no labels. Nothing is opened before an image is read, and a scan
+asks the file system for names only, so it takes seconds for a million files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+
+from sslx.config import ConfigError
+from sslx.data import find
+
+Classes = tuple[str, ...]
+
+_TEST_FOLDERS = ("val", "validation", "test")
+_MAX_CLASSES = 1_000_000  # of integer labels; more is a mistake
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Files:
+  """A set of image files.
+
+  Attributes:
+    root: what the paths are relative to.
+    paths: bytes[n], as the file system spells them; an array, since a million
+      Python strings would take three times the memory.
+    labels: int32[n] in [0, num_classes), or None.
+    classes: the names of the classes, or None if the images have no labels.
+    notes: what the user should be told once about the set.
+  """
+
+  root: str
+  paths: np.ndarray
+  labels: np.ndarray | None
+  classes: Classes | None
+  notes: list[str]
+
+  @property
+  def num_classes(self) -> int | None:
+    """None if the images have no labels."""
+    return None if self.classes is None else len(self.classes)
+
+  def __len__(self) -> int:
+    return len(self.paths)
+
+  def name(self, index: int) -> str:
+    """The path of an image, for messages: always printable."""
+    path = os.path.join(os.fsencode(self.root), self.paths[index])
+    return path.decode(errors="backslashreplace")
+
+  def read(self, indices: Iterable[int]) -> tuple[list[bytes], np.ndarray]:
+    """Reads some images.
+
+    Args:
+      indices: [n].
+
+    Returns:
+      The encoded images, b"" for a file that cannot be read, and their labels,
+      int32[n], -1 where there are none.
+    """
+    indices = np.fromiter(indices, np.int64)
+    root = os.fsencode(self.root)
+    images = [_read(os.path.join(root, path)) for path in self.paths[indices]]
+    if self.labels is None:
+      return images, np.full(len(indices), -1, np.int32)
+    return images, self.labels[indices]
+
+
+def _read(path: bytes) -> bytes:
+  try:
+    with open(path, "rb") as file:
+      return file.read()
+  except OSError:
+    return b""
+
+
+def open_files(
+  data_dir: str | None,
+  split: str | None,
+  role: Literal["train", "test"],
+  classes: Classes | None = None,
+  *,
+  key: str = "config.data.data_dir",
+) -> Files | None:
+  """Finds the files of a split; sorted by path, a list in its own order.
+
+  Args:
+    data_dir: folder that `split` is in.
+    split: a sub-folder; a pattern with `*` or `?`, where `**` is any depth and
+      the classes are the folders at the first wildcard if all images are in
+      one; a .txt file of lines `path` or `path label`, the label the number or
+      the name of a class. None is the sub-folder `train`, or `data_dir` itself
+      if there is none; for "test" the first of `val`, `validation`, `test`.
+    role: which of the two `split` is.
+    classes: for "test", those of the train split. They number the labels, and
+      without them there are no labels.
+    key: how the user gave `data_dir`, for messages.
+
+  Returns:
+    None if there is no test set.
+
+  Raises:
+    ConfigError: there are no such files, they cannot be read, their layout is
+      ambiguous, or the test split has classes that the train split has not.
+  """
+  if data_dir is None:
+    raise ConfigError(f"{key} is not set. Give the folder of the images.")
+  where = f"{key}={data_dir!r}"
+  where += "" if split is None else f", config.data.{role}={split!r}"
+  root = os.path.expanduser(data_dir)
+  try:
+    if not os.path.isdir(root):
+      state = "is a file" if os.path.exists(root) else "does not exist"
+      raise ConfigError(f"{where} {state}. Give the folder of the images.")
+    if split is None:
+      split = _default_split(root, role, where)
+      if split is None:
+        return None
+    if "*" in split or "?" in split:
+      found = find.by_pattern(root, split, where)
+    elif split.endswith(".txt"):
+      found = find.in_list(root, split, where)
+      if found.names and all(map(str.isdecimal, found.names)):
+        found = _name_integers(found, where, classes)
+    else:
+      found = find.in_folder(root, split, where)
+  except OSError as error:
+    raise ConfigError(
+      f"{where} cannot be read: {error}. Give read access, or another folder."
+    ) from error
+  return _number(found, where, role, classes)
+
+
+def _default_split(root: str, role: str, where: str) -> str | None:
+  with os.scandir(root) as entries:
+    folders = {entry.name for entry in entries if entry.is_dir()}
+  test = next((name for name in _TEST_FOLDERS if name in folders), None)
+  if role == "test":
+    return test
+  if "train" in folders:
+    return "train"
+  if test is not None:  # Else the test images would be a class.
+    raise ConfigError(
+      f"{where} has a sub-folder {test!r} but no 'train'. Name it train, or set"
+      " config.data.train to its name; '.' is the whole folder."
+    )
+  return "."
+
+
+def _name_integers(
+  found: find.Found, where: str, train_classes: Classes | None
+) -> find.Found:
+  """Integer labels as names: of the train split's classes, or "0", "1", ..."""
+  if train_classes is not None and set(found.names) <= set(train_classes):
+    return found
+  top = max(map(int, found.names))
+  if train_classes is None and top >= _MAX_CLASSES:
+    raise ConfigError(
+      f"{where}: labels go up to {top}. Integers number the classes from 0;"
+      " write names if these are none."
+    )
+  known = dict(enumerate(train_classes or map(str, range(top + 1))))
+  name = {number: known.get(int(number), number) for number in found.names}
+  names = tuple((name if train_classes else known).values())
+  return found._replace(labels=[name[n] for n in found.labels], names=names)
+
+
+def _number(
+  found: find.Found, where: str, role: str, train_classes: Classes | None
+) -> Files:
+  """The set: its labels as numbers, a test split's as in the train split."""
+  paths = np.array([os.fsencode(path) for path in found.paths])
+  if found.labels is None:
+    return Files(found.root, paths, None, None, [])
+  if role == "test" and train_classes is None:
+    note = f"{where}: its labels are not used; the train split has none."
+    return Files(found.root, paths, None, None, [note])
+  classes = found.names if role == "train" else train_classes
+  unknown = sorted({*found.names} - {*classes})
+  if unknown:
+    raise ConfigError(
+      f"{where} has {len(unknown)} classes that the train split has not, such"
+      f" as {', '.join(map(repr, unknown[:5]))}. Name the classes of both"
+      " splits alike, or leave these out."
+    )
+  numbers = {name: i for i, name in enumerate(classes)}
+  labels = np.array([numbers[label] for label in found.labels], np.int32)
+  notes = []
+  empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
+  if len(empty) and role == "train":
+    some = ", ".join(repr(classes[i]) for i in empty[:5])
+    notes.append(
+      f"{where}: {len(empty)} of {len(classes)} classes have no images, such"
+      f" as {some}. They keep their numbers."
+    )
+  if len(classes) == 1:
+    notes.append(
+      f"{where}: {classes[0]!r} is the only class; an accuracy says nothing."
+    )
+  return Files(found.root, paths, labels, classes, notes)

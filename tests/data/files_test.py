@@ -1,0 +1,376 @@
+"""Folders, patterns and lists of image files; the files need no content."""
+
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from sslx import config
+from sslx.data import files, find
+
+TREE = (
+  "train/cat/b.jpg",
+  "train/cat/deep/er/a.JPEG",
+  "train/dog/d.png",
+  "train/dog/c.webp",
+  "train/dog/notes.txt",
+  "train/.hidden/x.jpg",
+  "train/dog/.x.jpg",
+  "val/dog/1.jpg",
+)
+
+
+def make(root, paths=TREE):
+  for path in paths:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_bytes(path.encode())
+  return str(root)
+
+
+def names_of(found):
+  return [os.path.relpath(found.name(i), found.root) for i in range(len(found))]
+
+
+def error_of(*arguments, **keywords):
+  with pytest.raises(config.ConfigError) as caught:
+    files.open_files(*arguments, **keywords)
+  return str(caught.value)
+
+
+def test_classes_are_the_sub_folders(tmp_path):
+  train = files.open_files(make(tmp_path), None, "train")
+  assert train.root == str(tmp_path / "train")
+  assert names_of(train) == [
+    "cat/b.jpg",
+    "cat/deep/er/a.JPEG",
+    "dog/c.webp",
+    "dog/d.png",
+  ]
+  assert train.classes == ("cat", "dog")
+  assert train.num_classes == 2
+  assert train.notes == []
+  images, labels = train.read([3, 0, 1])
+  assert images == [
+    b"train/dog/d.png",
+    b"train/cat/b.jpg",
+    b"train/cat/deep/er/a.JPEG",
+  ]
+  assert labels.dtype == np.int32
+  assert labels.tolist() == [1, 0, 0]
+
+
+def test_labels_stay_with_their_paths_where_folders_sort_unlike_paths(tmp_path):
+  # "a-b" < "a/" as paths, and "a" < "a-b" as folders.
+  root = make(tmp_path, ["a/x.jpg", "a-b/x.jpg"])
+  found = files.open_files(root, ".", "train")
+  assert names_of(found) == ["a-b/x.jpg", "a/x.jpg"]
+  assert [found.classes[i] for i in found.labels] == ["a-b", "a"]
+
+
+def test_the_test_split_is_numbered_like_the_train_split(tmp_path):
+  root = make(tmp_path)
+  test = files.open_files(root, None, "test", ("ant", "cat", "dog"))
+  assert names_of(test) == ["dog/1.jpg"]
+  assert test.read([0])[1].tolist() == [2]
+  assert test.num_classes == 3
+  message = error_of(root, "val", "test", ("cat",))
+  assert (
+    "config.data.test='val' has 1 classes that the train split has not"
+    in (message)
+  )
+  assert "'dog'" in message
+  test = files.open_files(root, None, "test", None)
+  assert test.num_classes is None
+  assert test.read([0])[1].tolist() == [-1]
+  assert "its labels are not used" in test.notes[0]
+
+
+@pytest.mark.parametrize(
+  ("folders", "role", "expected"),
+  [
+    (["train", "val", "x"], "train", "train"),
+    (["a", "b"], "train", "."),
+    (["train", "test", "validation"], "test", "validation"),
+    (["train", "test"], "test", "test"),
+    (["train"], "test", None),
+  ],
+)
+def test_default_splits(tmp_path, folders, role, expected):
+  make(tmp_path, [f"{folder}/c/x.jpg" for folder in folders])
+  found = files.open_files(str(tmp_path), None, role, ("c",))
+  if expected is None:
+    assert found is None
+  else:
+    assert found.root == os.path.normpath(tmp_path / expected)
+
+
+def test_a_test_folder_is_not_taken_for_a_class(tmp_path):
+  make(tmp_path, ["training/c/x.jpg", "val/c/x.jpg"])
+  message = error_of(str(tmp_path), None, "train")
+  assert "has a sub-folder 'val' but no 'train'" in message
+  assert files.open_files(str(tmp_path), ".", "train").classes == (
+    "training",
+    "val",
+  )
+
+
+def test_flat_folder_has_no_labels(tmp_path):
+  root = make(tmp_path, ["b.jpg", "a.jpg", "empty/readme.md"])
+  found = files.open_files(root, None, "train")
+  assert names_of(found) == ["a.jpg", "b.jpg"]
+  assert found.num_classes is None
+  images, labels = found.read(np.array([1]))
+  assert images == [b"b.jpg"]
+  assert labels.dtype == np.int32
+  assert labels.tolist() == [-1]
+
+
+def test_mixed_layout(tmp_path):
+  root = make(tmp_path, ["top.jpg", "cat/a.jpg", "cat/b.jpg"])
+  message = error_of(root, None, "train")
+  assert "1 images at its top, such as 'top.jpg'" in message
+  assert "2 in sub-folders, such as 'cat/a.jpg'" in message
+  # What the message says to do.
+  found = files.open_files(root, "**/*", "train")
+  assert names_of(found) == ["cat/a.jpg", "cat/b.jpg", "top.jpg"]
+  assert found.num_classes is None
+
+
+def test_empty_folder_lists_the_extensions(tmp_path):
+  make(tmp_path, ["a/notes.txt", "b/movie.mp4"])
+  message = error_of(str(tmp_path), None, "train")
+  assert f"no images in {tmp_path} or below" in message
+  for extension in find.EXTENSIONS:
+    assert f".{extension}" in message
+
+
+def test_class_without_images_keeps_its_number(tmp_path):
+  root = make(tmp_path, ["a/x.jpg", "b/readme.md", "c/x.jpg"])
+  found = files.open_files(root, None, "train")
+  assert found.classes == ("a", "b", "c")
+  assert found.labels.tolist() == [0, 2]
+  assert len(found.notes) == 1
+  assert "1 of 3 classes have no images, such as 'b'" in found.notes[0]
+
+
+def test_one_class_says_nothing(tmp_path):
+  found = files.open_files(make(tmp_path, ["images/x.jpg"]), None, "train")
+  assert "'images' is the only class" in found.notes[0]
+
+
+@pytest.mark.parametrize("extension", [*find.EXTENSIONS, "JPG", "Png"])
+def test_extensions(tmp_path, extension):
+  root = make(tmp_path, [f"a.{extension}", "b.txt", extension, "c.jpg.part"])
+  found = files.open_files(root, None, "train")
+  assert names_of(found) == [f"a.{extension}"]
+
+
+@pytest.mark.parametrize(
+  ("pattern", "names", "classes"),
+  [
+    ("train/*/*.jpg", ["cat/b.jpg"], ("cat",)),
+    ("train/d?g/*", ["dog/c.webp", "dog/d.png"], ("dog",)),
+    ("train/cat/*.jpg", ["b.jpg"], None),
+    (
+      "*/dog/*.[jp]*",
+      ["train/dog/d.png", "val/dog/1.jpg"],
+      ("train", "val"),
+    ),
+    (
+      "train/**/*",
+      ["cat/b.jpg", "cat/deep/er/a.JPEG", "dog/c.webp", "dog/d.png"],
+      ("cat", "dog"),
+    ),
+  ],
+)
+def test_patterns(tmp_path, pattern, names, classes):
+  found = files.open_files(make(tmp_path), pattern, "train")
+  assert names_of(found) == names
+  assert found.classes == classes
+  if classes:
+    assert [found.classes[i] for i in found.labels] == [
+      name.partition("/")[0] for name in names
+    ]
+
+
+def test_patterns_that_match_no_image(tmp_path):
+  root = make(tmp_path)
+  message = error_of(root, "train/c*", "train")
+  assert "matches 1 names" in message
+  assert "'FOLDER/**/*'" in message
+  assert "tarin is not a folder" in error_of(root, "tarin/*/*.jpg", "train")
+
+
+def test_the_root_may_hold_wildcards(tmp_path):
+  root = make(tmp_path / "a[1]*")
+  assert len(files.open_files(root, "train/*/*.jpg", "train")) == 1
+  assert len(files.open_files(root, None, "train")) == 4
+
+
+def write_list(tmp_path, text):
+  root = make(tmp_path, ["a b.jpg", "sub/c 1.jpg", "d.PNG", "e.png f.jpg"])
+  (tmp_path / "list.txt").write_bytes(text.encode())
+  return root
+
+
+def test_list_without_labels(tmp_path):
+  text = "sub/c 1.jpg\r\n\r\na b.jpg\r\ne.png f.jpg"
+  found = files.open_files(write_list(tmp_path, text), "list.txt", "train")
+  assert names_of(found) == ["sub/c 1.jpg", "a b.jpg", "e.png f.jpg"]
+  assert found.num_classes is None
+  assert found.read([0])[0] == [b"sub/c 1.jpg"]
+
+
+def test_list_with_named_labels(tmp_path):
+  text = "sub/c 1.jpg polar bear\na b.jpg cat\nd.PNG  polar bear\n"
+  root = write_list(tmp_path, text)
+  found = files.open_files(root, "list.txt", "train")
+  assert names_of(found) == ["sub/c 1.jpg", "a b.jpg", "d.PNG"]
+  assert found.classes == ("cat", "polar bear")
+  assert found.labels.tolist() == [1, 0, 1]
+  classes = ("ant", "cat", "polar bear")
+  found = files.open_files(root, "list.txt", "test", classes)
+  assert found.labels.tolist() == [2, 1, 2]
+  assert "such as 'polar bear'" in error_of(root, "list.txt", "test", ("cat",))
+
+
+def test_list_with_integer_labels(tmp_path):
+  root = write_list(tmp_path, "sub/c 1.jpg 10\na b.jpg 2\n")
+  found = files.open_files(root, "list.txt", "train")
+  assert found.labels.tolist() == [10, 2]
+  assert found.num_classes == 11
+  assert "9 of 11 classes have no images" in found.notes[0]
+  # Integers are numbers of the train split's classes, or their names.
+  letters = tuple("abcdefghijk")
+  found = files.open_files(root, "list.txt", "test", letters)
+  assert found.labels.tolist() == [10, 2]
+  assert found.classes == letters
+  found = files.open_files(root, "list.txt", "test", ("1", "10", "2"))
+  assert found.labels.tolist() == [1, 2]
+  assert "such as '10'" in error_of(root, "list.txt", "test", letters[:10])
+
+
+@pytest.mark.parametrize(
+  ("text", "expected"),
+  [
+    ("\n \n", "list.txt' is empty"),
+    ("a b.jpg 1\nd.PNG\n", "1 of 2 lines have no label, such as line 2"),
+    (
+      "a b.jpg\n\nd.pgn 1\n",
+      "1 lines name no image, such as line 3: 'd.pgn 1'",
+    ),
+    ("a b.jpg 20260731\n", "labels go up to 20260731"),
+    (
+      "a b.jpg\n" + "".join(f"{i}.jpg\n" for i in range(3000)),
+      "3000 of 3001 files do not exist, such as '0.jpg', '1.jpg', '2.jpg',"
+      " '3.jpg', '4.jpg'. Paths",
+    ),
+  ],
+)
+def test_bad_lists(tmp_path, text, expected):
+  message = error_of(write_list(tmp_path, text), "list.txt", "train")
+  assert "config.data.train='list.txt'" in message
+  assert expected in message
+  assert len(message) < 600
+
+
+@pytest.mark.parametrize(
+  ("split", "expected"),
+  [
+    ("tran", "tran is not a folder"),
+    ("lists/x.txt", "lists/x.txt is not a file"),
+    ("train/cat/b.jpg", "b.jpg is not a folder"),
+    ("train[:10%]", "Only prepared sets have slices"),
+  ],
+)
+def test_no_such_split(tmp_path, split, expected):
+  message = error_of(make(tmp_path), split, "test", ("cat", "dog"))
+  assert f"config.data.test={split!r}" in message
+  assert expected in message
+  assert "has 'train', 'val'" in message
+
+
+def test_bad_data_dir(tmp_path):
+  (tmp_path / "file").touch()
+  assert "data_dir is not set" in error_of(None, None, "train")
+  assert "absent' does not exist" in error_of(
+    f"{tmp_path}/absent", None, "train"
+  )
+  message = error_of(f"{tmp_path}/file", None, "train", key="--from")
+  assert message.startswith(f"--from='{tmp_path}/file' is a file")
+
+
+def test_folder_that_may_not_be_read(tmp_path, monkeypatch):
+  root = make(tmp_path)
+  scandir = os.scandir
+
+  def locked(path):  # By hand, because root may read everything.
+    if path.endswith("dog"):
+      raise PermissionError(13, "Permission denied", path)
+    return scandir(path)
+
+  monkeypatch.setattr(os, "scandir", locked)
+  message = error_of(root, "train", "train")
+  assert f"Permission denied: '{tmp_path}/train/dog'" in message
+  assert "Give read access" in message
+
+
+def test_links_are_followed_and_a_circle_is_an_error(tmp_path):
+  root = make(tmp_path, ["data/cat/a.jpg"])
+  (tmp_path / "set").mkdir()
+  (tmp_path / "set/dog").symlink_to(tmp_path / "data/cat")
+  assert names_of(files.open_files(root, "set", "train")) == ["dog/a.jpg"]
+  (tmp_path / "data/cat/loop").symlink_to(tmp_path / "data/cat")
+  assert "symbolic links" in error_of(root, "data", "train")
+
+
+def test_unreadable_files_are_empty(tmp_path):
+  root = make(tmp_path, ["a/1.jpg", "a/2.jpg"])
+  (tmp_path / "a/0.jpg").symlink_to(tmp_path / "nowhere")
+  found = files.open_files(root, None, "train")
+  os.unlink(tmp_path / "a/2.jpg")
+  images, labels = found.read(range(3))
+  assert images == [b"", b"a/1.jpg", b""]
+  assert labels.tolist() == [0, 0, 0]
+
+
+def test_names_that_are_not_unicode(tmp_path):
+  (tmp_path / "a").mkdir()
+  name = os.fsencode(tmp_path) + b"/a/\xff.jpg"
+  with open(name, "wb") as file:
+    file.write(b"content")
+  found = files.open_files(str(tmp_path), None, "train")
+  assert found.read([0])[0] == [b"content"]
+  assert found.name(0) == f"{tmp_path}/a/\\xff.jpg"
+
+
+def test_home(tmp_path, monkeypatch):
+  make(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert len(files.open_files("~", "train", "train")) == 4
+
+
+def test_a_scan_asks_for_no_stat_of_a_file(tmp_path, monkeypatch):
+  root = make(tmp_path, [f"{c}/{i}.jpg" for c in "ab" for i in range(500)])
+  asked = []
+  for name in ("stat", "lstat"):
+    original = getattr(os, name)
+
+    def count(path, *arguments, original=original, **keywords):
+      asked.append(path)
+      return original(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, name, count)
+  assert len(files.open_files(root, ".", "train")) == 1000
+  assert len(files.open_files(root, "*/*.jpg", "train")) == 1000
+  assert len(asked) < 20
+
+
+def test_paths_take_little_memory(tmp_path):
+  root = make(tmp_path, [f"c/{i:040}.jpg" for i in range(3000)])
+  tracemalloc.start()
+  found = files.open_files(root, ".", "train")
+  used, _ = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert used / len(found) < 80
