@@ -176,9 +176,10 @@ def build(
   partitioner.check_batch(data.batch_size, config.model.norm_groups)
 
   train = sources.load(data.records, "train")
-  test = sources.load(data.records, "test")
+  classes = getattr(train, "classes", None)
+  test = sources.load(data.records, "test", classes)
   labelled = train.num_classes is not None
-  notes = list(getattr(train, "notes", ()))
+  notes = [x for images in (train, test) for x in getattr(images, "notes", ())]
   if not labelled:
     notes.append("no labels: neither kNN nor a linear probe is evaluated")
   elif test is None or test.num_classes is None:

@@ -180,26 +180,24 @@ class CutViews:
     indices = self.order[batch][self.rows]
     uniforms = self._uniforms(batch)
     encoded, labels = self.images.read(indices)
-    b = len(indices)
     outs = [
-      np.empty((b, *view.shape), np.uint8)
+      np.empty((len(indices), *view.shape), np.uint8)
       for view in views_lib.each(self.views)
     ]
+    # Drawn for all images at once: numpy takes as long for a single one.
+    sizes = np.array([_size(data) for data in encoded])
+    cuts = crops.random_cuts(self.views, uniforms, *sizes.T)
 
     def cut(row: int) -> list[tuple[int, str]]:
       # Single pictures: a patch is one of nine of its view.
       single = [
         x for out in outs for x in out[row].reshape(-1, *out.shape[-3:])
       ]
-      index, data, bad = int(indices[row]), encoded[row], []
+      index, data, mine, bad = int(indices[row]), encoded[row], cuts[row], []
       encoded[row] = None  # Frees its memory as soon as it is decoded.
       while True:
         try:
-          size = crops.size(data)
-          cuts = crops.random_cuts(
-            self.views, uniforms[row : row + 1], *map(np.atleast_1d, size)
-          )
-          crops.cut(data, cuts[0], single)
+          crops.cut(data, mine, single)
           return bad
         except crops.BadImage as error:
           bad.append((index, str(error)))
@@ -208,11 +206,15 @@ class CutViews:
               f"{_NEIGHBOURS} images in a row cannot be decoded, the first"
               f" being {self.images.name(bad[0][0])}: {bad[0][1]}."
             ) from error
-          # The neighbour in the set, and so the same one on every machine.
-          index = (index + 1) % len(self.images)
-          (data,), labels[row : row + 1] = self.images.read([index])
+        # The neighbour in the set, and so the same one on every machine.
+        index = (index + 1) % len(self.images)
+        (data,), labels[row : row + 1] = self.images.read([index])
+        size = np.array([_size(data)])
+        (mine,) = crops.random_cuts(
+          self.views, uniforms[row : row + 1], *size.T
+        )
 
-    found = _pool(self.threads).map(cut, range(b))
+    found = _pool(self.threads).map(cut, range(len(indices)))
     bad = tuple(x for each in found for x in each)
     return HostBatch({"views": tuple(outs), "label": labels}, bad)
 
@@ -224,6 +226,14 @@ class CutViews:
     n = crops.uniforms_per_image(self.views)
     drawn = np.random.Generator(bits).random((self.order.batch_size, n))
     return drawn[self.rows]
+
+
+def _size(data: bytes | np.ndarray) -> tuple[int, int]:
+  """Height and width; of what is no image, anything: it will not decode."""
+  try:
+    return crops.size(data)
+  except crops.BadImage:
+    return 1, 1
 
 
 @functools.cache

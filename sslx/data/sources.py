@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from sslx.config import ConfigError
-from sslx.data import records, shapes
+from sslx.data import files, records, shapes
 
 # Images of one size up to this side are held in memory. Fixed, and not a matter
 # of how much memory there is: where views are cut decides what is drawn.
@@ -93,13 +93,16 @@ class Encoded(Protocol):
 
 
 def load(
-  source: Source, split: Literal["train", "test"]
+  source: Source,
+  split: Literal["train", "test"],
+  classes: tuple[str, ...] | None = None,
 ) -> Arrays | Encoded | None:
   """Opens a split; sets of small images of one size are read into memory.
 
   Args:
     source: which set.
     split: which of the two splits that the source names.
+    classes: of the training split, if `split` is the test split of a folder.
 
   Returns:
     Images in the order of their files; None if the source names no test split
@@ -118,7 +121,7 @@ def load(
     images, labels = shapes.generate(split)
     return Arrays(images, labels, shapes.NUM_CLASSES)
   if source.name == "folder":
-    raise NotImplementedError
+    return files.open_files(source.data_dir, name, split, classes)
 
   _check_data_dir(source.data_dir)
   builder = _builder(source)
