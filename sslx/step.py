@@ -43,7 +43,7 @@ class TrainStep:
 
   def init(self, rng: jax.Array) -> TrainState:
     """The state of step 0; the same on any devices."""
-    rng_method, rng_probe, rng_steps = jax.random.split(rng, 3)
+    rng_method, rng_probe, _ = jax.random.split(rng, 3)
     batch = example_batch(self.views)
     params, model_state, aux = self.method.init(rng_method, batch)
     probe = None
@@ -59,7 +59,7 @@ class TrainStep:
       opt_state=self.optimizer.init(params),
       aux=aux,
       probe=probe,
-      rng=jax.random.key_data(rng_steps),
+      rng=first_rng(rng),
     )
 
   def preprocess(
@@ -91,9 +91,7 @@ class TrainStep:
       The state after, and f32 scalar metrics, the same on all devices.
     """
     rng = jax.random.wrap_key_data(state.rng)
-    rng_augment, rng_loss = jax.random.split(
-      jax.random.fold_in(rng, state.step)
-    )
+    rng_augment, rng_loss = step_keys(rng, state.step)
     batch = {
       "views": self.preprocess(batch, rng_augment, axis),
       "label": batch["label"],
@@ -143,6 +141,17 @@ class TrainStep:
       ),
       metrics,
     )
+
+
+def first_rng(rng: jax.Array) -> jax.Array:
+  """`TrainState.rng` of a run that starts from this key."""
+  return jax.random.key_data(jax.random.split(rng, 3)[2])
+
+
+def step_keys(rng: jax.Array, step: Any) -> tuple[jax.Array, jax.Array]:
+  """The keys of one step: of its augmentation, and of its loss."""
+  rng_augment, rng_loss = jax.random.split(jax.random.fold_in(rng, step))
+  return rng_augment, rng_loss
 
 
 def example_batch(views: tuple[View | Patches, ...]) -> dict[str, Any]:

@@ -185,11 +185,7 @@ def random_cuts(
     if isinstance(view, Patches):
       count = views_lib.PATCH_UNIFORMS
       corners = views_lib.random_patches(view, uniforms[:, :count])
-      scale = np.stack([height, width], axis=1)[:, None] / view.resize
-      boxes = np.concatenate(
-        [corners * scale, np.broadcast_to(view.size * scale, corners.shape)],
-        axis=-1,
-      )
+      boxes = views_lib.patch_boxes(view, corners, height, width)
       columns += [
         [Cut(tuple(box), False, cubic, False) for box in boxes[:, i]]
         for i in range(9)

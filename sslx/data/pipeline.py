@@ -178,15 +178,12 @@ class CutViews:
   def __call__(self, batch: int) -> HostBatch:
     """Reads, decodes and cuts."""
     indices = self.order[batch][self.rows]
-    uniforms = self._uniforms(batch)
     encoded, labels = self.images.read(indices)
     outs = [
       np.empty((len(indices), *view.shape), np.uint8)
       for view in views_lib.each(self.views)
     ]
-    # Drawn for all images at once: numpy takes as long for a single one.
-    sizes = np.array([_size(data) for data in encoded])
-    cuts = crops.random_cuts(self.views, uniforms, *sizes.T)
+    cuts = self.cuts(batch, [_size(data) for data in encoded])
 
     def cut(row: int) -> list[tuple[int, str]]:
       # Single pictures: a patch is one of nine of its view.
@@ -209,23 +206,27 @@ class CutViews:
         # The neighbour in the set, and so the same one on every machine.
         index = (index + 1) % len(self.images)
         (data,), labels[row : row + 1] = self.images.read([index])
-        size = np.array([_size(data)])
-        (mine,) = crops.random_cuts(
-          self.views, uniforms[row : row + 1], *size.T
-        )
+        sizes = [(1, 1)] * len(indices)
+        sizes[row] = _size(data)
+        mine = self.cuts(batch, sizes)[row]
 
     found = _pool(self.threads).map(cut, range(len(indices)))
     bad = tuple(x for each in found for x in each)
     return HostBatch({"views": tuple(outs), "label": labels}, bad)
 
-  def _uniforms(self, batch: int) -> np.ndarray:
-    """f64[rows, n]: a part of what is drawn for the whole global batch."""
+  def cuts(
+    self, batch: int, sizes: list[tuple[int, int]]
+  ) -> list[list[crops.Cut]]:
+    """What is cut out of each image of a batch, given its height and width."""
+    # Drawn for the whole global batch, of which this process has some rows.
     bits = np.random.Philox(
       np.random.SeedSequence([self.order.seed, batch, _CUTS])
     )
     n = crops.uniforms_per_image(self.views)
-    drawn = np.random.Generator(bits).random((self.order.batch_size, n))
-    return drawn[self.rows]
+    uniforms = np.random.Generator(bits).random((self.order.batch_size, n))
+    return crops.random_cuts(
+      self.views, uniforms[self.rows], *np.array(sizes).T
+    )
 
 
 def _size(data: bytes | np.ndarray) -> tuple[int, int]:

@@ -206,6 +206,24 @@ def random_patches(view: Patches, uniforms: Any, xp: Any = np) -> Any:
   return places.astype(xp.int32)
 
 
+def patch_boxes(
+  view: Patches, corners: np.ndarray, height: Any, width: Any
+) -> np.ndarray:
+  """The boxes of patches in their images, float64[b, 9, 4].
+
+  Args:
+    view: sizes.
+    corners: int[b, 9, 2], from `random_patches`.
+    height: of the images: a number, or [b].
+    width: likewise.
+  """
+  b = len(corners)
+  sides = [np.broadcast_to(side, b) for side in (height, width)]
+  scale = np.stack(sides, axis=1)[:, None] / view.resize
+  sizes = np.broadcast_to(view.size * scale, corners.shape)
+  return np.concatenate([corners * scale, sizes], axis=-1)
+
+
 def centre_box(view: Centre, height: int, width: int) -> np.ndarray:
   """Float[4] box (top, left, height, width) of the evaluation transform."""
   side = min(height, width) * view.size / view.resize
