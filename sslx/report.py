@@ -72,14 +72,16 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
     views = augment.make_views(data.views, images.images[indices], keys)
     cuts = _device_cuts(data.views, originals[0].shape[:2], keys)
   else:
-    loader = pipeline.CutViews(images, order, rows, data.views, 1)
+    slots = views_lib.unshuffled(len(views_lib.each(data.views)))
+    loader = pipeline.CutViews(images, order, rows, data.views, slots, 1)
     arrays = loader(0).arrays
     views = augment.colour_views(data.views, arrays["views"], keys)
     encoded, _ = images.read(indices)
     originals = [
       x if isinstance(x, np.ndarray) else crops.decode(x) for x in encoded
     ]
-    cuts = loader.cuts(0, [x.shape[:2] for x in originals])
+    places = np.arange(len(indices))
+    cuts = loader.cuts(0, places, [x.shape[:2] for x in originals])
   colours = [
     _colour_legends(view, augment.fold(keys, n))
     for n, view in enumerate(views_lib.each(data.views))
@@ -96,7 +98,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
   ]
 
 
-def _device_cuts(views, size, keys) -> list[list[crops.Cut]]:
+def _device_cuts(views, size, keys) -> list[list[list[crops.Cut]]]:
   """What `augment.cut_views` cuts out of each image."""
   columns = []
   for n, view in enumerate(views_lib.each(views)):
@@ -108,23 +110,21 @@ def _device_cuts(views, size, keys) -> list[list[crops.Cut]]:
     else:
       boxes = augment.sample_boxes(view, mine, *size)[:, None]
       flips = np.asarray(augment.sample_flips(view, mine))
-    for place in range(boxes.shape[1]):
-      columns.append(
-        [
-          crops.Cut(tuple(box), bool(flip))
-          for box, flip in zip(np.asarray(boxes[:, place]), flips, strict=True)
-        ]
-      )
+    columns.append(
+      [
+        [crops.Cut(tuple(box), bool(flip)) for box in mine]
+        for mine, flip in zip(np.asarray(boxes), flips, strict=True)
+      ]
+    )
   return [list(cuts) for cuts in zip(*columns, strict=True)]
 
 
 def _shown(image, views, cuts, pictures, colours) -> Shown:
-  boxes, legends, cuts = [], [], list(cuts)
-  for view, colour in zip(views_lib.each(views), colours, strict=True):
-    count = 9 if isinstance(view, Patches) else 1
-    mine, cuts = cuts[:count], cuts[count:]
+  boxes, legends = [], []
+  kinds = views_lib.each(views)
+  for view, mine, colour in zip(kinds, cuts, colours, strict=True):
     boxes.append(np.array([cut.box for cut in mine]))
-    if count == 9:
+    if isinstance(view, Patches):
       where = f"9 of {view.size} px in {view.crop} of {view.resize}"
     else:
       top, left, tall, wide = map(int, mine[0].box)

@@ -47,11 +47,16 @@ def cut_views(
   Every kind of view in turn, `count` times; the n-th folds n into the keys.
   """
   return tuple(
-    cut_patches(view, images, fold(keys, n))
-    if isinstance(view, Patches)
-    else random_resized_crop(view, images, fold(keys, n))
+    cut_view(view, images, fold(keys, n))
     for n, view in enumerate(views_lib.each(views))
   )
+
+
+def cut_view(view: View | Patches, images: Array, keys: Array) -> Array:
+  """One view of each image, f32[b, *view.shape], not yet coloured."""
+  if isinstance(view, Patches):
+    return cut_patches(view, images, keys)
+  return random_resized_crop(view, images, keys)
 
 
 def make_views(
@@ -75,12 +80,14 @@ def colour_views(
     f32[b, *view.shape] each, in [0, 1].
   """
   every = enumerate(zip(views_lib.each(views), cut, strict=True))
-  return tuple(
-    _grey_patches(view, x, fold(keys, n))
-    if isinstance(view, Patches)
-    else augment_colour(view, x, fold(keys, n))
-    for n, (view, x) in every
-  )
+  return tuple(colour_view(view, x, fold(keys, n)) for n, (view, x) in every)
+
+
+def colour_view(view: View | Patches, cut: Array, keys: Array) -> Array:
+  """What happens to one view of each image after it is cut."""
+  if isinstance(view, Patches):
+    return _grey_patches(view, cut, keys)
+  return augment_colour(view, cut, keys)
 
 
 class Colour(NamedTuple):

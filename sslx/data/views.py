@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -129,6 +129,24 @@ class Centre:
     require(self, "size", self.size >= 1, "1 or more")
     require(self, "resize", self.resize >= self.size, f"{self.size} or more")
     _require_interpolation(self)
+
+
+class Slot(NamedTuple):
+  """One of the arrays that a method is given.
+
+  Attributes:
+    view: which of the views of `each`.
+    shuffled: whether its rows are in the order of `pipeline.Order.shuffle`
+      instead of that of the batch.
+  """
+
+  view: int
+  shuffled: bool = False
+
+
+def unshuffled(views: int) -> tuple[Slot, ...]:
+  """Every view once, in the order of the batch."""
+  return tuple(map(Slot, range(views)))
 
 
 def each(views: tuple[View | Patches, ...]) -> tuple[View | Patches, ...]:
