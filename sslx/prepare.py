@@ -119,10 +119,9 @@ def request_of(flags: argparse.Namespace, form: Any, out: str) -> Any:
       flags.source, None, "test", train.classes, key="--from"
     )
     splits = {"train": train} | ({"test": test} if test else {})
-    classes, notes = (
-      train.classes,
-      [n for s in splits.values() for n in s.notes],
-    )
+    classes = train.classes
+    notes = [note for images in splits.values() for note in images.notes]
+    _check_classes(classes or ())
   for note in notes:
     print(f"note: {note}")
   name = re.sub(r"\W+", "_", flags.name) + form.suffix
@@ -142,6 +141,16 @@ def _check_new(name: str) -> None:
     raise ConfigError(
       f"{name!r} is {what}. A folder of images is prepared under a new name of"
       " lower-case letters, digits and _."
+    )
+
+
+def _check_classes(classes: tuple[str, ...]) -> None:
+  """Refuses names that a file of one per line cannot hold."""
+  wrong = [name for name in classes if not name.isprintable()]
+  if wrong:
+    raise ConfigError(
+      f"{len(wrong)} folders have names that are not printable text, such as"
+      f" {wrong[0]!r}. Rename them: they are the names of the classes."
     )
 
 
@@ -186,8 +195,12 @@ def main(argv: list[str]) -> None:
   form = form_of(flags)
   default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
   out = os.path.abspath(os.path.expanduser(flags.out or default))
-  if flags.source is None and flags.out and not os.path.isdir(out):
-    raise ConfigError(f"--out={flags.out!r} does not exist. Correct it.")
+  if flags.verify or (form.short_side and not flags.source):
+    if not os.path.isdir(out):
+      raise ConfigError(
+        f"{out} does not exist. Set --out to the folder that {flags.name!r} is"
+        " prepared in."
+      )
   if flags.verify:
     return verify(flags.name, out)
   request = request_of(flags, form, out)
@@ -215,3 +228,5 @@ if __name__ == "__main__":
     main(sys.argv[1:])
   except ConfigError as error:
     sys.exit(f"error: {error}")
+  except KeyboardInterrupt:
+    sys.exit("\nstopped; the same command goes on from here")

@@ -94,6 +94,8 @@ def _check_record(record: bytes, num_classes: int | None) -> Any:
   from tensorflow_datasets.proto import tf_example_pb2
 
   feature = tf_example_pb2.Example.FromString(record).features.feature
+  if not feature.keys() & {"image", "image/value"}:
+    raise ValueError("it has no image")
   if "image/shape" in feature:
     shape = tuple(feature["image/shape"].int64_list.value)
     pixels = feature["image/value"].bytes_list.value[0]

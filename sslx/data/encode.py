@@ -37,6 +37,11 @@ class Form:
     return self.short_side is not None and self.quality is None
 
   @property
+  def only_jpeg(self) -> bool:
+    """Whether every image is stored as a JPEG."""
+    return self.jpeg or self.quality is not None
+
+  @property
   def suffix(self) -> str:
     """Of the set's name, so that it is not taken for the original."""
     if self.short_side is None:
@@ -74,9 +79,9 @@ def encode(
       return simplejpeg.encode_jpeg(image, form.quality, "RGB", "420"), None
   if form.raw:
     return image.tobytes(), image.shape
-  if _is_plain_jpeg(data) or (_is_plain_png(data) and not form.jpeg):
+  if _is_plain_jpeg(data) or (_is_plain_png(data) and not form.only_jpeg):
     return data, None
-  if form.jpeg or form.quality is not None:
+  if form.only_jpeg:
     return simplejpeg.encode_jpeg(image, 100, "RGB", "444"), None
   return cv2.imencode(".png", image[..., ::-1])[1].tobytes(), None
 

@@ -104,11 +104,11 @@ def write(
   """
   summaries, todo = {}, []
   for shard in shards:
-    if os.path.exists(shard.path):
-      with open(shard.summary) as file:
-        summaries[shard.path] = Summary(*json.load(file))
-    else:
+    summary = _finished(shard)
+    if summary is None:
       todo.append(shard)
+    else:
+      summaries[shard.path] = summary
   total = sum(len(shard.indices) for shard in shards)
   earlier = total - sum(len(shard.indices) for shard in todo)
   # Spawned: a fork would share the locks of threads that it does not have.
@@ -137,6 +137,17 @@ def write(
     pool.shutdown(cancel_futures=True)
   _check_skipped(summaries.values(), total, shards[0].path)
   return [summaries[shard.path] for shard in shards]
+
+
+def _finished(shard: Shard) -> Summary | None:
+  """What an earlier run wrote, if it wrote all of it."""
+  if not os.path.exists(shard.path):
+    return None
+  try:
+    with open(shard.summary) as file:
+      return Summary(*json.load(file))
+  except (OSError, ValueError):  # Lost with the power.
+    return None
 
 
 def _check_skipped(summaries: Sequence[Summary], total: int, path: str) -> None:
@@ -174,7 +185,8 @@ def _write(shard: Shard) -> Summary:
   images = job.splits[shard.split]
   partial = f"{shard.path}.{os.getpid()}.partial"
   count, num_bytes, skipped = 0, 0, []
-  with writing(shard.path):
+  # The writer of ArrayRecord raises RuntimeError, whatever went wrong.
+  with writing(shard.path, OSError, RuntimeError):
     # JPEGs do not compress, and to read pixels from a compressed file takes
     # longer than to decode a JPEG.
     options = "group_size:1,uncompressed"
@@ -208,11 +220,11 @@ def _write(shard: Shard) -> Summary:
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[None]:
+def writing(path: str, *kinds: type[Exception]) -> Iterator[None]:
   """Says what to do when the disk is full, or not to be written to."""
   try:
     yield
-  except (OSError, RuntimeError) as error:
+  except kinds as error:
     first = str(error).splitlines()[0]
     raise ConfigError(
       f"{path} cannot be written: {first[:300]}. See to it that there is space"

@@ -25,7 +25,7 @@ from sslx.config import ConfigError
 from sslx.data import check, shards
 from sslx.data.encode import Form
 
-_MIN_SHARD = 1000  # images
+_SHARD = 1000  # images, or as many more as there would be too many files
 _MAX_SHARDS = 500  # Readers hold all files open; a shell often allows 1024.
 
 
@@ -70,7 +70,7 @@ def write(
   folder = f"{request.folder}.incomplete"
   names = {split: _names(images) for split, images in request.splits.items()}
   with (
-    shards.writing(folder),
+    shards.writing(folder, OSError),
     _claim(request.folder, folder, _plan(request, names)),
   ):
     plan = list(_shards(request, folder, names))
@@ -120,7 +120,7 @@ def _shards(
   for split, all_ in names.items():
     digests = [hashlib.blake2b(x, digest_size=8).digest() for x in all_]
     order = np.frombuffer(b"".join(digests), ">u8").argsort(kind="stable")
-    count = min(_MAX_SHARDS, -(-len(order) // _MIN_SHARD))
+    count = min(_MAX_SHARDS, -(-len(order) // _SHARD))
     for i, indices in enumerate(np.array_split(order, count)):
       file = f"{name}-{split}.array_record-{i:05}-of-{count:05}"
       yield shards.Shard(os.path.join(folder, file), split, indices)
@@ -151,6 +151,7 @@ def _claim(target: str, folder: str, plan: dict[str, Any]) -> Iterator[None]:
       file.truncate(0)
       json.dump(plan, file, indent=2)
       file.flush()
+      os.fsync(file.fileno())  # Before any shard is.
     for name in os.listdir(folder):
       if name.endswith(".partial"):
         os.unlink(os.path.join(folder, name))
@@ -184,8 +185,8 @@ def _write_metadata(
       shape=(None, None, 3), dtype=np.uint8, encoding="bytes"
     )
   else:
-    jpeg = request.form.jpeg or request.form.quality is not None
-    image = tfds.features.Image(encoding_format="jpeg" if jpeg else None)
+    encoding = "jpeg" if request.form.only_jpeg else None  # None: any.
+    image = tfds.features.Image(encoding_format=encoding)
   features = {"image": image, "file_name": tfds.features.Text()}
   if request.classes is not None:
     features["label"] = tfds.features.ClassLabel(names=list(request.classes))
