@@ -69,10 +69,12 @@ class Records:
     found = self._records.__getitems__([int(i) for i in indices])
     for row, record in enumerate(found):
       feature = tf_example_pb2.Example.FromString(record).features.feature
-      image = feature["image"].bytes_list.value[0]
       if "image/shape" in feature:  # Pixels, of a varying size.
         shape = tuple(feature["image/shape"].int64_list.value)
-        image = np.frombuffer(image, np.uint8).reshape(shape)
+        pixels = feature["image/value"].bytes_list.value[0]
+        image = np.frombuffer(pixels, np.uint8).reshape(shape)
+      else:
+        image = feature["image"].bytes_list.value[0]
       images.append(image)
       if self.num_classes is not None:
         labels[row] = feature["label"].int64_list.value[0]
@@ -128,21 +130,26 @@ class Records:
 
 
 def _check_shards(where: str, again: str, shards: list[Any]) -> None:
-  """Compares what is in each file with what dataset_info.json says."""
+  for shard in shards:
+    path = os.fspath(shard.filename)
+    problem = problem_of(path, shard.examples_in_shard)
+    if problem is not None:
+      raise ConfigError(f"{where}: {path} {problem}. {again}")
+
+
+def problem_of(path: str, length: int) -> str | None:
+  """What is wrong with a file that should hold `length` records, if anything.
+
+  Finds a file that is cut short; damage inside shows when it is read.
+  """
   from array_record.python import array_record_module
 
-  for shard in shards:
-    try:
-      reader = array_record_module.ArrayRecordReader(os.fspath(shard.filename))
-      found = reader.num_records()
-      reader.close()  # Raises what went wrong when the file was opened.
-    except RuntimeError as error:
-      raise ConfigError(
-        f"{where}: {shard.filename} is missing, cut short or unreadable:"
-        f" {error}. {again}"
-      ) from error
-    if found != shard.examples_in_shard:
-      raise ConfigError(
-        f"{where}: {shard.filename} holds {found} records where"
-        f" dataset_info.json says {shard.examples_in_shard}. {again}"
-      )
+  try:
+    reader = array_record_module.ArrayRecordReader(path)
+    found = reader.num_records()
+    reader.close()  # Raises what went wrong when the file was opened.
+  except RuntimeError as error:
+    return f"is missing, cut short or unreadable: {error}"
+  if found != length:
+    return f"holds {found} records where dataset_info.json says {length}"
+  return None
