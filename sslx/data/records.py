@@ -75,13 +75,16 @@ class Records:
     return list(images), np.array(labels, np.int32)
 
   def _read(self, index: int) -> tuple[bytes | np.ndarray, int]:
-    """An image and its label, -1 if there is none; b"" if it is damaged."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
+    """What `_parse` gives of a record; b"" and -1 if it is damaged."""
     try:
-      record = self._records[index]
+      return self._parse(self._records[index])
     except RuntimeError:
       return b"", -1
+
+  def _parse(self, record: bytes) -> tuple[bytes | np.ndarray, int]:
+    """An image and its label, -1 if the images have none."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
     feature = tf_example_pb2.Example.FromString(record).features.feature
     if "image/shape" in feature:  # Pixels, of a varying size.
       shape = tuple(feature["image/shape"].int64_list.value)
