@@ -176,9 +176,9 @@ static int cut(const View *view, const uint8_t *pixels, size_t stride, int y0,
   int low_y = y0, high_y = y0 + rows, low_x = x0, high_x = x0 + columns;
   if (view->bounded) {
     low_y = (int)view->top;
-    high_y = (int)(view->top + view->height);
+    high_y = (int)fmin(ceil(view->top + view->height), high_y);
     low_x = (int)view->left;
-    high_x = (int)(view->left + view->width);
+    high_x = (int)fmin(ceil(view->left + view->width), high_x);
   }
   Filter down = {0}, right = {0};
   int n = 3 * (high_x - low_x), size = view->size_x;
@@ -301,7 +301,6 @@ static const char *decode(const uint8_t *data, size_t length, View *views,
     if (info.scale_denom > 1) { /* A box need not fall on whole pixels now. */
       double y = (double)height / whole_height, x = (double)width / whole_width;
       v->top *= y, v->height *= y, v->left *= x, v->width *= x;
-      v->bounded = 0;
     }
   }
   int region[4];
