@@ -28,6 +28,8 @@ except ImportError:  # No compiler or no libjpeg-turbo when it was installed.
 
 # Threads are ours: one image each. OpenCV's own would fight with them.
 cv2.setNumThreads(0)
+# A bad image is reported by us, and once.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # What Pillow would refuse as a "decompression bomb" is a photograph here.
 Image.MAX_IMAGE_PIXELS = None
 

@@ -449,6 +449,40 @@ def test_bad_images(decoder, name, capfd):
     crops.decode(data)
 
 
+def mutated(data, rng):
+  """Cut, with some bytes changed, or with some left out."""
+  data = bytearray(data)
+  kind, place = rng.integers(3), rng.integers(len(data))
+  if kind == 0:
+    del data[place:]
+  elif kind == 1:
+    # Most of them where the header is.
+    reach = len(data) if rng.random() < 0.3 else min(len(data), 120)
+    for place in rng.integers(0, reach, 4):
+      data[place] = rng.integers(256)
+  else:
+    del data[place : place + rng.integers(1, 30)]
+  return bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow has much to say of these.
+def test_damage_of_any_kind_is_a_picture_or_a_bad_image(decoder, capfd):
+  picture = photos.photo(60, 80)
+  whole = [make(picture) for make in photos.JPEGS.values()]
+  whole += [data for data, _ in pictures().values()]
+  rng = np.random.default_rng(0)
+  bad = 0
+  for _ in range(30):
+    for data in (mutated(x, rng) for x in whole):
+      try:
+        height, width = crops.size(data)
+        one = Cut((0, 0, height, width), bounded=bool(rng.integers(2)))
+        cut(data, one, size=(8, 8))
+      except BadImage:
+        bad += 1
+  assert 0.2 < bad / (30 * len(whole)) < 0.95
+
+
 def test_a_cut_short_image_is_bad_whatever_part_is_seen(decoder):
   for data in (
     good()[:-3000],
