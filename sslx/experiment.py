@@ -12,6 +12,7 @@ from sslx import config as config_lib
 from sslx import methods, optim
 from sslx.checkpoint import Checkpoint
 from sslx.data import pipeline, sources
+from sslx.data import views as views_lib
 from sslx.evaluate.online import Evaluate, Online
 from sslx.evaluate.probe import OnlineProbe
 from sslx.parallel import Parallel, Partitioner
@@ -133,7 +134,12 @@ class Experiment:
     """
     rows = self.partitioner.local_rows(self.data.batch_size)
     host = pipeline.host_batches(
-      self.train, self.order, rows, self.data, start=start
+      self.train,
+      self.order,
+      rows,
+      self.data,
+      slots=self.step.slots,
+      start=start,
     )
     allowed = int(self.data.max_bad * len(self.train))
 
@@ -171,7 +177,6 @@ def build(
   data = config_lib.build(pipeline.Data, config.data, "data")
   schedule = config_lib.build(Schedule, config.schedule, "schedule")
   runtime = config_lib.build(Runtime, config.runtime, "runtime")
-  method = methods.build(config.model)
   partitioner = Partitioner.create(runtime.parallel, devices)
   partitioner.check_batch(data.batch_size, config.model.norm_groups)
 
@@ -187,6 +192,9 @@ def build(
   order = pipeline.Order(
     len(train), data.batch_size, schedule.epochs, runtime.seed
   )
+  plan = methods.Plan(data.batch_size, order.steps_per_epoch, len(order))
+  method = methods.build(config.model, plan)
+  slots = method.slots(len(views_lib.each(data.views)))
   learning_rate = optim.learning_rate(
     schedule.optimizer,
     schedule.lr,
@@ -198,17 +206,28 @@ def build(
   if runtime.evaluate.probe is not None and labelled:
     probe = OnlineProbe(train.num_classes, runtime.evaluate.probe)
   key = jax.random.key(runtime.seed)
-  params, _, _ = jax.eval_shape(method.init, key, example_batch(data.views))
+  batch = example_batch(data.views, slots)
+  params, _, _ = jax.eval_shape(method.init, key, batch)
   step = TrainStep(
     method=method,
     optimizer=optim.make(schedule.optimizer, learning_rate, params),
     learning_rate=learning_rate,
     probe=probe,
     views=data.views,
+    slots=slots,
     mean=data.mean,
     std=data.std,
   )
   abstract_state = jax.eval_shape(step.init, key)
+  features = step.abstract_features(
+    abstract_state.params, abstract_state.model_state
+  )
+  for name in runtime.evaluate.features:
+    if name not in features:
+      raise config_lib.ConfigError(
+        f"config.runtime.evaluate.features has {name!r}; this backbone has"
+        f" {', '.join(map(repr, features))}."
+      )
   abstract_state = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     abstract_state,

@@ -11,7 +11,7 @@ import optax
 
 from sslx.data import augment
 from sslx.data import views as views_lib
-from sslx.data.views import Patches, View
+from sslx.data.views import Patches, Slot, View
 from sslx.evaluate import monitors
 from sslx.evaluate.probe import OnlineProbe
 from sslx.methods.base import Method
@@ -28,7 +28,8 @@ class TrainStep:
     optimizer: of `state.params`.
     learning_rate: step to rate, for the log.
     probe: linear classifier trained on the features, or None.
-    views: what the method is given of each image.
+    views: what is made of each image.
+    slots: which of them the method is given, and in which order.
     mean: per channel, of images in [0, 1].
     std: per channel, of images in [0, 1].
   """
@@ -38,20 +39,19 @@ class TrainStep:
   learning_rate: optax.Schedule
   probe: OnlineProbe | None
   views: tuple[View | Patches, ...]
+  slots: tuple[Slot, ...]
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
 
   def init(self, rng: jax.Array) -> TrainState:
     """The state of step 0; the same on any devices."""
-    rng_method, rng_probe, rng_steps = jax.random.split(rng, 3)
-    batch = example_batch(self.views)
+    rng_method, rng_probe, _ = jax.random.split(rng, 3)
+    batch = example_batch(self.views, self.slots)
     params, model_state, aux = self.method.init(rng_method, batch)
     probe = None
     if self.probe is not None:
-      features = jax.eval_shape(
-        self.method.encode, params, model_state, batch["views"][0]
-      )
-      probe = self.probe.init(rng_probe, features.shape[-1])
+      features = self.abstract_features(params, model_state)
+      probe = self.probe.init(rng_probe, features["final"].shape[-1])
     return TrainState(
       step=jnp.int32(0),
       params=params,
@@ -59,21 +59,37 @@ class TrainStep:
       opt_state=self.optimizer.init(params),
       aux=aux,
       probe=probe,
-      rng=jax.random.key_data(rng_steps),
+      rng=first_rng(rng),
     )
+
+  def abstract_features(
+    self, params: Any, model_state: Any
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of what `method.encode` gives for two images."""
+    size = self.views[0].size
+    blank = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    return jax.eval_shape(self.method.encode, params, model_state, blank)
 
   def preprocess(
     self, batch: dict[str, Any], rng: jax.Array, axis: Axis
   ) -> tuple[jax.Array, ...]:
-    """Normalised views, f32[b, *view.shape] each; see `__call__`."""
+    """Normalised views, f32[b, *view.shape] for each slot; see `__call__`."""
     # Keyed by the place in the global batch: what happens to an image does not
-    # depend on the device that it is on.
-    keys = augment.example_keys(rng, axis.positions(len(batch["label"])))
-    if "views" in batch:
-      views = augment.colour_views(self.views, batch["views"], keys)
-    else:
-      views = augment.make_views(self.views, batch["image"], keys)
-    return tuple(augment.normalize(x, self.mean, self.std) for x in views)
+    # depend on the device that it is on, nor on the row.
+    places = axis.positions(len(batch["label"])), batch.get("place")
+    images = batch.get("image"), batch.get("shuffled_image")
+    views, kinds = [], views_lib.each(self.views)
+    for n, slot in enumerate(self.slots):
+      view = kinds[slot.view]
+      keys = augment.example_keys(rng, places[slot.shuffled])
+      keys = augment.fold(keys, slot.view)
+      if "views" in batch:
+        cut = batch["views"][n]
+      else:
+        cut = augment.cut_view(view, images[slot.shuffled], keys)
+      coloured = augment.colour_view(view, cut, keys)
+      views.append(augment.normalize(coloured, self.mean, self.std))
+    return tuple(views)
 
   def __call__(
     self, state: TrainState, batch: dict[str, Any], axis: Axis
@@ -82,26 +98,21 @@ class TrainStep:
 
     Args:
       state: before the step.
-      batch: `label`, int32[b], -1 for none; and either `image`,
-        uint8[b, h, w, 3], or `views`, cut on the host: a tuple of
-        uint8[b, *view.shape].
+      batch: this device's rows of `pipeline.HostBatch.arrays`.
       axis: identity in the global view, collectives in the per-device view.
 
     Returns:
       The state after, and f32 scalar metrics, the same on all devices.
     """
     rng = jax.random.wrap_key_data(state.rng)
-    rng_augment, rng_loss = jax.random.split(
-      jax.random.fold_in(rng, state.step)
-    )
-    batch = {
-      "views": self.preprocess(batch, rng_augment, axis),
-      "label": batch["label"],
-    }
+    rng_augment, rng_loss = step_keys(rng, state.step)
+    views = self.preprocess(batch, rng_augment, axis)
+    order = {k: batch[k] for k in ("label", "place", "back") if k in batch}
+    batch = {"views": views, **order}
 
     def loss_fn(params):
       loss, output = self.method.loss(
-        params, state.model_state, state.aux, batch, rng_loss, axis
+        params, state.model_state, state.aux, batch, rng_loss, state.step, axis
       )
       # The mean over devices belongs here, and nowhere else: in the per-device
       # view the gradient of a mean with respect to replicated parameters is
@@ -145,7 +156,21 @@ class TrainStep:
     )
 
 
-def example_batch(views: tuple[View | Patches, ...]) -> dict[str, Any]:
+def first_rng(rng: jax.Array) -> jax.Array:
+  """`TrainState.rng` of a run that starts from this key."""
+  return jax.random.key_data(jax.random.split(rng, 3)[2])
+
+
+def step_keys(rng: jax.Array, step: Any) -> tuple[jax.Array, jax.Array]:
+  """The keys of one step: of its augmentation, and of its loss."""
+  rng_augment, rng_loss = jax.random.split(jax.random.fold_in(rng, step))
+  return rng_augment, rng_loss
+
+
+def example_batch(
+  views: tuple[View | Patches, ...], slots: tuple[Slot, ...]
+) -> dict[str, Any]:
   """A batch of two blank images, as a method's `init` wants it for shapes."""
-  blank = tuple(jnp.zeros((2, *x.shape)) for x in views_lib.each(views))
+  kinds = views_lib.each(views)
+  blank = tuple(jnp.zeros((2, *kinds[slot.view].shape)) for slot in slots)
   return {"views": blank, "label": jnp.zeros(2, jnp.int32)}

@@ -6,6 +6,7 @@ import pytest
 from sslx import config as config_lib
 from sslx import experiment, methods, optim
 from sslx.data.pipeline import Data
+from sslx.data.views import each
 from sslx.step import example_batch
 from tests import tiny
 
@@ -25,10 +26,10 @@ def test_config_is_accepted_and_its_parameters_have_shapes(spec):
   data = config_lib.build(Data, config.data, "data")
   schedule = config_lib.build(experiment.Schedule, config.schedule, "schedule")
   config_lib.build(experiment.Runtime, config.runtime, "runtime")
-  method = methods.build(config.model)
-  params, _, _ = jax.eval_shape(
-    method.init, jax.random.key(0), example_batch(data.views)
-  )
+  plan = methods.Plan(data.batch_size, 100, 100 * schedule.epochs)
+  method = methods.build(config.model, plan)
+  batch = example_batch(data.views, method.slots(len(each(data.views))))
+  params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
   rate = optim.learning_rate(
     schedule.optimizer,
     schedule.lr,

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
         "evaluate": {
           "every_epochs": 10.0,
           "batch_size": 512,
+          "features": (),
           "pixels": False,
           "knn": {"k": (20, 10, 100, 200), "temperature": 0.07},
           "probe": {"lr": 1e-3},

@@ -31,7 +31,7 @@ Rgb = tuple[float, float, float]
 _BOX, _FLIP, _COLOUR = range(3)
 _CONTRAST, _SATURATION = 1, 2  # brightness is 0, hue is 3
 _ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
-_fold = jax.vmap(jax.random.fold_in, (0, None))  # a number into every key
+fold = jax.vmap(jax.random.fold_in, (0, None))  # a number into every key
 
 
 def example_keys(key: Array, positions: Array) -> Array:
@@ -47,11 +47,16 @@ def cut_views(
   Every kind of view in turn, `count` times; the n-th folds n into the keys.
   """
   return tuple(
-    cut_patches(view, images, _fold(keys, n))
-    if isinstance(view, Patches)
-    else random_resized_crop(view, images, _fold(keys, n))
+    cut_view(view, images, fold(keys, n))
     for n, view in enumerate(views_lib.each(views))
   )
+
+
+def cut_view(view: View | Patches, images: Array, keys: Array) -> Array:
+  """One view of each image, f32[b, *view.shape], not yet coloured."""
+  if isinstance(view, Patches):
+    return cut_patches(view, images, keys)
+  return random_resized_crop(view, images, keys)
 
 
 def make_views(
@@ -75,12 +80,14 @@ def colour_views(
     f32[b, *view.shape] each, in [0, 1].
   """
   every = enumerate(zip(views_lib.each(views), cut, strict=True))
-  return tuple(
-    _grey_patches(view, x, _fold(keys, n))
-    if isinstance(view, Patches)
-    else augment_colour(view, x, _fold(keys, n))
-    for n, (view, x) in every
-  )
+  return tuple(colour_view(view, x, fold(keys, n)) for n, (view, x) in every)
+
+
+def colour_view(view: View | Patches, cut: Array, keys: Array) -> Array:
+  """What happens to one view of each image after it is cut."""
+  if isinstance(view, Patches):
+    return _grey_patches(view, cut, keys)
+  return augment_colour(view, cut, keys)
 
 
 class Colour(NamedTuple):
@@ -153,7 +160,7 @@ def augment_colour(view: View, images: Array, keys: Array) -> Array:
 def random_resized_crop(view: View, images: Array, keys: Array) -> Array:
   """Resizes a random box of each image to f32[b, size, size, 3], and flips."""
   boxes = sample_boxes(view, keys, *images.shape[1:3])
-  flips = _uniforms(keys, _FLIP, 1)[:, 0] < view.flip
+  flips = sample_flips(view, keys)
   return crop_resize(images, boxes, flips, view.size, view.interpolation)
 
 
@@ -163,10 +170,14 @@ def sample_boxes(view: View, keys: Array, height: int, width: int) -> Array:
   return views_lib.random_boxes(view, uniforms, height, width, jnp)
 
 
+def sample_flips(view: View, keys: Array) -> Array:
+  """Draws bool[b], which views are mirrored."""
+  return _uniforms(keys, _FLIP, 1)[:, 0] < view.flip
+
+
 def cut_patches(view: Patches, images: Array, keys: Array) -> Array:
   """Nine patches of each image, f32[b, 9, size, size, 3]."""
-  uniforms = _uniforms(keys, _BOX, views_lib.PATCH_UNIFORMS)
-  corners = views_lib.random_patches(view, uniforms, jnp)  # [b, 9, 2]
+  corners = sample_patches(view, keys)
 
   def matrices(n, start):
     """f32[b, 9, size, n]: those rows of the resize that a patch shows."""
@@ -181,12 +192,23 @@ def cut_patches(view: Patches, images: Array, keys: Array) -> Array:
   return jnp.clip(separable(rows, columns, _unit_float(images)), 0, 1)
 
 
+def sample_patches(view: Patches, keys: Array) -> Array:
+  """Draws i32[b, 9, 2] places: see `views.random_patches`."""
+  uniforms = _uniforms(keys, _BOX, views_lib.PATCH_UNIFORMS)
+  return views_lib.random_patches(view, uniforms, jnp)
+
+
+def draw_grey(view: Patches, keys: Array) -> Array:
+  """Draws bool[b], which images lose their colour."""
+  return _uniforms(keys, _COLOUR, 1)[:, 0] < view.grey
+
+
 def _grey_patches(view: Patches, patches: Array, keys: Array) -> Array:
   """The mean of the channels, in all patches of an image or in none."""
   patches = _unit_float(patches)
   if not view.grey:
     return patches
-  greyed = _uniforms(keys, _COLOUR, 1)[:, 0] < view.grey
+  greyed = draw_grey(view, keys)
   grey = patches.mean(-1, keepdims=True)
   return jnp.where(greyed.reshape(-1, 1, 1, 1, 1), grey, patches)
 
@@ -283,7 +305,7 @@ def normalize(images: Array, mean: Rgb, std: Rgb) -> Array:
 
 def _uniforms(keys: Array, stream: int, count: int) -> Array:
   draw = lambda key: jax.random.uniform(key, (count,))
-  return jax.vmap(draw)(_fold(keys, stream))  # f32[b, count] in [0, 1)
+  return jax.vmap(draw)(fold(keys, stream))  # f32[b, count] in [0, 1)
 
 
 def _per_image(values: Array) -> Array:

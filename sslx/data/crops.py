@@ -170,7 +170,7 @@ def random_cuts(
   uniforms: np.ndarray,
   height: np.ndarray,
   width: np.ndarray,
-) -> list[list[Cut]]:
+) -> list[list[list[Cut]]]:
   """Draws the boxes and flips of all views of each image.
 
   Args:
@@ -180,23 +180,19 @@ def random_cuts(
     width: int[b].
 
   Returns:
-    For each image, its cuts: one for a `View`, nine for `Patches`.
+    For each image and each of its views, the cuts: one for a `View`, nine for
+    `Patches`.
   """
-  columns = []  # of each output, its cut in every image
+  columns = []  # of each view, its cuts in every image
   for view in views_lib.each(views):
     cubic = view.interpolation == "bicubic"
     if isinstance(view, Patches):
       count = views_lib.PATCH_UNIFORMS
       corners = views_lib.random_patches(view, uniforms[:, :count])
-      scale = np.stack([height, width], axis=1)[:, None] / view.resize
-      boxes = np.concatenate(
-        [corners * scale, np.broadcast_to(view.size * scale, corners.shape)],
-        axis=-1,
+      boxes = views_lib.patch_boxes(view, corners, height, width)
+      columns.append(
+        [[Cut(tuple(box), False, cubic, False) for box in b] for b in boxes]
       )
-      columns += [
-        [Cut(tuple(box), False, cubic, False) for box in boxes[:, i]]
-        for i in range(9)
-      ]
     else:
       count = views_lib.BOX_UNIFORMS + 1
       boxes = views_lib.random_boxes(
@@ -205,7 +201,7 @@ def random_cuts(
       flips = uniforms[:, count - 1] < view.flip
       columns.append(
         [
-          Cut(tuple(box), bool(flip), cubic)
+          [Cut(tuple(box), bool(flip), cubic)]
           for box, flip in zip(boxes.tolist(), flips, strict=True)
         ]
       )

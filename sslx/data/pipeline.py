@@ -25,10 +25,10 @@ from sslx.config import ConfigError, require
 from sslx.data import crops
 from sslx.data import views as views_lib
 from sslx.data.sources import Arrays, Encoded, Source
-from sslx.data.views import Centre, Patches, View
+from sslx.data.views import Centre, Patches, Slot, View
 
-# A stream of the seed of its own: the order takes the others.
-_CUTS = 0x63757473
+# Streams of the seed of their own: the order of the examples takes the others.
+_CUTS, _SHUFFLE = 0x63757473, 0x73687566
 # More damaged neighbours than this, and it is not the images that are damaged.
 _NEIGHBOURS = 100
 
@@ -126,6 +126,17 @@ class Order:
     permutation = _permutation(self.num_examples, self.seed, epoch)
     return permutation[first : first + self.batch_size]
 
+  def shuffle(self, batch: int) -> np.ndarray:
+    """int64[batch_size]: the example that is in each row of a shuffled slot.
+
+    MoCo's shuffled BatchNorm (He et al. 2020, section 3.3) without moving an
+    image between devices: the loader puts the rows in this order.
+    """
+    bits = np.random.Philox(
+      np.random.SeedSequence([self.seed, batch, _SHUFFLE])
+    )
+    return np.random.Generator(bits).permutation(self.batch_size)
+
 
 @functools.lru_cache(maxsize=2)  # Prefetch may straddle two epochs.
 def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -137,8 +148,11 @@ class HostBatch(NamedTuple):
   """What one Grain element is.
 
   Attributes:
-    arrays: `label`, int32[b], -1 where there is none; and `image`,
-      uint8[b, h, w, 3], or `views`, a tuple of uint8[b, *view.shape].
+    arrays: `label`, int32[b], -1 where there is none; and `views`, a tuple of
+      uint8[b, *view.shape] for each slot, or `image`, uint8[b, h, w, 3]. If
+      some slot is shuffled also `place`, int32[b], which example of the global
+      batch is in each of its rows; `back`, int32[b], in which of its rows each
+      example is; and `shuffled_image` beside `image`.
     bad: (index, reason) of each image that had to be replaced.
   """
 
@@ -153,52 +167,74 @@ class _Gather:
   images: Arrays
   order: Order
   rows: slice
+  slots: tuple[Slot, ...]
 
   def __call__(self, batch: int) -> HostBatch:
-    indices = self.order[batch][self.rows]
+    indices = self.order[batch]
+    mine = indices[self.rows]
     if self.images.labels is None:
-      labels = np.full(len(indices), -1, np.int32)
+      labels = np.full(len(mine), -1, np.int32)
     else:
-      labels = self.images.labels[indices]
-    return HostBatch(
-      {"image": self.images.images[indices], "label": labels}, ()
-    )
+      labels = self.images.labels[mine]
+    arrays = {"image": self.images.images[mine], "label": labels}
+    shuffled = _shuffled(self.order, batch, self.rows, self.slots)
+    if shuffled:
+      moved = indices[shuffled["place"]]
+      arrays |= {"shuffled_image": self.images.images[moved], **shuffled}
+    return HostBatch(arrays, ())
 
 
 @dataclasses.dataclass(frozen=True)
 class CutViews:
-  """Makes this process's rows of a batch, of encoded images."""
+  """Makes this process's rows of a batch, of encoded images.
+
+  An image is decoded once, in whichever rows of whichever slots it is wanted.
+  """
 
   images: Encoded
   order: Order
   rows: slice
   views: tuple[View | Patches, ...]
+  slots: tuple[Slot, ...]
   threads: int
 
   def __call__(self, batch: int) -> HostBatch:
     """Reads, decodes and cuts."""
-    indices = self.order[batch][self.rows]
-    uniforms = self._uniforms(batch)
-    encoded, labels = self.images.read(indices)
-    outs = [
-      np.empty((len(indices), *view.shape), np.uint8)
-      for view in views_lib.each(self.views)
-    ]
-    # Drawn for all images at once: numpy takes as long for a single one.
-    sizes = np.array([_size(data) for data in encoded])
-    cuts = crops.random_cuts(self.views, uniforms, *sizes.T)
+    first, b = self.rows.start, self.rows.stop - self.rows.start
+    shuffled = _shuffled(self.order, batch, self.rows, self.slots)
+    # Of each slot: which example of the global batch is in each of its rows.
+    mine = np.arange(first, first + b)
+    held = [shuffled["place"] if s.shuffled else mine for s in self.slots]
+    places = np.unique(np.concatenate([mine, *held]))
+    row_of = [dict(zip(x.tolist(), range(b), strict=True)) for x in held]
 
-    def cut(row: int) -> list[tuple[int, str]]:
-      # Single pictures: a patch is one of nine of its view.
-      single = [
-        x for out in outs for x in out[row].reshape(-1, *out.shape[-3:])
-      ]
-      index, data, mine, bad = int(indices[row]), encoded[row], cuts[row], []
-      encoded[row] = None  # Frees its memory as soon as it is decoded.
+    indices = self.order[batch][places]
+    encoded, labels = self.images.read(indices)
+    sizes = [_size(data) for data in encoded]
+    cuts = self.cuts(batch, places, sizes)
+    kinds = views_lib.each(self.views)
+    outs = [np.empty((b, *kinds[s.view].shape), np.uint8) for s in self.slots]
+
+    def cut(i: int) -> list[tuple[int, str]]:
+      """One image, into all its rows."""
+      targets = [[] for _ in kinds]
+      for slot, rows, out in zip(self.slots, row_of, outs, strict=True):
+        row = rows.get(int(places[i]))
+        if row is not None:
+          # Single pictures: a patch is one of nine of its view.
+          pictures = out[row].reshape(-1, *out.shape[-3:])
+          targets[slot.view].append(pictures)
+      data, encoded[i] = encoded[i], None  # Freed as soon as it is decoded.
+      index, wanted, bad = int(indices[i]), cuts[i], []
       while True:
         try:
-          crops.cut(data, mine, single)
-          return bad
+          used = [n for n, target in enumerate(targets) if target]
+          crops.cut(
+            data,
+            [c for n in used for c in wanted[n]],
+            [out for n in used for out in targets[n][0]],
+          )
+          break
         except crops.BadImage as error:
           bad.append((index, str(error)))
           if len(bad) == _NEIGHBOURS:
@@ -208,24 +244,49 @@ class CutViews:
             ) from error
         # The neighbour in the set, and so the same one on every machine.
         index = (index + 1) % len(self.images)
-        (data,), labels[row : row + 1] = self.images.read([index])
-        size = np.array([_size(data)])
-        (mine,) = crops.random_cuts(
-          self.views, uniforms[row : row + 1], *size.T
-        )
+        (data,), labels[i : i + 1] = self.images.read([index])
+        (wanted,) = self.cuts(batch, places[i : i + 1], [_size(data)])
+      for pictures in targets:
+        for copy in pictures[1:]:
+          copy[:] = pictures[0]
+      return bad
 
-    found = _pool(self.threads).map(cut, range(len(indices)))
+    found = _pool(self.threads).map(cut, range(len(places)))
     bad = tuple(x for each in found for x in each)
-    return HostBatch({"views": tuple(outs), "label": labels}, bad)
+    labels = labels[np.searchsorted(places, mine)]
+    return HostBatch({"views": tuple(outs), "label": labels, **shuffled}, bad)
 
-  def _uniforms(self, batch: int) -> np.ndarray:
-    """f64[rows, n]: a part of what is drawn for the whole global batch."""
+  def cuts(
+    self, batch: int, places: np.ndarray, sizes: list[tuple[int, int]]
+  ) -> list[list[list[crops.Cut]]]:
+    """What is cut out of each image: for every view, one `Cut` or nine.
+
+    Args:
+      batch: its number.
+      places: int[n], of the images in the global batch.
+      sizes: height and width of each of them.
+    """
+    # Drawn for the whole global batch, of which this process has some rows.
     bits = np.random.Philox(
       np.random.SeedSequence([self.order.seed, batch, _CUTS])
     )
     n = crops.uniforms_per_image(self.views)
-    drawn = np.random.Generator(bits).random((self.order.batch_size, n))
-    return drawn[self.rows]
+    uniforms = np.random.Generator(bits).random((self.order.batch_size, n))
+    return crops.random_cuts(self.views, uniforms[places], *np.array(sizes).T)
+
+
+def _shuffled(
+  order: Order, batch: int, rows: slice, slots: tuple[Slot, ...]
+) -> dict[str, np.ndarray]:
+  """`place` and `back` of `HostBatch`, if some slot is shuffled."""
+  if not any(slot.shuffled for slot in slots):
+    return {}
+  place = order.shuffle(batch)
+  back = np.argsort(place)
+  return {
+    "place": place[rows].astype(np.int32),
+    "back": back[rows].astype(np.int32),
+  }
 
 
 def _size(data: bytes | np.ndarray) -> tuple[int, int]:
@@ -253,6 +314,7 @@ def host_batches(
   rows: slice,
   data: Data,
   *,
+  slots: tuple[Slot, ...] | None = None,
   start: int = 0,
 ) -> Iterator[HostBatch]:
   """This process's rows of each batch, as numpy.
@@ -262,14 +324,18 @@ def host_batches(
     order: of the examples.
     rows: the part of each global batch that this process loads.
     data: views, threads and worker processes.
+    slots: what the method is given; every view by default.
     start: the batch to begin with.
   """
+  if slots is None:
+    slots = views_lib.unshuffled(len(views_lib.each(data.views)))
   if isinstance(images, Arrays):
-    load, ahead = _Gather(images, order, rows), 1
+    load, ahead = _Gather(images, order, rows, slots), 1
   else:
     threads = data.threads or default_threads()
     # Two batches at a time: while one is read, the other is decoded.
-    load, ahead = CutViews(images, order, rows, data.views, threads), 2
+    load = CutViews(images, order, rows, data.views, slots, threads)
+    ahead = 2
   batches = grain.MapDataset.range(start, len(order)).map(load)
   batches = batches.to_iter_dataset(
     grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=2 * ahead)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -131,6 +131,24 @@ class Centre:
     _require_interpolation(self)
 
 
+class Slot(NamedTuple):
+  """One of the arrays that a method is given.
+
+  Attributes:
+    view: which of the views of `each`.
+    shuffled: whether its rows are in the order of `pipeline.Order.shuffle`
+      instead of that of the batch.
+  """
+
+  view: int
+  shuffled: bool = False
+
+
+def unshuffled(views: int) -> tuple[Slot, ...]:
+  """Every view once, in the order of the batch."""
+  return tuple(map(Slot, range(views)))
+
+
 def each(views: tuple[View | Patches, ...]) -> tuple[View | Patches, ...]:
   """One entry per view that an image gets: every kind, `count` times."""
   return tuple(view for view in views for _ in range(view.count))
@@ -204,6 +222,24 @@ def random_patches(view: Patches, uniforms: Any, xp: Any = np) -> Any:
   grid = xp.stack(xp.meshgrid(*[xp.arange(3)] * 2, indexing="ij"), axis=-1)
   places = corner + cell * grid.reshape(9, 2) + xp.floor(offset)
   return places.astype(xp.int32)
+
+
+def patch_boxes(
+  view: Patches, corners: np.ndarray, height: Any, width: Any
+) -> np.ndarray:
+  """The boxes of patches in their images, float64[b, 9, 4].
+
+  Args:
+    view: sizes.
+    corners: int[b, 9, 2], from `random_patches`.
+    height: of the images: a number, or [b].
+    width: likewise.
+  """
+  b = len(corners)
+  sides = [np.broadcast_to(side, b) for side in (height, width)]
+  scale = np.stack(sides, axis=1)[:, None] / view.resize
+  sizes = np.broadcast_to(view.size * scale, corners.shape)
+  return np.concatenate([corners * scale, sizes], axis=-1)
 
 
 def centre_box(view: Centre, height: int, width: int) -> np.ndarray:

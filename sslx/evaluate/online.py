@@ -37,6 +37,8 @@ class Evaluate:
     knn: the kNN evaluator.
     probe: the linear classifier that is trained beside the method; None for
       none.
+    features: names of further features to evaluate by kNN, such as the
+      "stage3" of a ResNet; the "final" ones always are.
     pixels: whether step 0 also evaluates raw pixels, as a baseline.
   """
 
@@ -44,6 +46,7 @@ class Evaluate:
   batch_size: int = 512
   knn: KNN = KNN()
   probe: Probe | None = Probe()
+  features: tuple[str, ...] = ()
   pixels: bool = False
 
   def __post_init__(self):
@@ -55,11 +58,11 @@ class Features(NamedTuple):
   """Features of a whole set, sharded over devices batch by batch.
 
   Attributes:
-    rows: f32[n, B, d].
+    rows: f32[n, B, d], by the name of the features.
     labels: int32[n, B], -1 for padding.
   """
 
-  rows: jax.Array
+  rows: dict[str, jax.Array]
   labels: jax.Array
 
 
@@ -98,7 +101,8 @@ class Online:
 
     def encode(params, model_state, images):
       images = augment.normalize(images.astype(jnp.float32) / 255, mean, std)
-      return method.encode(params, model_state, images)
+      features = method.encode(params, model_state, images)
+      return {name: features[name] for name in ("final", *settings.features)}
 
     self._encode = jax.jit(encode, out_shardings=partitioner.batch)
     self._probe_hits = jax.jit(_probe_hits, static_argnums=0)
@@ -112,8 +116,9 @@ class Online:
 
     Returns:
       `knn_<k>` and `probe_test_accuracy`: fractions of the test set, if both
-      sets have labels; `effective_rank`: of the test features, or of those of
-      the first training images.
+      sets have labels, and `<features>_knn_<k>` of further features;
+      `effective_rank`: of the test features, or of those of the first training
+      images.
     """
     encode = lambda images: self._encode(
       state.params, state.model_state, images
@@ -127,11 +132,11 @@ class Online:
       results |= self._knn(self._features(encode, self._train), test)
     mesh = self._partitioner.mesh
     results["effective_rank"] = monitors.effective_rank(
-      test.rows, test.labels, mesh=mesh
+      test.rows["final"], test.labels, mesh=mesh
     )
     if self._probe is not None and self._labelled:
       hits, asked = self._probe_hits(
-        self._probe, state.probe, test.rows, test.labels
+        self._probe, state.probe, test.rows["final"], test.labels
       )
       results["probe_test_accuracy"] = int(hits) / int(asked)
     return results
@@ -141,25 +146,26 @@ class Online:
     if not self._labelled:
       return {}
     encode = jax.jit(
-      lambda images: images.reshape(len(images), -1).astype(jnp.float32),
+      lambda images: {
+        "pixels": images.reshape(len(images), -1).astype(jnp.float32)
+      },
       out_shardings=self._partitioner.batch,
     )
-    results = self._knn(
+    return self._knn(
       self._features(encode, self._train), self._features(encode, self._test)
     )
-    return {f"pixels_{name}": value for name, value in results.items()}
 
   def _features(
     self,
-    encode: Callable[[jax.Array], jax.Array],
+    encode: Callable[[jax.Array], dict[str, jax.Array]],
     images: Arrays | Encoded,
     limit: int | None = None,
   ) -> Features:
     """Encodes a set in its own order; nothing is dropped.
 
     Args:
-      encode: uint8[B, h, w, 3] to f32[B, d], where B is the batch size of the
-        settings, rounded up to a multiple of the devices.
+      encode: uint8[B, h, w, 3] to f32[B, d] by name, where B is the batch size
+        of the settings, rounded up to a multiple of the devices.
       images: the set.
       limit: only so many of its images.
     """
@@ -178,17 +184,21 @@ class Online:
     return self._stack(batches)
 
   def _knn(self, bank: Features, queries: Features) -> dict[str, float]:
-    found = knn.accuracy(
-      bank.rows,
-      bank.labels,
-      queries.rows,
-      queries.labels,
-      k=self._settings.knn.k,
-      temperature=self._settings.knn.temperature,
-      num_classes=self._train.num_classes,
-      mesh=self._partitioner.mesh,
-    )
-    return {f"knn_{k}": value for k, value in found.items()}
+    results = {}
+    for name, rows in bank.rows.items():
+      found = knn.accuracy(
+        rows,
+        bank.labels,
+        queries.rows[name],
+        queries.labels,
+        k=self._settings.knn.k,
+        temperature=self._settings.knn.temperature,
+        num_classes=self._train.num_classes,
+        mesh=self._partitioner.mesh,
+      )
+      prefix = "" if name == "final" else f"{name}_"
+      results |= {f"{prefix}knn_{k}": value for k, value in found.items()}
+    return results
 
 
 def _probe_hits(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from sslx import config as config_lib
-from sslx.methods.base import Method
+from sslx.methods.base import Method, Plan
 from sslx.methods.simclr import SimCLR
 
 METHODS = {"simclr": SimCLR}
 
 
-def build(section: ConfigDict) -> Method:
-  """The method of config section `model`.
+def build(section: ConfigDict, plan: Plan) -> Method:
+  """The method of config section `model`, for the run that `plan` is of.
 
   `norm_groups` and `dtype` hold for every module of the method.
 
@@ -27,4 +27,4 @@ def build(section: ConfigDict) -> Method:
       f" {', '.join(map(repr, METHODS))}."
     )
   shared = {key: section.pop(key) for key in ("norm_groups", "dtype")}
-  return METHODS[method].build(section, **shared)
+  return METHODS[method].build(section, plan, **shared)

@@ -6,12 +6,28 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from sslx.config import ConfigError
+from sslx.data.views import Slot, unshuffled
 from sslx.parallel import Axis
 
 Params = Any
 ModelState = Any
 Aux = Any
 Batch = dict[str, Any]
+
+
+class Plan(NamedTuple):
+  """The run that a method is built for.
+
+  Attributes:
+    batch_size: global.
+    steps_per_epoch: optimiser steps.
+    total_steps: of the whole run.
+  """
+
+  batch_size: int
+  steps_per_epoch: int
+  total_steps: int
 
 
 class Output(NamedTuple):
@@ -34,6 +50,13 @@ class Output(NamedTuple):
 class Method(Protocol):
   """A frozen dataclass of hyper-parameters and modules; holds no arrays."""
 
+  def slots(self, views: int) -> tuple[Slot, ...]:
+    """What `loss` is given, of so many views of each image.
+
+    Raises:
+      ConfigError: the method cannot do with that many.
+    """
+
   def init(
     self, rng: jax.Array, batch: Batch
   ) -> tuple[Params, ModelState, Aux]:
@@ -46,6 +69,7 @@ class Method(Protocol):
     aux: Aux,
     batch: Batch,
     rng: jax.Array,
+    step: jax.Array,
     axis: Axis,
   ) -> tuple[jax.Array, Output]:
     """The loss of these examples.
@@ -54,9 +78,11 @@ class Method(Protocol):
       params: what the optimiser trains.
       model_state: BatchNorm statistics.
       aux: the method's own state.
-      batch: `views`, a tuple of normalised f32[b, s, s, 3]; `label`, int32[b],
-        which a self-supervised method must not use.
+      batch: `views`, a tuple of normalised f32[b, s, s, 3], one for each slot;
+        `label`, int32[b], which a self-supervised method must not use; if some
+        slot is shuffled `place` and `back`, see `pipeline.HostBatch`.
       rng: the key of this step, the same on all devices.
+      step: int32 scalar, optimiser steps taken before this one.
       axis: identity in the global view, collectives in the per-device view.
     """
 
@@ -67,5 +93,68 @@ class Method(Protocol):
 
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
-  ) -> jax.Array:
-    """f32[b, d] features of normalised f32[b, s, s, 3], for evaluation."""
+  ) -> dict[str, jax.Array]:
+    """Features of normalised f32[b, s, s, 3] images, for evaluation.
+
+    Returns:
+      f32[b, d] by name: "final" is the one that `Output.features` are of.
+    """
+
+
+def two_views(method: str, views: int) -> tuple[Slot, ...]:
+  """The slots of a method that compares two views of each image.
+
+  Raises:
+    ConfigError: the data has another number of views.
+  """
+  if views != 2:
+    raise ConfigError(
+      f"config.data.views are {views} views of each image; {method} compares 2."
+      " Set count=2 in one view, or give two."
+    )
+  return unshuffled(2)
+
+
+def encode(
+  backbone: Any, params: Params, model_state: ModelState, images: jax.Array
+) -> dict[str, jax.Array]:
+  """All features of a backbone, with running statistics; heads are left out."""
+  variables = {
+    "params": params["backbone"],
+    "batch_stats": model_state["backbone"],
+  }
+  return backbone.apply(variables, images, train=False, every=True)
+
+
+def apply(
+  module: Any,
+  name: str,
+  params: Params,
+  model_state: ModelState,
+  x: jax.Array,
+  axis: Axis,
+  **arguments: Any,
+) -> tuple[Any, Any]:
+  """Runs a module in training mode.
+
+  Args:
+    module: a Linen module.
+    name: of its parameters in `params` and its statistics in `model_state`.
+    params: of the method.
+    model_state: of the method.
+    x: input.
+    axis: the data axis.
+    **arguments: of the module's call.
+
+  Returns:
+    Its output, and its updated statistics.
+  """
+  y, updated = module.apply(
+    {"params": params[name], "batch_stats": model_state[name]},
+    x,
+    train=True,
+    axis=axis,
+    mutable=["batch_stats"],
+    **arguments,
+  )
+  return y, updated.get("batch_stats", {})

@@ -15,7 +15,9 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import losses, models
+from sslx.data.views import Slot
 from sslx.evaluate import monitors
+from sslx.methods import base
 from sslx.methods.base import Aux, Batch, ModelState, Output, Params
 from sslx.models import heads
 from sslx.parallel import Axis
@@ -36,8 +38,9 @@ class SimCLR:
   temperature: float = 0.1
 
   @classmethod
-  def build(cls, section: ConfigDict, **shared: Any) -> SimCLR:
+  def build(cls, section: ConfigDict, plan: base.Plan, **shared: Any) -> SimCLR:
     """From config section `model`; `shared` goes to all modules."""
+    del plan  # Every step is like the others.
     section = dict(section)
     backbone = models.backbone(section.pop("backbone"), **shared)
     projector = config_lib.build(
@@ -49,6 +52,10 @@ class SimCLR:
 
   def __post_init__(self):
     config_lib.require(self, "temperature", self.temperature > 0, "positive")
+
+  def slots(self, views: int) -> tuple[Slot, ...]:
+    """Two views of an image; of more, NT-Xent says nothing."""
+    return base.two_views("SimCLR", views)
 
   def init(
     self, rng: jax.Array, batch: Batch
@@ -72,27 +79,22 @@ class SimCLR:
     aux: Aux,
     batch: Batch,
     rng: jax.Array,
+    step: jax.Array,
     axis: Axis,
   ) -> tuple[jax.Array, Output]:
     """Algorithm 1."""
-    del rng  # All randomness of SimCLR is in its views.
+    del rng, step  # All randomness of SimCLR is in its views.
     x = jnp.stack(batch["views"], axis=1)  # [b, 2, s, s, 3]
-    b, views = x.shape[:2]
-    if views != 2:
-      raise ValueError(f"SimCLR compares 2 views of an image, not {views}.")
+    b = len(x)
     # Both views in one forward pass: BatchNorm sees 2B examples, as in the
     # official code. The views of an image stay neighbours, so that merging the
     # two dimensions moves no image to another device or BatchNorm group.
-    h, f_state = _apply(
-      self.backbone,
-      "backbone",
-      params,
-      model_state,
-      axis,
-      x.reshape(2 * b, *x.shape[2:]),
+    x = x.reshape(2 * b, *x.shape[2:])
+    h, f_state = base.apply(
+      self.backbone, "backbone", params, model_state, x, axis
     )
-    z, g_state = _apply(
-      self.projector, "projector", params, model_state, axis, h
+    z, g_state = base.apply(
+      self.projector, "projector", params, model_state, h, axis
     )
     loss, accuracy = losses.nt_xent(z.reshape(b, 2, -1), self.temperature, axis)
     output = Output(
@@ -115,29 +117,6 @@ class SimCLR:
 
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
-  ) -> jax.Array:
+  ) -> dict[str, jax.Array]:
     """H = f(x) with running statistics; g is thrown away (section 4.2)."""
-    variables = {
-      "params": params["backbone"],
-      "batch_stats": model_state["backbone"],
-    }
-    return self.backbone.apply(variables, images, train=False)
-
-
-def _apply(
-  module: Any,
-  name: str,
-  params: Params,
-  model_state: ModelState,
-  axis: Axis,
-  x: jax.Array,
-) -> tuple[jax.Array, Any]:
-  """Runs a module in training mode: (output, updated statistics)."""
-  y, updated = module.apply(
-    {"params": params[name], "batch_stats": model_state[name]},
-    x,
-    train=True,
-    axis=axis,
-    mutable=["batch_stats"],
-  )
-  return y, updated.get("batch_stats", {})
+    return base.encode(self.backbone, params, model_state, images)

@@ -73,7 +73,8 @@ class ResNet(nn.Module):
     *,
     train: bool,
     axis: parallel.Axis = parallel.Axis(),
-  ) -> jax.Array:
+    every: bool = False,
+  ) -> jax.Array | dict[str, jax.Array]:
     """Features of images.
 
     Args:
@@ -81,10 +82,13 @@ class ResNet(nn.Module):
       train: BatchNorm by the statistics of the batch, and update the running
         ones.
       axis: the data axis that the batch is split over.
+      every: whether to return the pooled features of the other stages too.
 
     Returns:
       f32[b, d], with d = 8 times the first stage's channels, 32 times with
-      bottlenecks (50 layers and up): 512 or 2048 at width 1.
+      bottlenecks (50 layers and up): 512 or 2048 at width 1. With `every` a
+      dict of it as "final", and "stage1", "stage2", "stage3" before it (which
+      MMSelfSup calls feature2 to feature4).
     """
     conv = functools.partial(
       nn.Conv, use_bias=False, kernel_init=KAIMING, dtype=self.dtype
@@ -105,6 +109,7 @@ class ResNet(nn.Module):
       x = nn.relu(bn(name="bn1")(x, train))
 
     blocks, bottleneck = LAYOUTS[self.depth]
+    features = {}
     for stage, count in enumerate(blocks):
       for i in range(count):
         x = Block(
@@ -116,7 +121,9 @@ class ResNet(nn.Module):
           bn=bn,
           name=f"layer{stage + 1}_{i}",
         )(x, train)
-    return x.mean((1, 2), dtype=jnp.float32)
+      features[f"stage{stage + 1}"] = x.mean((1, 2), dtype=jnp.float32)
+    final = features.pop("stage4")
+    return {"final": final, **features} if every else final
 
 
 class Block(nn.Module):

@@ -1,0 +1,253 @@
+"""Pictures of a run: `python -m sslx.report views --config=...`.
+
+`views` draws what the network is given at the first step of a run: some images
+of the batch, the boxes that are cut out of them, and every view with what was
+done to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw, ImageFont
+
+from sslx import config as config_lib
+from sslx import step as step_lib
+from sslx.data import augment, crops, pipeline, sources
+from sslx.data import views as views_lib
+from sslx.data.views import Patches, View
+
+_GAP, _LINE, _LEGEND = 12, 14, 6  # pixels, pixels, lines
+_SMALLEST = 160  # pixels; what is smaller is magnified by a whole number
+_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080",
+            "#9a6324", "#000075", "#808000")  # fmt: skip
+_OPERATIONS = ("brightness", "contrast", "saturation", "hue")
+
+
+class Shown(NamedTuple):
+  """One image of a batch and its views.
+
+  Attributes:
+    image: uint8[h, w, 3].
+    boxes: of each view, float[4] each (top, left, height, width): one, or nine.
+    views: float[size, size, 3] in [0, 1], or [9, size, size, 3].
+    legends: of each view, lines of text.
+  """
+
+  image: np.ndarray
+  boxes: list[np.ndarray]
+  views: list[np.ndarray]
+  legends: list[list[str]]
+
+
+def first_views(config: ConfigDict, n: int) -> list[Shown]:
+  """The first images of the first batch, as the network is given them.
+
+  Args:
+    config: four sections.
+    n: how many.
+
+  Raises:
+    ConfigError: the config's data cannot be read.
+  """
+  data = config_lib.build(pipeline.Data, config.data, "data")
+  seed = config.runtime.seed
+  images = sources.load(data.records, "train")
+  order = pipeline.Order(len(images), data.batch_size, 1, seed)
+  rows = slice(0, min(n, data.batch_size))
+  indices = order[0][rows]
+  rng = jax.random.wrap_key_data(step_lib.first_rng(jax.random.key(seed)))
+  rng_augment, _ = step_lib.step_keys(rng, 0)
+  keys = augment.example_keys(rng_augment, jnp.arange(len(indices)))
+
+  if isinstance(images, sources.Arrays):
+    originals = list(images.images[indices])
+    views = augment.make_views(data.views, images.images[indices], keys)
+    cuts = _device_cuts(data.views, originals[0].shape[:2], keys)
+  else:
+    slots = views_lib.unshuffled(len(views_lib.each(data.views)))
+    loader = pipeline.CutViews(images, order, rows, data.views, slots, 1)
+    arrays = loader(0).arrays
+    views = augment.colour_views(data.views, arrays["views"], keys)
+    encoded, _ = images.read(indices)
+    originals = [
+      x if isinstance(x, np.ndarray) else crops.decode(x) for x in encoded
+    ]
+    places = np.arange(len(indices))
+    cuts = loader.cuts(0, places, [x.shape[:2] for x in originals])
+  colours = [
+    _colour_legends(view, augment.fold(keys, n))
+    for n, view in enumerate(views_lib.each(data.views))
+  ]
+  return [
+    _shown(
+      originals[i],
+      data.views,
+      cuts[i],
+      [np.asarray(view[i]) for view in views],
+      [legends[i] for legends in colours],
+    )
+    for i in range(len(indices))
+  ]
+
+
+def _device_cuts(views, size, keys) -> list[list[list[crops.Cut]]]:
+  """What `augment.cut_views` cuts out of each image."""
+  columns = []
+  for n, view in enumerate(views_lib.each(views)):
+    mine = augment.fold(keys, n)
+    if isinstance(view, Patches):
+      corners = augment.sample_patches(view, mine)
+      boxes = views_lib.patch_boxes(view, np.asarray(corners), *size)
+      flips = np.zeros(len(boxes), bool)
+    else:
+      boxes = augment.sample_boxes(view, mine, *size)[:, None]
+      flips = np.asarray(augment.sample_flips(view, mine))
+    columns.append(
+      [
+        [crops.Cut(tuple(box), bool(flip)) for box in mine]
+        for mine, flip in zip(np.asarray(boxes), flips, strict=True)
+      ]
+    )
+  return [list(cuts) for cuts in zip(*columns, strict=True)]
+
+
+def _shown(image, views, cuts, pictures, colours) -> Shown:
+  boxes, legends = [], []
+  kinds = views_lib.each(views)
+  for view, mine, colour in zip(kinds, cuts, colours, strict=True):
+    boxes.append(np.array([cut.box for cut in mine]))
+    if isinstance(view, Patches):
+      where = f"9 of {view.size} px in {view.crop} of {view.resize}"
+    else:
+      top, left, tall, wide = map(int, mine[0].box)
+      share = tall * wide / np.prod(image.shape[:2])
+      where = f"{wide} x {tall} at {left}, {top} ({share:.0%})"
+    legends.append([where, *(["flipped"] if mine[0].flip else []), *colour])
+  return Shown(image, boxes, pictures, legends)
+
+
+def _colour_legends(view: View | Patches, keys: jax.Array) -> list[list[str]]:
+  """Of each image, what is done to the colours of this view."""
+  if isinstance(view, Patches):
+    return [["grey"] if grey else [] for grey in augment.draw_grey(view, keys)]
+  drawn = jax.tree.map(np.asarray, augment.draw_colour(view, keys))
+  legends = []
+  for i in range(len(drawn.order)):
+    lines = []
+    if drawn.jittered[i]:
+      steps = [
+        f"{_OPERATIONS[op]} {drawn.factors[i, op]:{'+' if op == 3 else ''}.2f}"
+        for op in drawn.order[i]
+      ]
+      lines += [", ".join(steps[:2]), ", ".join(steps[2:])]
+    lines += ["grey"] * bool(drawn.greyed[i])
+    lines += [f"blur {drawn.sigma[i]:.2f} px"] * bool(drawn.blurred[i])
+    lines += ["solarized"] * bool(drawn.solarized[i])
+    legends.append(lines)
+  return legends
+
+
+def draw(shown: list[Shown]) -> Image.Image:
+  """One row for each image: the original with its boxes, then its views."""
+  font = ImageFont.load_default(size=11)
+  rows = []
+  for one in shown:
+    tiles = [(_original(one), [f"{one.image.shape[1]} x {one.image.shape[0]}"])]
+    for i, (view, legend) in enumerate(
+      zip(one.views, one.legends, strict=True)
+    ):
+      tile = _picture(_sheet(view) if view.ndim == 4 else view)
+      ImageDraw.Draw(tile).rectangle(
+        (0, 0, tile.width - 1, tile.height - 1),
+        outline=_COLOURS[i % len(_COLOURS)],
+        width=2,
+      )
+      tiles.append((tile, legend))
+    rows.append(tiles)
+  columns = range(max(map(len, rows)))
+  widths = [max(tiles[c][0].width for tiles in rows) for c in columns]
+  widths = [max(width, 190) for width in widths]
+  heights = [
+    max(tile.height for tile, _ in tiles) + _LINE * _LEGEND for tiles in rows
+  ]
+  size = (
+    sum(widths) + _GAP * (len(widths) + 1),
+    sum(heights) + _GAP * (len(heights) + 1),
+  )
+  sheet = Image.new("RGB", size, "white")
+  pen = ImageDraw.Draw(sheet)
+  y = _GAP
+  for tiles, height in zip(rows, heights, strict=True):
+    x = _GAP
+    for (tile, legend), width in zip(tiles, widths, strict=True):
+      sheet.paste(tile, (x, y))
+      for line, text in enumerate(legend):
+        at = (x, y + tile.height + 2 + _LINE * line)
+        pen.text(at, text, fill="black", font=font)
+      x += width + _GAP
+    y += height + _GAP
+  return sheet
+
+
+def _original(one: Shown) -> Image.Image:
+  tile = Image.fromarray(one.image)
+  scale = 224 / min(tile.size)
+  tile = tile.resize([round(side * scale) for side in tile.size])
+  pen = ImageDraw.Draw(tile)
+  for i, boxes in enumerate(one.boxes):
+    for top, left, tall, wide in boxes * scale:
+      box = (left, top, left + wide - 1, top + tall - 1)
+      pen.rectangle(box, outline=_COLOURS[i % len(_COLOURS)], width=2)
+  return tile
+
+
+def _picture(view: np.ndarray) -> Image.Image:
+  pixels = np.clip(np.asarray(view) * 255 + 0.5, 0, 255).astype(np.uint8)
+  factor = max(1, _SMALLEST // len(pixels))
+  return Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1))
+
+
+def _sheet(patches: np.ndarray) -> np.ndarray:
+  """Nine patches in their places, with white between them."""
+  size = patches.shape[1]
+  gap = max(1, size // 16)
+  side = 3 * size + 2 * gap
+  sheet = np.ones((side, side, 3), np.float32)
+  for place, patch in enumerate(patches):
+    y, x = ((size + gap) * p for p in divmod(place, 3))
+    sheet[y : y + size, x : x + size] = patch
+  return sheet
+
+
+def main(argv: list[str]) -> None:
+  """Draws what the command line asks for."""
+  overrides, rest = config_lib.split_overrides(argv)
+  parser = argparse.ArgumentParser(prog="sslx.report", description=__doc__)
+  parser.add_argument("what", choices=("views",))
+  parser.add_argument("--config", required=True)
+  parser.add_argument("--images", type=int, default=4, help="how many")
+  parser.add_argument("--out", default="views.png", help="a file to write")
+  flags = parser.parse_args(rest)
+  config = config_lib.load(flags.config, overrides)
+  picture = io.BytesIO()
+  draw(first_views(config, flags.images)).save(picture, "PNG")
+  with open(flags.out, "wb") as file:
+    file.write(picture.getvalue())
+  print(
+    f"{flags.out}: {flags.images} images of the first batch and their views"
+  )
+
+
+if __name__ == "__main__":
+  try:
+    main(sys.argv[1:])
+  except config_lib.ConfigError as error:
+    sys.exit(f"error: {error}")
