@@ -360,7 +360,7 @@ def _of_kind(classes: list[type], section: Mapping, path: str) -> type:
     if len(classes) > 1
   }
   kind = section.get("kind", next(iter(kinds), None))
-  if kinds and kind not in kinds:
+  if kinds and kind not in list(kinds):  # It may be of any type.
     raise ConfigError(
       f"config.{path}.kind is {kind!r}; it must be one of"
       f" {', '.join(map(repr, kinds))}."

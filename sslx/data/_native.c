@@ -25,8 +25,9 @@
 #error "jpeg_crop_scanline is libjpeg-turbo's"
 #endif
 
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && \
-    defined(__linux__)
+/* Before GCC 12 these targets cannot be cloned; glibc resolves the clones. */
+#if defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && \
+    defined(__x86_64__) && defined(__GLIBC__)
 #define VECTORIZED \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -34,7 +35,8 @@
 #endif
 
 /* Four floats at any address: a pixel and the first value of the next. */
-typedef float pixel __attribute__((vector_size(16), aligned(4)));
+typedef float pixel
+    __attribute__((vector_size(16), aligned(4), may_alias));
 
 typedef struct {
   double top, left, height, width; /* box, in pixels of the image */
@@ -174,9 +176,9 @@ static int cut(const View *view, const uint8_t *pixels, size_t stride, int y0,
   int low_y = y0, high_y = y0 + rows, low_x = x0, high_x = x0 + columns;
   if (view->bounded) {
     low_y = (int)view->top;
-    high_y = (int)(view->top + view->height);
+    high_y = (int)fmin(ceil(view->top + view->height), high_y);
     low_x = (int)view->left;
-    high_x = (int)(view->left + view->width);
+    high_x = (int)fmin(ceil(view->left + view->width), high_x);
   }
   Filter down = {0}, right = {0};
   int n = 3 * (high_x - low_x), size = view->size_x;
@@ -228,7 +230,10 @@ static void on_error(j_common_ptr info) {
   longjmp(errors->back, 1);
 }
 
-static void on_message(j_common_ptr info) { (void)info; }
+/* Damage is a warning (-1): no more is decoded, and nothing is printed. */
+static void on_message(j_common_ptr info, int level) {
+  if (level < 0) on_error(info);
+}
 
 /* The part of the image that some view sees, with room for the filters. */
 static void seen(const View *views, int n, int height, int width, int region[4]) {
@@ -258,8 +263,7 @@ static const char *decode(const uint8_t *data, size_t length, View *views,
   struct jpeg_decompress_struct info;
   info.err = jpeg_std_error(&errors->base);
   errors->base.error_exit = on_error;
-  errors->base.output_message = on_message;
-  const char *volatile problem = NULL;
+  errors->base.emit_message = on_message;
   if (setjmp(errors->back)) {
     jpeg_destroy_decompress(&info);
     return errors->text;
@@ -287,16 +291,16 @@ static const char *decode(const uint8_t *data, size_t length, View *views,
   int height = info.output_height, width = info.output_width;
   for (int i = 0; i < n; i++) {
     View *v = views + i;
-    if (v->top < 0 || v->left < 0 || v->height <= 0 || v->width <= 0 ||
-        v->top + v->height > whole_height + 1e-6 ||
-        v->left + v->width > whole_width + 1e-6) {
+    /* So put that a NaN is refused. */
+    if (!(v->top >= 0 && v->left >= 0 && v->height > 0 && v->width > 0 &&
+          v->top + v->height <= whole_height + 1e-6 &&
+          v->left + v->width <= whole_width + 1e-6)) {
       jpeg_destroy_decompress(&info);
       return "a box is not inside the image";
     }
     if (info.scale_denom > 1) { /* A box need not fall on whole pixels now. */
       double y = (double)height / whole_height, x = (double)width / whole_width;
       v->top *= y, v->height *= y, v->left *= x, v->width *= x;
-      v->bounded = 0;
     }
   }
   int region[4];
@@ -333,10 +337,8 @@ static const char *decode(const uint8_t *data, size_t length, View *views,
     for (int i = 0; i < ask; i++) lines[i] = pixels + stride * (at + i);
     jpeg_read_scanlines(&info, lines, ask);
   }
-  if (info.err->num_warnings) problem = "damaged";
   int decoded = info.output_width;
   jpeg_destroy_decompress(&info);
-  if (problem) return problem;
   for (int i = 0; i < n; i++)
     if (!cut(views + i, pixels, stride, top, left, rows, decoded))
       return "out of memory";
@@ -380,7 +382,8 @@ static PyObject *crops(PyObject *self, PyObject *args) {
       if (PyObject_GetBuffer(PyTuple_GET_ITEM(outs, held), b,
                              PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS))
         break;
-      if (b->ndim != 3 || b->shape[2] != 3 || b->itemsize != 1) {
+      if (b->ndim != 3 || b->shape[2] != 3 || b->itemsize != 1 || !b->len ||
+          b->len > INT32_MAX) {
         PyErr_SetString(PyExc_TypeError, "outs must be uint8[height, width, 3]");
         PyBuffer_Release(b);
         break;

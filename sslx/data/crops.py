@@ -9,6 +9,7 @@ can be lived with, go through Pillow.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 
@@ -27,6 +28,8 @@ except ImportError:  # No compiler or no libjpeg-turbo when it was installed.
 
 # Threads are ours: one image each. OpenCV's own would fight with them.
 cv2.setNumThreads(0)
+# A bad image is reported by us, and once.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # What Pillow would refuse as a "decompression bomb" is a photograph here.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -70,7 +73,7 @@ def size(data: bytes | np.ndarray) -> tuple[int, int]:
       return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
     with Image.open(io.BytesIO(data)) as image:
       return image.height, image.width
-  except (OSError, ValueError, SyntaxError) as error:
+  except Exception as error:  # Decoders raise whatever they like.
     raise BadImage(_what(data, error)) from error
 
 
@@ -81,15 +84,14 @@ def decode(data: bytes) -> np.ndarray:
     BadImage: it is not an image, or damaged beyond what Pillow forgives.
   """
   if data[:2] == b"\xff\xd8":
-    try:
+    with contextlib.suppress(Exception):  # Damaged: Pillow knows more.
       return simplejpeg.decode_jpeg(data, "RGB", strict=True)
-    except ValueError:
-      pass  # CMYK, or damaged: Pillow knows more.
   if data[:4] == b"\x89PNG":  # OpenCV takes a third of Pillow's time.
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if image is not None:
-      return image
+    with contextlib.suppress(cv2.error):  # More pixels than it takes.
+      image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+      if image is not None:
+        return image
   try:
     with Image.open(io.BytesIO(data)) as image:
       if image.mode.startswith("I") or image.mode == "F":
@@ -98,7 +100,7 @@ def decode(data: bytes) -> np.ndarray:
         grey = np.clip(grey / 257 + 0.5, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
       return np.asarray(image.convert("RGB"))
-  except Exception as error:  # Its plug-ins raise whatever they like.
+  except Exception as error:
     raise BadImage(_what(data, error)) from error
 
 
@@ -135,14 +137,15 @@ def _resize(image: np.ndarray, cut: Cut, out: np.ndarray) -> None:
   if cut.bounded:
     top, left, tall, wide = map(int, cut.box)
     image = image[top : top + tall, left : left + wide]
-    # Antialiased only where it shrinks; where it grows, AREA is nearest.
-    grows = tall <= height and wide <= width
-    kind = (
-      (cv2.INTER_CUBIC if cut.cubic else cv2.INTER_LINEAR)
-      if grows
-      else (cv2.INTER_AREA)
-    )
-    cv2.resize(image, (width, height), dst=out, interpolation=kind)
+    # AREA is antialiased if neither axis grows; where one does, it is nearest.
+    less = min(width, wide), min(height, tall)
+    if less != (wide, tall):
+      image = cv2.resize(image, less, interpolation=cv2.INTER_AREA)
+    if less == (width, height):
+      out[:] = image
+    else:
+      kind = cv2.INTER_CUBIC if cut.cubic else cv2.INTER_LINEAR
+      cv2.resize(image, (width, height), dst=out, interpolation=kind)
   else:
     # Pillow takes boxes that do not fall on pixels.
     kind = Image.Resampling.BICUBIC if cut.cubic else Image.Resampling.BILINEAR

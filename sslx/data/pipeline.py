@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
+from absl import flags
 
 from sslx.config import ConfigError, require
 from sslx.data import crops
@@ -341,6 +342,8 @@ def host_batches(
     grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=2 * ahead)
   )
   if data.workers and not isinstance(images, Arrays):
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # Grain reads its own, with or without main.
     batches = batches.mp_prefetch(
       grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=2)
     )

@@ -1,0 +1,460 @@
+"""Batches of encoded images: the same anywhere, and whatever is damaged."""
+
+import dataclasses
+import multiprocessing
+import pathlib
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sslx import config as config_lib
+from sslx import experiment
+from sslx.config import ConfigError
+from sslx.data import crops, files, pipeline
+from sslx.data import views as views_lib
+from sslx.data.views import Centre, Patches, Slot, View
+from tests import tiny
+from tests.data import photos
+
+COUNT, BATCH = 22, 6  # of which three make an epoch
+VIEWS = (
+  View(16, count=2),
+  Patches("patches", size=4, resize=20, crop=15),
+  View(8, interpolation="bicubic"),
+)
+DATA = pipeline.Data("folder", BATCH, VIEWS, (0.0,) * 3, (1.0,) * 3, threads=2)
+ORDER = pipeline.Order(COUNT, BATCH, epochs=2, seed=0)
+ALL = slice(0, BATCH)
+
+
+def colour(index):
+  """Of picture `index`: no two are alike, and JPEG keeps them apart."""
+  return (index * 11, 255 - index * 11, index % 5 * 60)
+
+
+def write(folder, bad=(), classes=2):
+  """`COUNT` pictures of one colour each and of many sizes."""
+  rng = np.random.default_rng(0)
+  for i in range(COUNT):
+    name = f"class {i % classes}" if classes else ""
+    path = folder / "train" / name / f"{i:02}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", tuple(rng.integers(20, 90, 2)), colour(i))
+    data = photos.save(image, "JPEG" if i % 3 else "PNG")
+    path.write_bytes(data[: len(data) // 2] if i in bad else data)
+  return files.open_files(str(folder), None, "train")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+  return write(tmp_path_factory.mktemp("images"))
+
+
+def index_of(images):
+  """From the place in the set to the number of the picture."""
+  return [int(pathlib.Path(p.decode()).stem) for p in images.paths]
+
+
+def cut_views(images, rows=ALL, threads=2, order=ORDER, slots=None):
+  slots = slots or views_lib.unshuffled(4)
+  return pipeline.CutViews(images, order, rows, VIEWS, slots, threads)
+
+
+def assert_same(a, b):
+  assert a.bad == b.bad
+  np.testing.assert_array_equal(a.arrays["label"], b.arrays["label"])
+  assert len(a.arrays["views"]) == len(b.arrays["views"])
+  for x, y in zip(a.arrays["views"], b.arrays["views"], strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def straight(images):
+  """Every batch, by the shortest way."""
+  return [cut_views(images, threads=1)(i) for i in range(len(ORDER))]
+
+
+def test_a_batch_holds_the_pictures_of_the_order(images, straight):
+  numbers = index_of(images)
+  assert len(straight) == 6
+  for i, batch in enumerate(straight):
+    assert batch.bad == ()
+    expected = [numbers[x] for x in ORDER[i]]
+    views = batch.arrays["views"]
+    assert [x.shape for x in views] == [
+      (BATCH, 16, 16, 3), (BATCH, 16, 16, 3), (BATCH, 9, 4, 4, 3),
+      (BATCH, 8, 8, 3),
+    ]  # fmt: skip
+    for row, number in enumerate(expected):
+      assert batch.arrays["label"][row] == number % 2
+      for view in views:
+        difference = np.abs(np.int16(view[row]) - colour(number))
+        assert difference.max() <= 4
+
+
+def test_views_differ_between_epochs_views_and_seeds(tmp_path):
+  photo = photos.jpeg(photos.photo(90, 90))
+  for i in range(COUNT):
+    (tmp_path / f"{i}.jpg").write_bytes(photo)  # So that boxes alone differ.
+  images = files.open_files(str(tmp_path), ".", "train")
+  other = dataclasses.replace(ORDER, seed=1)
+  first = cut_views(images)(0).arrays["views"]
+  for batch in (cut_views(images)(3), cut_views(images, order=other)(0)):
+    for a, b in zip(first, batch.arrays["views"], strict=True):
+      for x, y in zip(a, b, strict=True):
+        assert not np.array_equal(x, y)
+  assert not np.array_equal(first[0], first[1])
+  assert not np.array_equal(first[0][0], first[0][1])
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_change_nothing(images, straight, threads):
+  data = dataclasses.replace(DATA, threads=threads)
+  batches = pipeline.host_batches(images, ORDER, ALL, data)
+  for mine, theirs in zip(batches, straight, strict=True):
+    assert_same(mine, theirs)
+
+
+@pytest.mark.parametrize(
+  "rows", [[slice(0, 3), slice(3, 6)], [slice(i, i + 1) for i in range(6)]]
+)
+def test_processes_make_the_rows_of_the_same_batches(images, straight, rows):
+  for i in (0, 4):
+    parts = [cut_views(images, x)(i).arrays for x in rows]
+    whole = straight[i].arrays
+    labels = np.concatenate([x["label"] for x in parts])
+    np.testing.assert_array_equal(labels, whole["label"])
+    for n, view in enumerate(whole["views"]):
+      mine = np.concatenate([x["views"][n] for x in parts])
+      np.testing.assert_array_equal(mine, view)
+
+
+SLOTS = (Slot(3), Slot(0, shuffled=True), Slot(0), Slot(2, shuffled=True))
+
+
+def test_a_shuffled_slot_holds_the_same_views_in_the_order_of_the_shuffle(
+  images, straight
+):
+  for i in range(3):
+    batch = cut_views(images, slots=SLOTS)(i).arrays
+    place = ORDER.shuffle(i)
+    assert sorted(place) == list(range(BATCH))
+    np.testing.assert_array_equal(batch["place"], place)
+    np.testing.assert_array_equal(place[batch["back"]], range(BATCH))
+    views = straight[i].arrays["views"]
+    for mine, slot in zip(batch["views"], SLOTS, strict=True):
+      theirs = views[slot.view][place] if slot.shuffled else views[slot.view]
+      np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(batch["label"], straight[i].arrays["label"])
+  assert any((ORDER.shuffle(i) != range(BATCH)).any() for i in range(3))
+
+
+def test_processes_make_the_rows_of_the_same_shuffled_batches(images):
+  whole = cut_views(images, slots=SLOTS)(1).arrays
+  parts = [
+    cut_views(images, x, slots=SLOTS)(1).arrays
+    for x in (slice(0, 2), slice(2, 6))
+  ]
+  for key in ("label", "place", "back"):
+    mine = np.concatenate([x[key] for x in parts])
+    np.testing.assert_array_equal(mine, whole[key])
+  for n, view in enumerate(whole["views"]):
+    mine = np.concatenate([x["views"][n] for x in parts])
+    np.testing.assert_array_equal(mine, view)
+
+
+@pytest.mark.parametrize("start", [1, 3, 4, 6])
+def test_going_on_in_the_middle_of_an_epoch(images, straight, start):
+  batches = pipeline.host_batches(images, ORDER, ALL, DATA, start=start)
+  for mine, theirs in zip(batches, straight[start:], strict=True):
+    assert_same(mine, theirs)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_change_nothing_and_end(images, straight, workers):
+  data = dataclasses.replace(DATA, workers=workers)
+  before = set(multiprocessing.active_children())
+  for start in (0, 2):
+    host = pipeline.host_batches(images, ORDER, ALL, data, start=start)
+    batches = pipeline.Batches(host, lambda x: x, start=start)
+    del host
+    for theirs in straight[start:]:
+      mine = next(batches)
+      assert_same(pipeline.HostBatch(mine, ()), theirs)
+    with pytest.raises(StopIteration):
+      next(batches)
+    batches.close()
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_worker_processes_end_when_no_more_is_wanted(images):
+  data = dataclasses.replace(DATA, workers=2)
+  before = set(multiprocessing.active_children())
+  order = dataclasses.replace(ORDER, epochs=1000)
+  host = pipeline.host_batches(images, order, ALL, data)
+  batches = pipeline.Batches(host, lambda x: x)
+  del host
+  next(batches)
+  assert len(set(multiprocessing.active_children()) - before) == 2
+  began = time.monotonic()
+  batches.close()
+  del batches
+  assert set(multiprocessing.active_children()) <= before
+  assert time.monotonic() - began < 10
+
+
+def test_an_error_in_a_worker_process_reaches_the_consumer(tmp_path):
+  images = write(tmp_path, bad=range(COUNT))
+  data = dataclasses.replace(DATA, workers=1)
+  host = pipeline.host_batches(images, ORDER, ALL, data)
+  batches = pipeline.Batches(host, lambda x: x)
+  with pytest.raises(ConfigError, match="images in a row cannot be decoded"):
+    next(batches)
+  batches.close()
+
+
+# Damage.
+
+
+@pytest.fixture
+def damaged(tmp_path):
+  """Of which 4, 9, 10 and 11, and the last, are cut short."""
+  return write(tmp_path, bad=(4, 9, 10, 11, COUNT - 1))
+
+
+def test_a_bad_image_is_replaced_by_its_neighbour_with_its_label(damaged):
+  numbers = index_of(damaged)
+  bad = {numbers.index(x) for x in (4, 9, 10, 11, COUNT - 1)}
+  seen = set()
+  for i in range(ORDER.steps_per_epoch):
+    batch = cut_views(damaged)(i)
+    expected = set()
+    for row, index in enumerate(ORDER[i]):
+      while int(index) in bad:
+        expected.add(int(index))
+        index = (index + 1) % COUNT  # The neighbour in the set.
+      number = numbers[index]
+      assert batch.arrays["label"][row] == damaged.labels[index] == number % 2
+      for view in batch.arrays["views"]:
+        assert np.abs(np.int16(view[row]) - colour(number)).max() <= 4
+    assert {index for index, _ in batch.bad} == expected
+    assert all("that do not decode" in reason for _, reason in batch.bad)
+    seen |= expected
+  assert len(seen) >= 3
+
+
+def test_a_shuffled_slot_has_the_same_neighbour(damaged):
+  for i in range(3):
+    straight = cut_views(damaged)(i)
+    shuffled = cut_views(damaged, slots=SLOTS)(i)
+    assert shuffled.bad == straight.bad
+    views, place = straight.arrays["views"], ORDER.shuffle(i)
+    np.testing.assert_array_equal(shuffled.arrays["views"][1], views[0][place])
+
+
+def test_the_neighbour_is_cut_as_if_its_own_size_were_drawn(tmp_path):
+  images = write(tmp_path, bad=[0])
+  place = index_of(images).index(0)
+  after = int(np.flatnonzero(np.arange(COUNT) == (place + 1) % COUNT)[0])
+  batch = next(i for i in range(3) if place in ORDER[i])
+  row = int(np.flatnonzero(ORDER[batch] == place)[0])
+
+  class Swapped(pipeline.Order):
+    def __getitem__(self, i):
+      indices = super().__getitem__(i).copy()
+      indices[row] = after if i == batch else indices[row]
+      return indices
+
+  order = Swapped(**dataclasses.asdict(ORDER))
+  mine = cut_views(images)(batch)
+  theirs = cut_views(images, order=order)(batch)
+  assert len(mine.bad) == 1 and not theirs.bad
+  for x, y in zip(mine.arrays["views"], theirs.arrays["views"], strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_a_file_that_is_gone_and_one_that_is_no_image_are_replaced(tmp_path):
+  images = write(tmp_path)
+  order = ORDER[0]
+  paths = [pathlib.Path(images.name(int(i))) for i in order[:4]]
+  paths[0].unlink()
+  paths[1].write_bytes(b"")
+  paths[2].write_text("404: not found")
+  header = photos.jpeg(photos.photo(20, 20))
+  paths[3].write_bytes(header[: header.index(b"\xff\xda")])
+  batch = cut_views(images)(0)
+  reasons = dict(batch.bad)
+  assert set(reasons) >= {int(i) for i in order[:4]}
+  assert "empty, or could not be read" in reasons[int(order[0])]
+  assert "empty, or could not be read" in reasons[int(order[1])]
+  assert "14 bytes that do not decode" in reasons[int(order[2])]
+  assert "bytes that do not decode" in reasons[int(order[3])]
+
+
+def test_a_hundred_bad_images_in_a_row_are_an_error(tmp_path):
+  for i in range(130):
+    (tmp_path / f"{i:03}.jpg").write_bytes(
+      b"no image" if i < 99 else photos.jpeg(photos.photo(8, 8))
+    )
+  images = files.open_files(str(tmp_path), ".", "train")
+
+  class First(pipeline.Order):
+    def __getitem__(self, batch):
+      return np.array([0])
+
+  order = First(130, 1, epochs=1, seed=0)
+  batch = cut_views(images, slice(0, 1), order=order)(0)
+  assert [index for index, _ in batch.bad] == list(range(99))
+  (tmp_path / "099.jpg").write_bytes(b"no image")
+  with pytest.raises(ConfigError, match="100 images in a row .*000.jpg"):
+    cut_views(images, slice(0, 1), order=order)(0)
+
+
+def run(folder, max_bad):
+  """The batches of an experiment on a folder, and what is said of it."""
+  settings = {
+    "data.source": "folder",
+    "data.data_dir": str(folder),
+    "data.views.0.size": 16,
+    "data.views.0.blur": 0.0,
+    "data.batch_size": 8,
+    "data.threads": 2,
+    "data.max_bad": max_bad,
+    "model.backbone.depth": 18,
+    "model.backbone.width": 0.125,
+    "model.norm_groups": 1,
+    "runtime.evaluate.knn.k": (1,),
+    "schedule.epochs": 12,
+  }
+  config = config_lib.load(
+    f"{tiny.ROOT}/configs/simclr.py:imagenet",
+    [(key, repr(value)) for key, value in settings.items()],
+  )
+  built = experiment.build(config)
+  said = []
+  return built, built.batches(0, said.append), said
+
+
+def test_every_bad_image_is_reported_once_with_its_path(tmp_path):
+  write(tmp_path, bad=(4, 9, 10))
+  built, batches, said = run(tmp_path, max_bad=0.2)
+  counts = []
+  for _ in range(built.total_steps):
+    next(batches)
+    counts.append(len(batches.bad))
+  batches.close()
+  assert counts == sorted(counts)
+  assert len(said) == len(batches.bad) == counts[-1] <= 3
+  assert counts[-1] == 3  # In two epochs or more; each drops 6 of 22.
+  for index, text in zip(sorted(batches.bad), sorted(said), strict=True):
+    assert built.train.name(index) in text
+    assert "cannot be decoded (" in text and "neighbour" in text
+
+
+def test_more_bad_images_than_allowed_stop_the_run(tmp_path):
+  write(tmp_path, bad=range(0, COUNT, 2))
+  built, batches, said = run(tmp_path, max_bad=0.1)  # 2 of 22
+  with pytest.raises(ConfigError) as error:
+    for _ in range(built.total_steps):
+      next(batches)
+  batches.close()
+  assert len(said) == 3
+  text = str(error.value)
+  assert "3 of 22 images cannot be decoded" in text
+  assert "more than config.data.max_bad=0.1 allows" in text
+  assert ".jpg" in text and "\n" not in text
+
+
+# Evaluation.
+
+
+def evaluation(images, batch_size=5, rows=None, limit=None):
+  rows = rows or slice(0, batch_size)
+  centre = Centre(size=12, resize=14)
+  return list(
+    pipeline.evaluation_batches(images, batch_size, rows, centre, limit)
+  )
+
+
+def test_evaluation_keeps_the_order_of_the_set_and_pads(images):
+  batches = evaluation(images)
+  assert [x.shape for x, _ in batches] == [(5, 12, 12, 3)] * 5
+  assert all(labels.dtype == np.int32 for _, labels in batches)
+  pixels, labels = (np.concatenate(x) for x in zip(*batches, strict=True))
+  np.testing.assert_array_equal(labels[:COUNT], images.labels)
+  assert (labels[COUNT:] == -1).all()
+  for image, number in zip(pixels, index_of(images), strict=False):
+    assert np.abs(np.int16(image) - colour(number)).max() <= 4
+
+
+def test_evaluation_of_a_batch_that_fits_has_no_padding(images):
+  batches = evaluation(images, batch_size=11)
+  assert len(batches) == 2
+  assert min(labels.min() for _, labels in batches) == 0
+
+
+def test_evaluation_is_split_by_rows(images):
+  whole = evaluation(images, 6)
+  halves = [evaluation(images, 6, x) for x in (slice(0, 2), slice(2, 6))]
+  for (pixels, labels), *parts in zip(whole, *halves, strict=True):
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in parts]), pixels)
+    np.testing.assert_array_equal(np.concatenate([x for _, x in parts]), labels)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 10, 100])
+def test_evaluation_of_the_first_images(images, limit):
+  batches = evaluation(images, limit=limit)
+  labels = np.concatenate([x for _, x in batches])
+  count = min(limit, COUNT)
+  assert len(labels) == -(-count // 5) * 5
+  np.testing.assert_array_equal(labels[:count], images.labels[:count])
+  assert (labels[count:] == -1).all()
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_evaluation_passes_over_bad_images(tmp_path, classes):
+  images = write(tmp_path, bad=(4, 9), classes=classes)
+  labels = np.concatenate([x for _, x in evaluation(images)])
+  bad = np.isin(index_of(images), (4, 9))
+  assert (labels[:COUNT][bad] == -1).all()
+  # Where there are no labels, 0 marks an image.
+  expected = images.labels if classes else np.zeros(COUNT, np.int32)
+  np.testing.assert_array_equal(labels[:COUNT][~bad], expected[~bad])
+  assert (labels[COUNT:] == -1).all()
+  if classes:
+    assert images.labels.min() >= 0  # The set itself is as it was.
+
+
+def test_evaluation_that_is_left_early_ends_its_thread(images):
+  before = threading.active_count()
+  centre = Centre(size=12, resize=14)
+  batches = pipeline.evaluation_batches(images, 5, slice(0, 5), centre)
+  next(batches)
+  batches.close()
+  workers = pipeline.default_threads() + 16  # Shared pools may have grown.
+  assert threading.active_count() <= before + workers
+  names = [x.name for x in threading.enumerate()]
+  assert not any(x.startswith("ThreadPoolExecutor-") for x in names)
+
+
+def test_the_settings_of_data_refuse_what_cannot_run():
+  for key, value, message in (
+    ("max_bad", 1.5, "max_bad is 1.5; it must be a share, 0 to 1"),
+    ("max_bad", -0.1, "max_bad is -0.1"),
+    ("threads", 0, "threads is 0; it must be positive, or None"),
+    ("workers", -1, "workers is -1; it must be 0 or more"),
+    ("views", (), "views is .*; it must be one view or more"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      dataclasses.replace(DATA, **{key: value})
+
+
+def test_native_and_fallback_draw_the_same_boxes(images, straight, monkeypatch):
+  monkeypatch.setattr(crops, "_native", None)
+  for i, theirs in enumerate(straight):
+    mine = cut_views(images)(i)
+    for x, y in zip(mine.arrays["views"], theirs.arrays["views"], strict=True):
+      assert np.abs(np.int16(x) - y).max() <= 4
