@@ -21,12 +21,13 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx import experiment as experiment_lib
 from sslx import metrics, train
+from sslx.benchmark import work
 
 _STARTED = "SSLX_BENCHMARK_STARTED"
 
 
 def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
-  """Prints the ratio of the full loop to the bare step.
+  """Prints the work of the step, and the ratio of the full loop to it.
 
   Args:
     config: four sections.
@@ -42,7 +43,8 @@ def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
       f" {experiment.total_steps} steps; this benchmark takes {needed}."
       " Raise the epochs, or lower --steps or --rounds."
     )
-  train_step = experiment.compiled_step()
+  train_step = work.compile_step(experiment)
+  print(*work.report(experiment, train_step), sep="\n")
   log = metrics.Log(
     None,
     metrics.Progress(io.StringIO()),
