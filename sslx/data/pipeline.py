@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import multiprocessing
 import os
 import queue
 import threading
@@ -345,9 +346,20 @@ def host_batches(
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain reads its own, with or without main.
     batches = batches.mp_prefetch(
-      grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=2)
+      grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=2),
+      _end_with_parent,
     )
   return iter(batches)
+
+
+def _end_with_parent(index: int, count: int) -> None:
+  """In a worker process: lets it not outlive a parent that was killed."""
+
+  def watch() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # Whatever the other threads wait for.
+
+  threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 def evaluation_batches(
