@@ -456,7 +456,8 @@ class Batches(Iterator):
         thread that takes the batches, whom an error that it raises reaches.
     """
     self.state = {"next_index": start}
-    self.bad: set[int] = set()
+    self.bad: set[int] = set()  # different images
+    self.replaced = 0  # how often one of them was drawn
     self._on_bad = on_bad
     self._ready = queue.Queue(maxsize=ahead)
     self._closed = threading.Event()
@@ -489,6 +490,7 @@ class Batches(Iterator):
       raise item
     arrays, bad = item
     self.state = {"next_index": self.state["next_index"] + 1}
+    self.replaced += len(bad)
     for index, reason in bad:
       if index not in self.bad:
         self.bad.add(index)
