@@ -105,6 +105,7 @@ class Log:
     self._batch_size = batch_size
     self._pending: list[tuple[int, Any, dict[str, float]]] = []
     self._compiled = False
+    self._bad_images = 0
     self._start_lap()
 
   def _start_lap(self) -> None:
@@ -128,7 +129,9 @@ class Log:
       step: its number.
       metrics: its scalars, which may still be running.
       waited: seconds that the loop waited for its batch.
-      bad_images: different images of this process that could not be decoded.
+      bad_images: how many images this process had to replace so far, since
+        they could not be decoded. A row has those since the row before, which
+        a run that was interrupted counts as one that was not.
 
     Raises:
       NotFiniteError: an earlier step's loss or gradient was not finite.
@@ -147,7 +150,8 @@ class Log:
         lap = time.perf_counter() - self._since
         host["images_per_second"] = self._batch_size * self._steps / lap
         host["data_wait"] = self._waited / lap
-      host["bad_images"] = bad_images
+      host["bad_images"] = bad_images - self._bad_images
+      self._bad_images = bad_images
       self._start_lap()
     self._pending.append((step, metrics, host))
 

@@ -203,7 +203,7 @@ def steps(
     batch = next(batches)
     waited = time.perf_counter() - asked
     state, step_metrics = train_step(state, batch)
-    log.add(step, step_metrics, waited, len(batches.bad))
+    log.add(step, step_metrics, waited, batches.replaced)
     # The host may run ahead of the devices, but each step that waits holds a
     # batch in their memory.
     running.append(step_metrics["loss"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import multiprocessing
 import os
 import queue
 import threading
@@ -345,9 +346,20 @@ def host_batches(
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain reads its own, with or without main.
     batches = batches.mp_prefetch(
-      grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=2)
+      grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=2),
+      _end_with_parent,
     )
   return iter(batches)
+
+
+def _end_with_parent(index: int, count: int) -> None:
+  """In a worker process: lets it not outlive a parent that was killed."""
+
+  def watch() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # Whatever the other threads wait for.
+
+  threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 def evaluation_batches(
@@ -444,7 +456,8 @@ class Batches(Iterator):
         thread that takes the batches, whom an error that it raises reaches.
     """
     self.state = {"next_index": start}
-    self.bad: set[int] = set()
+    self.bad: set[int] = set()  # different images
+    self.replaced = 0  # how often one of them was drawn
     self._on_bad = on_bad
     self._ready = queue.Queue(maxsize=ahead)
     self._closed = threading.Event()
@@ -477,6 +490,7 @@ class Batches(Iterator):
       raise item
     arrays, bad = item
     self.state = {"next_index": self.state["next_index"] + 1}
+    self.replaced += len(bad)
     for index, reason in bad:
       if index not in self.bad:
         self.bad.add(index)

@@ -2,7 +2,10 @@
 
 import dataclasses
 import multiprocessing
+import os
 import pathlib
+import subprocess
+import sys
 import threading
 import time
 
@@ -341,12 +344,16 @@ def run(folder, max_bad):
 def test_every_bad_image_is_reported_once_with_its_path(tmp_path):
   write(tmp_path, bad=(4, 9, 10))
   built, batches, said = run(tmp_path, max_bad=0.2)
-  counts = []
-  for _ in range(built.total_steps):
+  counts, drawn = [], 0
+  numbers = index_of(built.train)
+  places = [numbers.index(x) for x in (4, 9, 10)]
+  for step in range(built.total_steps):
     next(batches)
     counts.append(len(batches.bad))
+    drawn += np.isin(built.order[step], places).sum()
   batches.close()
   assert counts == sorted(counts)
+  assert batches.replaced == drawn
   assert len(said) == len(batches.bad) == counts[-1] <= 3
   assert counts[-1] == 3  # In two epochs or more; each drops 6 of 22.
   for index, text in zip(sorted(batches.bad), sorted(said), strict=True):
@@ -366,6 +373,60 @@ def test_more_bad_images_than_allowed_stop_the_run(tmp_path):
   assert "3 of 22 images cannot be decoded" in text
   assert "more than config.data.max_bad=0.1 allows" in text
   assert ".jpg" in text and "\n" not in text
+
+
+MEMORY = """
+import os, sys
+from sslx.data import crops, files, pipeline
+from sslx.data.views import View
+
+folder, decoder = sys.argv[1:]
+if decoder == "fallback":
+  crops._native = None
+images = files.open_files(folder, None, "train")
+views = (View(32, count=2), View(16, count=4))
+data = pipeline.Data("", 8, views, (0.0,) * 3, (1.0,) * 3, threads=2)
+order = pipeline.Order(len(images), 8, epochs=1200, seed=0)
+host = pipeline.host_batches(images, order, slice(0, 8), data)
+batches = pipeline.Batches(host, lambda x: x)
+
+def resident():
+  pages = int(open("/proc/self/statm").read().split()[1])
+  return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+for step in range(2301):
+  next(batches)
+  if step % 100 == 0 and step >= 300:
+    print(resident())
+batches.close()
+assert batches.replaced > 2000
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["native", "fallback"])
+def test_memory_stays_flat(tmp_path, decoder):
+  """Over 2,000 batches, damaged images among them, after 300 to warm up."""
+  write(tmp_path, bad=(4, 9, 10))
+  for i in range(4):  # Larger ones, so that buffers grow now and then.
+    data = photos.jpeg(photos.photo(300 + 50 * i, 500, i))
+    (tmp_path / f"train/class 0/large {i}.jpg").write_bytes(data)
+  done = subprocess.run(
+    [sys.executable, "-c", MEMORY, str(tmp_path), decoder],
+    cwd=tiny.ROOT,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  megabytes = [float(x) for x in done.stdout.split()]
+  print(
+    f"RSS in MB: {megabytes[0]:.1f} to {megabytes[-1]:.1f}, at most", end=""
+  )
+  print(f" {max(megabytes):.1f}")
+  assert len(megabytes) == 21
+  assert max(megabytes) - megabytes[0] < 30, megabytes
 
 
 # Evaluation.
