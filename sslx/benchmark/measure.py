@@ -91,3 +91,8 @@ def device_part(data: Data) -> tuple[Callable, Callable]:
 def on_cpu() -> bool:
   """Whether the device is a CPU."""
   return jax.devices()[0].platform == "cpu"
+
+
+def one_device() -> str:
+  """What the device is called, of a process that is pinned to one core."""
+  return "core of this CPU" if on_cpu() else jax.devices()[0].device_kind
