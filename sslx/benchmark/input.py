@@ -21,6 +21,7 @@ from sslx.benchmark.measure import (
   device_part,
   in_turns,
   on_cpu,
+  one_device,
   pin,
   spread,
 )
@@ -207,8 +208,7 @@ def _stages(loader: Loader, rounds: int) -> None:
   }
   wall = in_turns(device, rounds, clock=time.perf_counter)
   rows = {"to the device": b, "on the device": len(small["label"])}
-  kind = jax.devices()[0].device_kind
-  print(f"the device's part, us of one {kind} an image")
+  print(f"the device's part, us of one {one_device()} an image")
   for name, times in wall.items():
     print(f"  {name:15} {statistics.median(times) / rows[name] * 1e6:10,.1f}")
 
@@ -228,8 +228,8 @@ def _in_memory(
     clock=time.perf_counter,
     least=0.2,
   )["views"]
-  kind = jax.devices()[0].device_kind
-  print(f"images/s, all {len(CORES)} cores, one {kind}")
+  kind = "as the device too" if on_cpu() else f"one {one_device()}"
+  print(f"images/s, all {len(CORES)} cores, {kind}")
   print(f"  the loader, into device memory {spread(loads)}")
   print(f"  all views, on the device       {spread([b / x for x in made])}")
   if wanted:

@@ -49,11 +49,11 @@ def in_turns(
   seconds = {name: [] for name in work}
   for turn in (0, *range(rounds)):
     for name, call in work.items():
-      calls, began = 0, clock()
-      while not calls or clock() - began < least:
+      calls, elapsed, began = 0, -1.0, clock()
+      while elapsed < least:
         call(turn)
-        calls += 1
-      seconds[name].append((clock() - began) / calls)
+        calls, elapsed = calls + 1, clock() - began
+      seconds[name].append(elapsed / calls)
   return {name: times[1:] for name, times in seconds.items()}
 
 
@@ -91,3 +91,8 @@ def device_part(data: Data) -> tuple[Callable, Callable]:
 def on_cpu() -> bool:
   """Whether the device is a CPU."""
   return jax.devices()[0].platform == "cpu"
+
+
+def one_device() -> str:
+  """What the device is called, of a process that is pinned to one core."""
+  return "core of this CPU" if on_cpu() else jax.devices()[0].device_kind
