@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -117,6 +117,17 @@ class Experiment:
     """`(state, batch) -> (state, metrics)`; donates the state."""
     return self.partitioner.compile(self.step, self.state_shardings)
 
+  def host_batches(self, start: int = 0) -> Iterator[pipeline.HostBatch]:
+    """This process's rows of the batches, as numpy."""
+    return pipeline.host_batches(
+      self.train,
+      self.order,
+      self.partitioner.local_rows(self.data.batch_size),
+      self.data,
+      slots=self.step.slots,
+      start=start,
+    )
+
   def batches(
     self,
     start: int = 0,
@@ -132,15 +143,6 @@ class Experiment:
       ConfigError: when a batch is taken, if more images than
         `config.data.max_bad` allows cannot be decoded.
     """
-    rows = self.partitioner.local_rows(self.data.batch_size)
-    host = pipeline.host_batches(
-      self.train,
-      self.order,
-      rows,
-      self.data,
-      slots=self.step.slots,
-      start=start,
-    )
     allowed = int(self.data.max_bad * len(self.train))
 
     def report(index: int, reason: str) -> None:
@@ -157,7 +159,10 @@ class Experiment:
         )
 
     batches = pipeline.Batches(
-      host, self.partitioner.put, start=start, on_bad=report
+      self.host_batches(start),
+      self.partitioner.put,
+      start=start,
+      on_bad=report,
     )
     return batches
 

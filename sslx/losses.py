@@ -63,3 +63,75 @@ def nt_xent(
   loss = jnp.mean(jax.nn.logsumexp(logits, axis=-1) - positives)
   correct = jnp.argmax(logits, axis=-1) == rows ^ 1  # The other of the pair.
   return loss, jnp.mean(correct.astype(jnp.float32))
+
+
+def info_nce(
+  queries: jax.Array,
+  positives: jax.Array,
+  negatives: jax.Array,
+  temperature: float,
+) -> tuple[jax.Array, jax.Array]:
+  """InfoNCE of each query against its positive and a set of negatives.
+
+  Args:
+    queries: f32[b, d] of unit length.
+    positives: f32[b], the similarity of each to its key.
+    negatives: f32[K, d] of unit length; no gradient flows into them.
+    temperature: divides the similarities.
+
+  Returns:
+    f32 scalar loss, the mean over queries; f32 scalar accuracy, how often the
+    positive is the most similar.
+
+  References:
+    He et al., Momentum Contrast, 2020, eq. 1.
+  """
+  similar = jnp.matmul(
+    queries, negatives.T, precision=jax.lax.Precision.HIGHEST
+  )  # [b, K]
+  logits = jnp.concatenate([positives[:, None], similar], axis=1) / temperature
+  loss = jnp.mean(jax.nn.logsumexp(logits, axis=-1) - logits[:, 0])
+  correct = positives >= jnp.max(similar, axis=1)
+  return loss, jnp.mean(correct.astype(jnp.float32))
+
+
+def sinkhorn(
+  scores: jax.Array, past: jax.Array | None, iterations: int, axis: Axis
+) -> jax.Array:
+  """Assigns the samples to prototypes in equal shares, softly.
+
+  In the logarithmic domain, where no score is too large, and with every sum
+  over the global batch (pitfall 6): the official code divides the matrix by
+  its sums over samples and over prototypes in turn; here their logarithms are
+  taken from it. The last division is by the sum of each sample's codes, which
+  makes that division a softmax, and the numbers of samples and of prototypes,
+  constant factors, cancel.
+
+  Args:
+    scores: f32[b, K] similarities of samples to prototypes, divided by epsilon.
+    past: f32[q, K] of samples that are assigned with them, this device's share;
+      a row of -inf is no sample.
+    iterations: of both divisions.
+    axis: the batch axis.
+
+  Returns:
+    f32[b, K] codes, each of sum 1.
+
+  References:
+    Caron et al., SwAV, 2020, section 3.1 and eq. 3 to 5; Cuturi, 2013.
+  """
+  every = scores if past is None else jnp.concatenate([scores, past])
+  sample = jnp.zeros((len(every), 1))  # what each row has been divided by
+
+  def over_samples(x: jax.Array) -> jax.Array:
+    """Logarithm of the sum over all samples, f32[K]."""
+    largest = axis.pmax(jnp.max(x, axis=0))
+    return largest + jnp.log(axis.psum(jnp.sum(jnp.exp(x - largest), axis=0)))
+
+  for _ in range(iterations):
+    prototype = over_samples(every - sample)
+    left = every - prototype
+    sample = jax.nn.logsumexp(left, axis=1, keepdims=True)
+    # A row that is no sample stays at -inf.
+    sample = jnp.where(jnp.isneginf(sample), 0, sample)
+  return jax.nn.softmax(scores - prototype)

@@ -40,9 +40,11 @@ class Axis:
     name: None for the global view, where arrays hold the whole batch `B` and
       every operation here is the identity; the mesh axis for the per-device
       view, where they hold the `b = B / size` examples of this device.
+    sharding: of a global array over the data axis, for the global view.
   """
 
   name: str | None = None
+  sharding: NamedSharding | None = None
 
   @property
   def size(self) -> int:
@@ -77,6 +79,25 @@ class Axis:
     if self.name is None:
       return x
     return lax.all_gather(x, self.name, axis=0, tiled=True)
+
+  def replicate(self, x: jax.Array) -> jax.Array:
+    """Like `all_gather`, for what goes into the state: the same everywhere."""
+    if self.name is None:
+      return x
+    return lax.all_gather(x, self.name, axis=0, tiled=True, to="invarying")
+
+  def share(self, x: jax.Array) -> jax.Array:
+    """This device's rows of an array that all devices hold whole.
+
+    The number of rows must be a multiple of the devices. In the global view all
+    rows, with the work on them spread over the devices.
+    """
+    if self.name is None:
+      if self.sharding is None:
+        return x
+      return lax.with_sharding_constraint(x, self.sharding)
+    rows = len(x) // self.size
+    return lax.dynamic_slice_in_dim(x, self.index() * rows, rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +186,8 @@ class Partitioner:
     result of `step` (metrics) must be the same on all devices.
     """
     if self.settings.mode == "pjit":
-      function = lambda state, batch: step(state, batch, Axis())
+      axis = Axis(sharding=self.batch)
+      function = lambda state, batch: step(state, batch, axis)
     else:
       function = jax.shard_map(
         lambda state, batch: step(state, batch, Axis(DATA)),

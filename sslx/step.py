@@ -62,6 +62,10 @@ class TrainStep:
       rng=first_rng(rng),
     )
 
+  def view_shape(self, slot: Slot) -> tuple[int, ...]:
+    """Shape of one example of a slot."""
+    return views_lib.each(self.views)[slot.view].shape
+
   def abstract_features(
     self, params: Any, model_state: Any
   ) -> dict[str, jax.ShapeDtypeStruct]:

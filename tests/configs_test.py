@@ -13,7 +13,9 @@ from tests import tiny
 CONFIGS = tiny.ROOT / "configs"
 RECIPES = sorted((CONFIGS / "selfsup").glob("*.py"))
 ENTRIES = [
-  f"simclr.py:{name}" for name in ("cifar10", "imagenet", "quickstart")
+  f"{method}.py:{name}"
+  for method in ("simclr", "mocov2", "swav", "relative_loc")
+  for name in ("cifar10", "imagenet", "quickstart")
 ]
 
 
@@ -39,7 +41,7 @@ def test_config_is_accepted_and_its_parameters_have_shapes(spec):
   )
   optimizer = optim.make(schedule.optimizer, rate, params)
   jax.eval_shape(optimizer.init, params)
-  assert set(params) == {"backbone", "projector"}
+  assert "backbone" in params
   assert sum(x.size for x in jax.tree.leaves(params)) > 100_000
 
 

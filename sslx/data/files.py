@@ -57,6 +57,10 @@ class Files:
     path = os.path.join(os.fsencode(self.root), self.paths[index])
     return path.decode(errors="backslashreplace")
 
+  def file_name(self, index: int) -> str:
+    """The path below `root`: what a prepared set calls the image."""
+    return self.paths[index].decode(errors="backslashreplace")
+
   def read(self, indices: Iterable[int]) -> tuple[list[bytes], np.ndarray]:
     """Reads some images.
 

@@ -123,11 +123,7 @@ def load(
   if source.name == "folder":
     return files.open_files(source.data_dir, name, split, classes)
 
-  _check_data_dir(source.data_dir)
-  builder = _builder(source)
-  if not os.path.exists(builder.data_path):
-    _prepare(source, builder)
-    builder = _builder(source)
+  builder = prepared(source)
   features = _check_features(source, builder)
   if name is None:
     usual = {"train": ("train",), "test": ("test", "validation")}[split]
@@ -147,6 +143,20 @@ def load(
   if side is not None and side <= IN_MEMORY_SIDE and not features.raw:
     return images.to_memory(features.shape)
   return images
+
+
+def prepared(source: Source) -> Any:
+  """TFDS's builder of a set, which is prepared first if it is not there.
+
+  Raises:
+    ConfigError: there is no such set, or it cannot be prepared here.
+  """
+  _check_data_dir(source.data_dir)
+  builder = _builder(source)
+  if not os.path.exists(builder.data_path):
+    _prepare(source, builder)
+    builder = _builder(source)
+  return builder
 
 
 def _check_data_dir(data_dir: str | None) -> None:
@@ -201,18 +211,13 @@ def _builder(source: Source) -> Any:
 
 
 def _command(source: Source) -> str:
-  """What prepares the set on a machine with TensorFlow.
-
-  Not `tfds build`, which needs Apache Beam and more, whatever the set.
-  """
-  data_dir = ""
+  """What prepares the set, here or on another machine."""
+  command = f"python -m sslx.prepare {shlex.quote(source.name)}"
   if source.data_dir is not None:
-    data_dir = f"data_dir={os.path.expanduser(source.data_dir)!r}, "
-  return (
-    'python -c "import tensorflow_datasets as tfds; tfds.builder('
-    f"{source.name!r}, {data_dir}file_format='array_record')"
-    '.download_and_prepare()"'
-  )
+    command += f" --out={shlex.quote(os.path.expanduser(source.data_dir))}"
+  if source.name.partition(":")[0] == "imagenet2012":
+    command += " --from=FOLDER_OF_ITS_TAR_FILES"
+  return command
 
 
 def _again(source: Source, builder: Any) -> str:
@@ -232,10 +237,12 @@ def _prepare(source: Source, builder: Any) -> None:
   found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
   partial = [f for f in found if "incomplete" in f and version in f]
   if partial:
+    ours = partial[0].endswith(".incomplete")
+    advice = "go on" if ours else "delete that folder and prepare the set again"
     raise ConfigError(
       f"{missing} {os.path.join(folder, partial[0])} is what an unfinished"
-      " preparation left. If none is still running, delete that folder and"
-      f" prepare the set again: {_command(source)}"
+      f" preparation left. If none is still running, {advice}:"
+      f" {_command(source)}"
     )
   versions = [f for f in found if f[:1].isdigit()]
   if versions:
@@ -245,6 +252,11 @@ def _prepare(source: Source, builder: Any) -> None:
     raise ConfigError(
       f"{missing} Prepare it, or set config.data.prepare=True:"
       f" {_command(source)}"
+    )
+  if source.name.partition(":")[0] == "imagenet2012":
+    raise ConfigError(
+      f"{missing} Its files have to be downloaded by hand, from"
+      f" https://image-net.org/download-images. Then: {_command(source)}"
     )
   if jax.process_count() > 1:
     raise ConfigError(

@@ -6,9 +6,17 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx.methods.base import Method, Plan
+from sslx.methods.moco import MoCo
+from sslx.methods.relative_loc import RelativeLoc
 from sslx.methods.simclr import SimCLR
+from sslx.methods.swav import SwAV
 
-METHODS = {"simclr": SimCLR}
+METHODS = {
+  "simclr": SimCLR,
+  "mocov2": MoCo,
+  "swav": SwAV,
+  "relative_loc": RelativeLoc,
+}
 
 
 def build(section: ConfigDict, plan: Plan) -> Method:

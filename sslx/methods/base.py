@@ -115,6 +115,25 @@ def two_views(method: str, views: int) -> tuple[Slot, ...]:
   return unshuffled(2)
 
 
+def init(
+  modules: dict[str, Any], rng: jax.Array, x: jax.Array
+) -> tuple[dict[str, Params], dict[str, ModelState]]:
+  """Draws a chain of modules, each of which is given what the last puts out.
+
+  Args:
+    modules: by name, in the order of the chain.
+    rng: split once for each.
+    x: input of the first; only its shape matters.
+  """
+  params, model_state = {}, {}
+  keys = jax.random.split(rng, len(modules))
+  for key, (name, module) in zip(keys, modules.items(), strict=True):
+    x, variables = module.init_with_output(key, x, train=False)
+    params[name] = variables["params"]
+    model_state[name] = variables.get("batch_stats", {})
+  return params, model_state
+
+
 def encode(
   backbone: Any, params: Params, model_state: ModelState, images: jax.Array
 ) -> dict[str, jax.Array]:

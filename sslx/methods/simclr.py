@@ -61,15 +61,11 @@ class SimCLR:
     self, rng: jax.Array, batch: Batch
   ) -> tuple[Params, ModelState, Aux]:
     """Draws the backbone and the projector."""
-    rng_f, rng_g = jax.random.split(rng)
-    view = batch["views"][0]
-    h, f = self.backbone.init_with_output(rng_f, view, train=False)
-    g = self.projector.init(rng_g, h, train=False)
-    params = {"backbone": f["params"], "projector": g["params"]}
-    model_state = {
-      "backbone": f.get("batch_stats", {}),
-      "projector": g.get("batch_stats", {}),
-    }
+    params, model_state = base.init(
+      {"backbone": self.backbone, "projector": self.projector},
+      rng,
+      batch["views"][0],
+    )
     return params, model_state, {}
 
   def loss(

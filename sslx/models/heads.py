@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -92,6 +93,68 @@ class MLP(nn.Module):
       if not last:
         x = nn.relu(x)
     return x.astype(jnp.float32)
+
+
+class PairHead(nn.Module):
+  """Classifier of pairs of features, of relative location.
+
+  A linear layer, BatchNorm, ReLU, dropout, and a linear layer; weights start at
+  N(0, 0.01^2) and N(0, 0.005^2), biases at 0, as in MMSelfSup.
+
+  Attributes:
+    hidden: width of the hidden layer.
+    classes: number of logits.
+    norm_groups: groups of the global batch that share BatchNorm statistics.
+    dtype: compute dtype. Parameters, statistics and logits are float32.
+  """
+
+  hidden: int = 4096
+  classes: int = 8
+  norm_groups: int = 1
+  dtype: Literal["float32", "bfloat16"] = "float32"
+
+  def __post_init__(self):
+    for key in ("hidden", "classes", "norm_groups"):
+      require(self, key, getattr(self, key) >= 1, "at least 1")
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    *,
+    train: bool,
+    axis: parallel.Axis = parallel.Axis(),
+    mask: jax.Array | None = None,
+  ) -> jax.Array:
+    """Logits of pairs.
+
+    Args:
+      x: [n, 2 d], the features of both.
+      train: see `norm.BatchNorm`.
+      axis: the data axis.
+      mask: f32[n, hidden], factors of the hidden units: dropout.
+
+    Returns:
+      f32[n, classes].
+    """
+    dense = functools.partial(nn.Dense, dtype=self.dtype)
+    x = dense(self.hidden, kernel_init=_normal(0.01), name="fc1")(x)
+    x = norm.BatchNorm(
+      groups=self.norm_groups,
+      momentum=0.997,  # torch's 0.003
+      dtype=self.dtype,
+      axis=axis,
+      name="bn1",
+    )(x, train)
+    x = nn.relu(x)
+    if mask is not None:
+      x = x * mask.astype(x.dtype)
+    x = dense(self.classes, kernel_init=_normal(0.005), name="fc2")(x)
+    return x.astype(jnp.float32)
+
+
+_normal = nn.initializers.normal
 
 
 def _uniform(bound: float) -> nn.initializers.Initializer:

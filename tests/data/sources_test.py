@@ -121,12 +121,7 @@ def error_of(source, split="train"):
 
 
 def command(name, data_dir):
-  """The command of TFDS's documentation, for ArrayRecord files."""
-  return (
-    'python -c "import tensorflow_datasets as tfds; '
-    f"tfds.builder('{name}', data_dir='{data_dir}', "
-    "file_format='array_record').download_and_prepare()\""
-  )
+  return f"python -m sslx.prepare {name} --out={data_dir}"
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
@@ -329,6 +324,15 @@ def test_unfinished_preparation(tmp_path):
   message = error_of(sources.Source("cifar10", data_dir=str(tmp_path)))
   assert str(left) in message
   assert "delete that folder" in message
+
+
+def test_imagenet_is_downloaded_by_hand(tmp_path):
+  source = sources.Source("imagenet2012", data_dir=str(tmp_path))
+  message = error_of(source)
+  assert "https://image-net.org/download-images" in message
+  assert f"{command('imagenet2012', tmp_path)} --from=" in message
+  (tmp_path / "imagenet2012/5.1.0.incomplete").mkdir(parents=True)
+  assert "If none is still running, go on:" in error_of(source)
 
 
 def test_no_dataset_info(tmp_path):

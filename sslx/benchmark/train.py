@@ -1,15 +1,11 @@
-"""Measures speed: `python -m sslx.benchmark train --config=...`.
+"""Speed of training: the bare step, the full loop, and how long a start takes.
 
-`train` prints images/s of the bare compiled step on a batch that stays on the
-devices, of the full loop (input, prefetch, log), and their ratio, measured in
-turns so that a machine that slows down does so for both; and the time from the
-start of the process to the end of the first step, without and with a
-persistent compilation cache.
+Bare step and full loop are measured in turns, so that a machine that slows down
+does so for both.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -25,12 +21,13 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx import experiment as experiment_lib
 from sslx import metrics, train
+from sslx.benchmark import work
 
 _STARTED = "SSLX_BENCHMARK_STARTED"
 
 
 def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
-  """Prints the ratio of the full loop to the bare step.
+  """Prints the work of the step, and the ratio of the full loop to it.
 
   Args:
     config: four sections.
@@ -46,7 +43,8 @@ def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
       f" {experiment.total_steps} steps; this benchmark takes {needed}."
       " Raise the epochs, or lower --steps or --rounds."
     )
-  train_step = experiment.compiled_step()
+  train_step = work.compile_step(experiment)
+  print(*work.report(experiment, train_step), sep="\n")
   log = metrics.Log(
     None,
     metrics.Progress(io.StringIO()),
@@ -119,28 +117,3 @@ def first_step(config: ConfigDict) -> None:
     step = experiment.compiled_step()
     jax.block_until_ready(step(experiment.init_state(), next(batches)))
   print(f"{time.time() - float(os.environ[_STARTED]):.1f}")
-
-
-def main(argv: list[str]) -> None:
-  """Runs the benchmark that the command line names."""
-  overrides, rest = config_lib.split_overrides(argv)
-  parser = argparse.ArgumentParser(prog="sslx.benchmark", description=__doc__)
-  parser.add_argument("what", choices=("train", "first_step"))
-  parser.add_argument("--config", required=True)
-  parser.add_argument("--steps", type=int, default=10)
-  parser.add_argument("--rounds", type=int, default=5)
-  parser.add_argument("--nostartup", action="store_true")
-  flags = parser.parse_args(rest)
-  config = config_lib.load(flags.config, overrides)
-  if flags.what == "first_step":
-    return first_step(config)
-  bench_train(config, flags.steps, flags.rounds)
-  if not flags.nostartup:
-    bench_startup([a for a in argv if a.startswith("--config")])
-
-
-if __name__ == "__main__":
-  try:
-    main(sys.argv[1:])
-  except config_lib.ConfigError as error:
-    sys.exit(f"error: {error}")

@@ -1,0 +1,35 @@
+"""ImageNet with the nine patches of relative location."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Section `data`."""
+  patches = {
+    "kind": "patches",
+    "size": 64,
+    "resize": 292,
+    "crop": 255,
+    "grey": 0.66,
+    "interpolation": "bilinear",
+  }
+  return ConfigDict(
+    {
+      "data": {
+        "source": "imagenet2012",
+        "data_dir": None,
+        "prepare": True,
+        "train": None,
+        "test": None,
+        "batch_size": 512,
+        "views": (patches,),
+        "mean": (124 / 255, 117 / 255, 104 / 255),
+        "std": (59 / 255, 58 / 255, 58 / 255),
+        "centre": {"size": 224, "resize": 256, "interpolation": "bilinear"},
+        "max_bad": 0.01,
+        "threads": None,
+        "workers": 0,
+      }
+    },
+    sort_keys=False,
+  )

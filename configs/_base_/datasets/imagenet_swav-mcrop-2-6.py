@@ -1,0 +1,46 @@
+"""ImageNet with SwAV's multi-crop: two views of 224 px and six of 96."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Section `data`."""
+  large = {
+    "size": 224,
+    "count": 2,
+    "crop_scale": (0.14, 1.0),
+    "interpolation": "bilinear",
+    "flip": 0.5,
+    "jitter": (0.8, 0.8, 0.8, 0.2),
+    "jitter_prob": 0.8,
+    "grey": 0.2,
+    "blur": 0.5,
+    "blur_sigma": (0.1, 2.0),
+    "blur_kernel": 23,
+    "solarize": 0.0,
+  }
+  small = large | {
+    "size": 96,
+    "count": 6,
+    "crop_scale": (0.05, 0.14),
+  }
+  return ConfigDict(
+    {
+      "data": {
+        "source": "imagenet2012",
+        "data_dir": None,
+        "prepare": True,
+        "train": None,
+        "test": None,
+        "batch_size": 256,
+        "views": (large, small),
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.228, 0.224, 0.225),
+        "centre": {"size": 224, "resize": 256, "interpolation": "bilinear"},
+        "max_bad": 0.01,
+        "threads": None,
+        "workers": 0,
+      }
+    },
+    sort_keys=False,
+  )

@@ -1,0 +1,31 @@
+"""The generated shapes with nine patches of 9 px."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Section `data`."""
+  patches = {
+    "kind": "patches",
+    "size": 9,
+    "resize": 36,
+    "crop": 33,
+    "grey": 0.66,
+    "interpolation": "bilinear",
+  }
+  return ConfigDict(
+    {
+      "data": {
+        "source": "shapes",
+        "data_dir": None,
+        "prepare": True,
+        "train": None,
+        "test": None,
+        "batch_size": 256,
+        "views": (patches,),
+        "mean": (124 / 255, 117 / 255, 104 / 255),
+        "std": (59 / 255, 58 / 255, 58 / 255),
+      }
+    },
+    sort_keys=False,
+  )

@@ -1,0 +1,35 @@
+"""MoCo for CIFAR-10, with the figures of the official notebook."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Section `model`."""
+  return ConfigDict(
+    {
+      "model": {
+        "method": "mocov2",
+        "backbone": {
+          "name": "resnet",
+          "depth": 18,
+          "width": 1.0,
+          "stem": "cifar",
+          "zero_init_residual": False,
+        },
+        "projector": {
+          "dims": (128,),
+          "use_bias": True,
+          "norm": False,
+          "last_norm": "none",
+        },
+        "temperature": 0.1,
+        "momentum": 0.99,
+        "queue_size": 4096,
+        "symmetric": False,
+        "shuffle": True,
+        "norm_groups": 8,
+        "dtype": "float32",
+      }
+    },
+    sort_keys=False,
+  )

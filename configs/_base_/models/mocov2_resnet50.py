@@ -1,0 +1,35 @@
+"""MoCo v2 for ImageNet: ResNet-50, BatchNorm over 8 groups."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Section `model`."""
+  return ConfigDict(
+    {
+      "model": {
+        "method": "mocov2",
+        "backbone": {
+          "name": "resnet",
+          "depth": 50,
+          "width": 1.0,
+          "stem": "imagenet",
+          "zero_init_residual": False,
+        },
+        "projector": {
+          "dims": (2048, 128),
+          "use_bias": True,
+          "norm": False,
+          "last_norm": "none",
+        },
+        "temperature": 0.2,
+        "momentum": 0.999,
+        "queue_size": 65536,
+        "symmetric": False,
+        "shuffle": True,
+        "norm_groups": 8,
+        "dtype": "float32",
+      }
+    },
+    sort_keys=False,
+  )

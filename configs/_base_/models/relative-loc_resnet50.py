@@ -1,0 +1,26 @@
+"""Relative location: ResNet-50, BatchNorm over 8 groups."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Section `model`."""
+  return ConfigDict(
+    {
+      "model": {
+        "method": "relative_loc",
+        "backbone": {
+          "name": "resnet",
+          "depth": 50,
+          "width": 1.0,
+          "stem": "imagenet",
+          "zero_init_residual": False,
+        },
+        "head": {"hidden": 4096, "classes": 8},
+        "dropout": 0.5,
+        "norm_groups": 8,
+        "dtype": "float32",
+      }
+    },
+    sort_keys=False,
+  )

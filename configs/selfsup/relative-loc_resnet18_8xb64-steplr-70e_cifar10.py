@@ -1,0 +1,21 @@
+"""Relative location, ResNet-18, CIFAR-10, 70 epochs; no published figures."""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """The primitive config of the folder's CIFAR-10 relative-location recipes."""
+  return inherit(
+    "../_base_/models/relative-loc_resnet18.py",
+    "../_base_/datasets/cifar10_relative-loc.py",
+    "../_base_/schedules/sgd_steplr-70e.py",
+    "../_base_/default_runtime.py",
+    runtime={
+      "evaluate": {
+        "features": ("stage3",),
+        "knn": {"k": (200, 20), "temperature": 0.1},
+      },
+    },
+  )

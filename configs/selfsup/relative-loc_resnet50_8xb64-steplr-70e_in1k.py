@@ -1,0 +1,19 @@
+"""Relative location, ResNet-50, ImageNet, batch 512, 70 epochs (MMSelfSup).
+
+Features of stage 3 are some ten points better than the final ones here.
+"""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """The primitive config of the folder's ImageNet relative-location recipes."""
+  return inherit(
+    "../_base_/models/relative-loc_resnet50.py",
+    "../_base_/datasets/imagenet_relative-loc.py",
+    "../_base_/schedules/sgd_steplr-70e.py",
+    "../_base_/default_runtime.py",
+    runtime={"evaluate": {"features": ("stage3",)}},
+  )

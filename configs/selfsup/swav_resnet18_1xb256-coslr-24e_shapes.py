@@ -1,0 +1,40 @@
+"""SwAV on the generated shapes: learns in minutes on a laptop's CPU."""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """A narrow ResNet-18, few prototypes and a short schedule."""
+  return inherit(
+    "../_base_/models/swav_resnet18.py",
+    "../_base_/datasets/shapes_simclr.py",
+    "../_base_/schedules/adamw_coslr-200e.py",
+    "../_base_/default_runtime.py",
+    model={
+      "backbone": {"width": 0.25, "stem": "imagenet"},
+      "projector": {"dims": (256, 64)},
+      "prototypes": 128,
+      "queue_size": 0,
+      "queue_start_epoch": 0,
+    },
+    schedule={
+      "epochs": 24,
+      "optimizer": {
+        "lr": 3e-3,
+        "freeze": ("prototypes",),
+        "freeze_steps": 16,
+      },
+      "lr": {"warmup_epochs": 1.0},
+    },
+    runtime={
+      "log_every": 16,
+      "checkpoint": {"every_epochs": 6.0},
+      "evaluate": {
+        "every_epochs": 6.0,
+        "pixels": True,
+        "knn": {"k": (20, 10, 100), "temperature": 0.1},
+      },
+    },
+  )

@@ -1,0 +1,25 @@
+"""SwAV, ResNet-18, CIFAR-10, multi-crop, 200 epochs (solo-learn's figures)."""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """Two views of 32 px and six of 18."""
+  return inherit(
+    "../_base_/models/swav_resnet18.py",
+    "../_base_/datasets/cifar10_swav-mcrop-2-6.py",
+    "../_base_/schedules/larc_coslr-200e.py",
+    "../_base_/default_runtime.py",
+    schedule={
+      "optimizer": {
+        "trust_coefficient": 0.02,
+        "trust_clip": True,
+        "exclude_1d": True,
+        "freeze_steps": 390,
+      },
+      "lr": {"warmup_epochs": 10.0, "final": 0.0},
+    },
+    runtime={"evaluate": {"knn": {"k": (200, 20), "temperature": 0.1}}},
+  )

@@ -1,0 +1,18 @@
+"""SwAV, ResNet-50, ImageNet, batch 4096, 200 epochs (official figures)."""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """No queue; the learning rate warms up from 0.3 to 4.8."""
+  return inherit(
+    "./swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96.py",
+    model={"queue_size": 0, "queue_start_epoch": 0},
+    data={"batch_size": 4096},
+    schedule={
+      "optimizer": {"freeze_steps": 313},
+      "lr": {"warmup_epochs": 10.0, "warmup_from": 0.3 / 4.8},
+    },
+  )

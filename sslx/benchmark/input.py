@@ -1,0 +1,247 @@
+"""Speed of the input: the whole loader, and each of its stages."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from sslx import config as config_lib
+from sslx.benchmark import compare
+from sslx.benchmark.measure import (
+  CORES,
+  device_part,
+  in_turns,
+  on_cpu,
+  pin,
+  spread,
+)
+from sslx.data import crops, pipeline, sources
+from sslx.data import views as views_lib
+
+_ROWS_ON_CPU = 32  # of a batch; more would take as long for each image
+_SMALL = 20  # rounds of in-memory sets are longer: a batch takes so little
+
+
+def bench_input(
+  config: ConfigDict,
+  *,
+  threads: list[int] | None,
+  steps: int,
+  rounds: int,
+  wanted: float | None,
+  peers: bool,
+) -> None:
+  """Prints how fast the input of a config is, and where its time goes.
+
+  Args:
+    config: four sections.
+    threads: numbers of them to compare; one and all cores by default.
+    steps: batches that the loader gives in a round.
+    rounds: how often each is measured; the medians are printed.
+    wanted: images/s of an accelerator.
+    peers: whether to do the same work by other libraries.
+
+  Raises:
+    ConfigError: the data cannot be loaded, or not compared with the peers.
+  """
+  data = config_lib.build(pipeline.Data, config.data, "data")
+  images = sources.load(data.records, "train")
+  loader = Loader(images, data, config.runtime.seed)
+  views = " + ".join(
+    f"{view.count} x {view.kind} {view.size}" for view in data.views
+  )
+  print(f"{data.source}: {len(images):,} images, views {views}")
+  print(f"{len(CORES)} cores, load {os.getloadavg()[0]:.1f}\n")
+  if isinstance(images, sources.Arrays):
+    _in_memory(loader, steps * _SMALL, rounds, wanted)
+  else:
+    native = "native" if crops._native else "simplejpeg and OpenCV"
+    why = "" if crops._native else "; the native one was not built"
+    print(f"JPEG decoder: {native}{why}\n")
+    _encoded(loader, threads, steps, rounds, wanted)
+  if peers:
+    print()
+    pin(1)
+    compare.compare(data, images, rounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+  """What is measured.
+
+  Attributes:
+    images: the set to train on.
+    data: config section.
+    seed: of the order and the boxes.
+  """
+
+  images: sources.Arrays | sources.Encoded
+  data: pipeline.Data
+  seed: int
+
+  def order(self, steps: int) -> pipeline.Order:
+    """An order of at least so many batches."""
+    n, b = len(self.images), self.data.batch_size
+    return pipeline.Order(n, b, math.ceil(steps / max(n // b, 1)), self.seed)
+
+  def seconds(self, steps: int, put: Callable | None = None) -> float:
+    """How long so many batches take, from an iterator's start to its end.
+
+    It ends with the last of them, so that nothing is read ahead for later.
+
+    Args:
+      steps: batches.
+      put: makes device arrays of the batches; they stay on the host without.
+    """
+    order, b = self.order(steps), self.data.batch_size
+    start = len(order) - steps
+    began = time.perf_counter()
+    batches = pipeline.host_batches(
+      self.images, order, slice(0, b), self.data, start=start
+    )
+    if put is None:
+      taken = sum(1 for _ in batches)
+    else:
+      with contextlib.closing(pipeline.Batches(batches, put)) as batches:
+        taken = sum(1 for x in batches if jax.block_until_ready(x))
+    assert taken == steps, (taken, steps)
+    return time.perf_counter() - began
+
+
+def _encoded(
+  loader: Loader,
+  threads: list[int] | None,
+  steps: int,
+  rounds: int,
+  wanted: float | None,
+) -> None:
+  threads = threads or sorted({1, len(CORES)})
+  seconds = {n: [] for n in threads}
+  for turn in range(rounds + 1):
+    for n in threads:
+      pin(n)
+      data = dataclasses.replace(loader.data, threads=n, workers=0)
+      with_n = dataclasses.replace(loader, data=data)
+      # A first batch is not counted: it imports, and starts threads.
+      times = with_n.seconds(steps if turn else 1)
+      seconds[n] += [times] if turn else []
+  per_round = steps * loader.data.batch_size
+  print("the loader, each number of threads on as many cores, images/s")
+  for n, times in seconds.items():
+    rates = [per_round / x for x in times]
+    per_core = statistics.median(rates) / min(n, len(CORES))
+    gain = [a / b for a, b in zip(seconds[threads[0]], times, strict=True)]
+    print(
+      f"  {n:3} thread{'s' if n > 1 else ' '} {spread(rates)}; {per_core:,.1f}"
+      f" per core; {statistics.median(gain):.2f} of {threads[0]} thread"
+    )
+  if wanted:
+    cores = wanted / per_core
+    print(
+      f"  an accelerator that takes {wanted:,.0f} images/s needs"
+      f" {cores:.1f}, so {math.ceil(cores)} host cores"
+    )
+  print()
+  pin(1)
+  _stages(loader, rounds)
+
+
+def _stages(loader: Loader, rounds: int) -> None:
+  """Prints the core time of each stage of one batch."""
+  data, b = loader.data, loader.data.batch_size
+  order = loader.order(rounds)
+  n = crops.uniforms_per_image(data.views)
+  uniforms = np.random.default_rng(loader.seed).random((b, n))
+  kept = {}  # what a stage leaves for the next
+
+  def read(turn):
+    kept["encoded"], kept["labels"] = loader.images.read(order[turn])
+
+  def headers(turn):
+    del turn
+    kept["sizes"] = np.array([_size(x) for x in kept["encoded"]])
+
+  def boxes(turn):
+    del turn
+    kept["cuts"] = crops.random_cuts(data.views, uniforms, *kept["sizes"].T)
+
+  def cut(turn):
+    del turn
+    outs = tuple(
+      np.empty((b, *view.shape), np.uint8)
+      for view in views_lib.each(data.views)
+    )
+    for row, image in enumerate(kept["encoded"]):
+      single = [x for o in outs for x in o[row].reshape(-1, *o.shape[-3:])]
+      with contextlib.suppress(crops.BadImage):
+        crops.cut(image, kept["cuts"][row], single)
+    kept["views"] = outs
+
+  host = {
+    "read": read, "headers": headers, "boxes": boxes, "decode and cut": cut,
+  }  # fmt: skip
+  seconds = in_turns(host, rounds)
+  micros = {k: statistics.median(x) / b * 1e6 for k, x in seconds.items()}
+  total = sum(micros.values())
+  print("stages, us of one core an image")
+  for name, each in micros.items():
+    print(f"  {name:15} {each:10,.1f}  {each / total:4.0%}")
+  print(f"  {'all of these':15} {total:10,.1f}  {1e6 / total:,.1f} images/s")
+
+  put, preprocess = device_part(data)
+  batch = {"views": kept["views"], "label": kept["labels"]}
+  small = jax.tree.map(lambda x: x[:_ROWS_ON_CPU], batch) if on_cpu() else batch
+  small = put(small)
+  device = {
+    "to the device": lambda turn: jax.block_until_ready(put(batch)),
+    "on the device": lambda turn: jax.block_until_ready(preprocess(small)),
+  }
+  wall = in_turns(device, rounds, clock=time.perf_counter)
+  rows = {"to the device": b, "on the device": len(small["label"])}
+  kind = jax.devices()[0].device_kind
+  print(f"the device's part, us of one {kind} an image")
+  for name, times in wall.items():
+    print(f"  {name:15} {statistics.median(times) / rows[name] * 1e6:10,.1f}")
+
+
+def _in_memory(
+  loader: Loader, steps: int, rounds: int, wanted: float | None
+) -> None:
+  b = loader.data.batch_size
+  put, preprocess = device_part(loader.data)
+  batch = put(next(pipeline.host_batches(
+      loader.images, loader.order(1), slice(0, b), loader.data
+  )).arrays)  # fmt: skip
+  loads = [steps * b / loader.seconds(steps, put) for _ in range(rounds)]
+  made = in_turns(
+    {"views": lambda turn: jax.block_until_ready(preprocess(batch))},
+    rounds,
+    clock=time.perf_counter,
+    least=0.2,
+  )["views"]
+  kind = jax.devices()[0].device_kind
+  print(f"images/s, all {len(CORES)} cores, one {kind}")
+  print(f"  the loader, into device memory {spread(loads)}")
+  print(f"  all views, on the device       {spread([b / x for x in made])}")
+  if wanted:
+    share = wanted / statistics.median(loads)
+    print(
+      f"  an accelerator that takes {wanted:,.0f} images/s needs"
+      f" {share:.1%} of what the loader gives"
+    )
+
+
+def _size(image) -> tuple[int, int]:
+  try:
+    return crops.size(image)
+  except crops.BadImage:
+    return 1, 1

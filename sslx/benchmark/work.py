@@ -1,0 +1,197 @@
+"""How much a compiled step computes, beside what its method has to.
+
+What a method has to compute is counted here from the papers: which networks see
+which views, and which of those passes need a gradient. A gradient costs two
+forward passes, one for the inputs of every layer and one for its weights, but
+for the first layer, whose input is an image. Only convolutions and matrix
+products count; normalisation, activations, augmentation and the optimiser are
+what a compiled step has on top.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from sslx.experiment import Experiment
+from sslx.methods.moco import MoCo
+from sslx.methods.relative_loc import PATCHES, RelativeLoc
+from sslx.methods.simclr import SimCLR
+from sslx.methods.swav import CODE_VIEWS, SwAV
+
+
+def compile_step(experiment: Experiment) -> jax.stages.Compiled:
+  """The training step, ahead of time; to be called with state and batch."""
+  step = experiment.compiled_step()
+  batch = abstract_batch(experiment)
+  return step.lower(experiment.abstract_state, batch).compile()
+
+
+def report(experiment: Experiment, compiled: jax.stages.Compiled) -> list[str]:
+  """Lines on the work and the memory of the compiled step, per device."""
+  devices = experiment.partitioner.num_devices
+  flops = compiled.cost_analysis()["flops"]
+  work = f"compiled step: {flops / 1e9:.2f} GFLOP a device"
+  needed = analytic(experiment)
+  if needed is not None:
+    needed /= devices
+    work += (
+      f", the method needs {needed / 1e9:.2f} ({flops / needed:.3f} times)"
+    )
+  memory = compiled.memory_analysis()
+  held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+  peak = held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+  own = _bytes(experiment.abstract_state) + _bytes(abstract_batch(experiment))
+  return [
+    work,
+    f"peak memory: {peak / 2**20:.0f} MiB a device, of which state and batch"
+    f" {own / 2**20:.0f}",
+  ]
+
+
+def abstract_batch(experiment: Experiment) -> dict[str, Any]:
+  """Shapes and shardings of a batch on the devices."""
+  b, sharding = experiment.data.batch_size, experiment.partitioner.batch
+  one = next(iter(experiment.host_batches()))
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      (b, *x.shape[1:]), x.dtype, sharding=sharding
+    ),
+    one.arrays,
+  )
+
+
+def _bytes(tree: Any) -> int:
+  """On one device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def analytic(experiment: Experiment) -> float | None:
+  """Floating-point operations that one step of the method has to do.
+
+  None for a method that is not of this package.
+  """
+  step, b = experiment.step, experiment.data.batch_size
+  shapes = [(b, *step.view_shape(slot)) for slot in step.slots]
+  count = _COUNTS.get(type(step.method))
+  return count and count(step.method, shapes)
+
+
+def _simclr(method: SimCLR, views: list[tuple[int, ...]]) -> float:
+  d, n = method.projector.dims[-1], 2 * views[0][0]
+  network = sum(_trained(method, "projector", x) for x in views)
+  return network + 3 * 2 * n * n * d  # anchors and candidates have gradients
+
+
+def _moco(method: MoCo, slots: list[tuple[int, ...]]) -> float:
+  queries = 2 if method.symmetric else 1
+  b, d = slots[0][0], method.projector.dims[-1]
+  trained = queries * _trained(method, "projector", slots[0])
+  keys = queries * _forward(method, "projector", slots[-1])
+  return trained + keys + queries * 2 * 2 * b * method.queue_size * d
+
+
+def _swav(method: SwAV, views: list[tuple[int, ...]]) -> float:
+  b, d = views[0][0], method.projector.dims[-1]
+  network = sum(_trained(method, "projector", x) for x in views)
+  past = 2 * CODE_VIEWS * method.queue_size * d * method.prototypes
+  return network + 3 * 2 * b * len(views) * d * method.prototypes + past
+
+
+def _relative_loc(method: RelativeLoc, views: list[tuple[int, ...]]) -> float:
+  b, _, *patch = views[0]
+  pairs = b * (PATCHES - 1)
+  patches = (b * PATCHES, *patch)
+  _, backbone = _matmuls(method.backbone, patches)
+  d = _width(method.backbone, patches)
+  head = pairs * 2 * method.head.hidden * (2 * d + method.head.classes)
+  return backbone + 3 * head
+
+
+_COUNTS: dict[type, Callable[[Any, list[tuple[int, ...]]], float]] = {
+  SimCLR: _simclr,
+  MoCo: _moco,
+  SwAV: _swav,
+  RelativeLoc: _relative_loc,
+}
+
+
+def _trained(method: Any, head: str, images: tuple[int, ...]) -> float:
+  """Forward and backward of backbone and head."""
+  _, backbone = _matmuls(method.backbone, images)
+  d = _width(method.backbone, images)
+  forward, _ = _matmuls(getattr(method, head), (images[0], d))
+  return backbone + 3 * forward
+
+
+def _forward(method: Any, head: str, images: tuple[int, ...]) -> float:
+  """Forward alone."""
+  backbone, _ = _matmuls(method.backbone, images)
+  d = _width(method.backbone, images)
+  return backbone + _matmuls(getattr(method, head), (images[0], d))[0]
+
+
+def _width(backbone: Any, images: tuple[int, ...]) -> int:
+  return jax.eval_shape(*_bound(backbone, images)).shape[-1]
+
+
+def _bound(module: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
+  """A module's forward pass, and the shapes of its arguments."""
+  x = jax.ShapeDtypeStruct(shape, jnp.float32)
+  init = lambda x: module.init(jax.random.key(0), x, train=False)
+  variables = jax.eval_shape(init, x)
+  apply = lambda variables, x: module.apply(
+    variables, x, train=True, mutable=["batch_stats"]
+  )[0]
+  return apply, variables, x
+
+
+def _matmuls(module: Any, shape: tuple[int, ...]) -> tuple[float, float]:
+  """Operations of a forward pass; and of it, and of the backward pass."""
+  apply, *arguments = _bound(module, shape)
+  counts = list(_counts(jax.make_jaxpr(apply)(*arguments).jaxpr))
+  forward = sum(counts)
+  return forward, 3 * forward - counts[0]
+
+
+def _counts(jaxpr: Any) -> Any:
+  """Operations of every convolution and matrix product, in their order."""
+  for equation in jaxpr.eqns:
+    name = equation.primitive.name
+    if name == "dot_general":
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      depth = math.prod(equation.invars[0].aval.shape[d] for d in contracted)
+      yield 2 * depth * math.prod(equation.outvars[0].aval.shape)
+    elif name == "conv_general_dilated":
+      yield _convolution(equation)
+    for inner in core.jaxprs_in_params(equation.params):
+      yield from _counts(inner)
+
+
+def _convolution(equation: Any) -> float:
+  """A product with padding is none."""
+  image, kernel = (x.aval for x in equation.invars)
+  out = equation.outvars[0].aval
+  numbers = equation.params["dimension_numbers"]
+  (batch, _, *space) = numbers.lhs_spec
+  (_, inputs, *taps) = numbers.rhs_spec
+  (_, features, *places) = numbers.out_spec
+  count = 2 * image.shape[batch] * kernel.shape[inputs] * out.shape[features]
+  for d, (stride, (before, _)) in enumerate(
+    zip(
+      equation.params["window_strides"], equation.params["padding"], strict=True
+    )
+  ):
+    place = np.arange(out.shape[places[d]])[:, None] * stride - before
+    pixel = place + np.arange(kernel.shape[taps[d]])
+    count *= np.sum((pixel >= 0) & (pixel < image.shape[space[d]]))
+  return float(count)

@@ -1,0 +1,230 @@
+"""ImageNet 2012 as it is downloaded: two tar files, or the usual folders.
+
+The tar files are read in place. Labels are numbered as by TFDS, whose package
+brings the list of classes and that of the labels of the validation images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tarfile
+from concurrent import futures
+
+import numpy as np
+
+from sslx.config import ConfigError
+from sslx.data import files
+
+_TRAIN, _VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+_SIZES = {"train": 1_281_167, "validation": 50_000}
+_VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tar:
+  """Images in a tar file, or in tar files inside of one.
+
+  Attributes:
+    path: of the outer file.
+    names: bytes[n], of the images.
+    offsets: int64[n], where their bytes begin in the outer file.
+    sizes: int64[n], of them in bytes.
+    labels: int32[n].
+    num_classes: of ImageNet.
+  """
+
+  path: str
+  names: np.ndarray
+  offsets: np.ndarray
+  sizes: np.ndarray
+  labels: np.ndarray
+  num_classes: int
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
+    """See `shards.Images`."""
+    images = []
+    with open(self.path, "rb", buffering=0) as file:
+      for index in indices:
+        try:
+          data = os.pread(
+            file.fileno(), int(self.sizes[index]), int(self.offsets[index])
+          )
+        except OSError:
+          data = b""
+        images.append(data)
+    return images, self.labels[indices]
+
+  def name(self, index: int) -> str:
+    """See `shards.Images`."""
+    return f"{self.file_name(index)} in {self.path}"
+
+  def file_name(self, index: int) -> str:
+    """See `shards.Images`."""
+    return self.names[index].decode()
+
+
+class Folder(files.Files):
+  """Images in files, called by the last part of their path as in TFDS."""
+
+  def file_name(self, index: int) -> str:
+    """See `shards.Images`."""
+    return os.path.basename(super().file_name(index))
+
+
+def classes() -> tuple[str, ...]:
+  """WordNet names of the 1000 classes, in the order of their labels."""
+  return tuple(_lines("labels.txt"))
+
+
+def _lines(name: str) -> list[str]:
+  import tensorflow_datasets as tfds
+
+  path = tfds.core.tfds_path(os.path.join("datasets/imagenet2012", name))
+  return path.read_text().split()
+
+
+def open_splits(folder: str) -> tuple[dict[str, Tar | Folder], list[str]]:
+  """Finds the images of both splits.
+
+  Args:
+    folder: of the two tar files under their official names, or of `train` with
+      a folder for each class and `val` with such folders or none.
+
+  Returns:
+    The splits, as TFDS calls them, and what the user should be told of them.
+
+  Raises:
+    ConfigError: they are not there, or are not ImageNet's.
+  """
+  where = f"--from={folder!r}"
+  folder = os.path.expanduser(folder)
+  tars = [os.path.join(folder, name) for name in (_TRAIN, _VAL)]
+  there = [os.path.exists(tar) for tar in tars]
+  if all(there):
+    try:
+      splits = {"train": _train_tar(tars[0]), "validation": _val_tar(tars[1])}
+    except (OSError, tarfile.TarError) as error:
+      raise ConfigError(
+        f"{where}: a tar file cannot be read to its end: {error}. Compare its"
+        " size with the original's, or download it again."
+      ) from error
+  elif any(there):
+    raise ConfigError(
+      f"{where} has only one of {_TRAIN} and {_VAL}. Put the other beside it."
+    )
+  else:
+    for name in ("train", "val"):
+      if not os.path.isdir(os.path.join(folder, name)):
+        raise ConfigError(
+          f"{where} has neither {_TRAIN} and {_VAL}, which are to be downloaded"
+          f" from https://image-net.org/download-images, nor a folder {name!r}"
+          " as it is made of them. Give the folder that they are in."
+        )
+    splits = {
+      "train": _folder(folder, "train"),
+      "validation": _folder(folder, "val"),
+    }
+  notes = [
+    f"{where}: {split} has {len(images):,} images; the original has"
+    f" {_SIZES[split]:,}."
+    for split, images in splits.items()
+    if len(images) != _SIZES[split]
+  ]
+  return splits, notes
+
+
+def _train_tar(path: str) -> Tar:
+  """The index of a tar file that holds one of each class."""
+  with tarfile.open(path, "r:") as tar:
+    inner = [(m.name, m.offset_data) for m in tar if m.name.endswith(".tar")]
+  synsets = [os.path.basename(name)[: -len(".tar")] for name, _ in inner]
+  numbers = _numbers(synsets, path)
+  with futures.ThreadPoolExecutor() as pool:  # It waits for the disk.
+    found = pool.map(lambda item: _members(path, item[1]), inner)
+    members = [
+      (*member, number)
+      for number, part in zip(numbers, found, strict=True)
+      for member in part
+    ]
+  return _tar(path, members)
+
+
+def _val_tar(path: str) -> Tar:
+  members = _members(path, 0)
+  labels = _val_labels([name for name, _, _ in members], path)
+  return _tar(path, [(*m, n) for m, n in zip(members, labels, strict=True)])
+
+
+def _members(path: str, offset: int) -> list[tuple[str, int, int]]:
+  """Name, offset and size of the files in the tar file at `offset`."""
+  with open(path, "rb") as file:
+    file.seek(offset)
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+      return [
+        (os.path.basename(m.name), m.offset_data, m.size)
+        for m in tar
+        if m.isfile()
+      ]
+
+
+def _tar(path: str, members: list[tuple[str, int, int, int]]) -> Tar:
+  if not members:
+    raise ConfigError(f"{path} holds no images. Download it again.")
+  names, offsets, sizes, labels = zip(*members, strict=True)
+  return Tar(
+    path,
+    np.array([os.fsencode(name) for name in names]),
+    np.array(offsets, np.int64),
+    np.array(sizes, np.int64),
+    np.array(labels, np.int32),
+    len(classes()),
+  )
+
+
+def _folder(folder: str, split: str) -> Folder:
+  """A split in files: a folder for each class; or flat, for validation."""
+  found = files.open_files(folder, split, "train", key="--from")
+  if found.classes is None:
+    names = [os.path.basename(found.file_name(i)) for i in range(len(found))]
+    labels = _val_labels(names, found.root)
+  else:
+    numbers = np.array(_numbers(found.classes, found.root), np.int32)
+    labels = numbers[found.labels]
+  labels = np.array(labels, np.int32)
+  return Folder(found.root, found.paths, labels, classes(), [])
+
+
+def _numbers(synsets: list[str], path: str) -> list[int]:
+  numbers = {name: i for i, name in enumerate(classes())}
+  unknown = sorted({*synsets} - {*numbers})
+  if unknown or not synsets:
+    raise ConfigError(
+      f"{path} is not ImageNet 2012: {len(unknown)} of its {len(synsets)} parts"
+      f" are none of the 1000 classes, such as {unknown[:3]}. A set of your own"
+      " is prepared under a name of its own."
+    )
+  return [numbers[name] for name in synsets]
+
+
+def _val_labels(names: list[str], path: str) -> list[int]:
+  """Labels of validation images, from the numbers in their names."""
+  labels = _lines("validation_labels.txt")
+  matches = [_VAL_NAME.fullmatch(name) for name in names]
+  wrong = [
+    name
+    for name, match in zip(names, matches, strict=True)
+    if match is None or not 1 <= int(match[1]) <= len(labels)
+  ]
+  if wrong:
+    raise ConfigError(
+      f"{path}: {len(wrong)} images are not called ILSVRC2012_val_00000001.JPEG"
+      f" to ..._{len(labels):08}.JPEG, such as {wrong[0]!r}, so their classes"
+      " are not known. Put the images of each class into a folder of its name."
+    )
+  numbers = {name: i for i, name in enumerate(classes())}
+  return [numbers[labels[int(match[1]) - 1]] for match in matches]

@@ -1,0 +1,75 @@
+"""A prepared TFDS set as what another is made of, of smaller images."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+
+from sslx.config import ConfigError
+from sslx.data import records, sources
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+  """The images of a split, called by their place in it.
+
+  Attributes:
+    records: the split.
+    split: its name.
+  """
+
+  records: records.Records
+  split: str
+
+  @property
+  def num_classes(self) -> int | None:
+    """None if the images have no labels."""
+    return self.records.num_classes
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
+    """See `shards.Images`."""
+    return self.records.read(indices)
+
+  def name(self, index: int) -> str:
+    """See `shards.Images`."""
+    return self.records.name(index)
+
+  def file_name(self, index: int) -> str:
+    """See `shards.Images`."""
+    return f"{self.split}-{index:08}"
+
+
+def open_splits(
+  name: str, out: str
+) -> tuple[str, dict[str, Prepared], tuple[str, ...] | None]:
+  """Opens the splits of a set that is prepared, or can be.
+
+  Args:
+    name: of the set.
+    out: TFDS directory.
+
+  Returns:
+    The folder of the set, its splits, and the names of its classes or None.
+
+  Raises:
+    ConfigError: it is not there and cannot be prepared, is damaged, or its
+      images are not of a kind that becomes smaller.
+  """
+  builder = sources.prepared(sources.Source(name, out))
+  splits = {}
+  for split in builder.info.splits:
+    found = sources.load(sources.Source(name, out, train=split), "train")
+    if not isinstance(found, records.Records):
+      raise ConfigError(
+        f"The images of {name!r} are small and held in memory: leave out"
+        " --short_side and --raw."
+      )
+    splits[split] = Prepared(found, split)
+  labelled = any(s.num_classes is not None for s in splits.values())
+  classes = tuple(builder.info.features["label"].names) if labelled else None
+  return os.fspath(builder.data_path), splits, classes

@@ -1,0 +1,269 @@
+"""SwAV: the cluster that one view is assigned to is predicted from the others.
+
+Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, Unsupervised Learning of
+Visual Features by Contrasting Cluster Assignments, NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from ml_collections import ConfigDict
+
+from sslx import config as config_lib
+from sslx import losses, models
+from sslx.data.views import Slot, unshuffled
+from sslx.evaluate import monitors
+from sslx.methods import base
+from sslx.methods.base import Aux, Batch, ModelState, Output, Params
+from sslx.models import heads
+from sslx.parallel import Axis
+
+CODE_VIEWS = 2  # The first two views are assigned; all are predicted from.
+
+
+@dataclasses.dataclass(frozen=True)
+class SwAV:
+  """Section 3, with multi-crop (section 3.2) and the queue (section 4.1).
+
+  Attributes:
+    backbone: images to f32[b, d].
+    projector: features to embeddings.
+    prototypes: K, their number.
+    temperature: tau of eq. 2.
+    epsilon: of eq. 3; smoother assignments with larger values.
+    sinkhorn_iterations: of section 3.1.
+    queue_size: embeddings of past batches, of each of the two views, that are
+      assigned together with the batch's; 0 for none. Rounded down to whole
+      batches, as in the official code.
+    queue_start_step: from when on they are collected; they are used once the
+      queue is full.
+  """
+
+  backbone: Any
+  projector: heads.MLP
+  prototypes: int = 3000
+  temperature: float = 0.1
+  epsilon: float = 0.05
+  sinkhorn_iterations: int = 3
+  queue_size: int = 0
+  queue_start_step: int = 0
+
+  @classmethod
+  def build(cls, section: ConfigDict, plan: base.Plan, **shared: Any) -> SwAV:
+    """From config section `model`, where the queue starts at an epoch."""
+    section = dict(section)
+    backbone = models.backbone(section.pop("backbone"), **shared)
+    projector = config_lib.build(
+      heads.MLP, section.pop("projector"), "model.projector", **shared
+    )
+    size = section.get("queue_size", 0)
+    if 0 < size < plan.batch_size:
+      raise config_lib.ConfigError(
+        f"config.model.queue_size is {size}, less than one batch of"
+        f" {plan.batch_size}; use 0 for no queue, or a multiple of the batch."
+      )
+    start = section.pop("queue_start_epoch", 0)
+    return config_lib.build(
+      cls,
+      section | {"queue_size": size // plan.batch_size * plan.batch_size},
+      "model",
+      backbone=backbone,
+      projector=projector,
+      queue_start_step=start * plan.steps_per_epoch,
+    )
+
+  def __post_init__(self):
+    for key in ("temperature", "epsilon"):
+      config_lib.require(self, key, getattr(self, key) > 0, "positive")
+    for key in ("prototypes", "sinkhorn_iterations"):
+      config_lib.require(self, key, getattr(self, key) >= 1, "at least 1")
+    config_lib.require(self, "queue_size", self.queue_size >= 0, "0 or more")
+
+  def slots(self, views: int) -> tuple[Slot, ...]:
+    """Two views that are assigned, and any number that are not."""
+    if views < CODE_VIEWS:
+      raise config_lib.ConfigError(
+        f"config.data.views is {views} view of each image; SwAV needs 2 or"
+        " more. Set its count."
+      )
+    return unshuffled(views)
+
+  def init(
+    self, rng: jax.Array, batch: Batch
+  ) -> tuple[Params, ModelState, Aux]:
+    """Prototypes start as a torch `nn.Linear`, on the unit sphere."""
+    rng_encoder, rng_prototypes = jax.random.split(rng)
+    params, model_state = base.init(
+      {"backbone": self.backbone, "projector": self.projector},
+      rng_encoder,
+      batch["views"][0],
+    )
+    d = self.projector.dims[-1]
+    prototypes = jax.random.uniform(
+      rng_prototypes, (self.prototypes, d), minval=-1, maxval=1
+    )  # Their scale goes with the projection.
+    params["prototypes"] = losses.l2_normalize(prototypes)
+    aux = {}
+    if self.queue_size:
+      aux = {
+        "queue": jnp.zeros((CODE_VIEWS, self.queue_size, d)),
+        "filled": jnp.int32(0),
+      }
+    return params, model_state, aux
+
+  def loss(
+    self,
+    params: Params,
+    model_state: ModelState,
+    aux: Aux,
+    batch: Batch,
+    rng: jax.Array,
+    step: jax.Array,
+    axis: Axis,
+  ) -> tuple[jax.Array, Output]:
+    """The swapped prediction problem, eq. 1 and 2, over all crops (eq. 6)."""
+    del rng
+    h, z, model_state = self._encode(params, model_state, batch["views"], axis)
+    score = lambda x: jnp.matmul(
+      x, params["prototypes"].T, precision=lax.Precision.HIGHEST
+    )
+    scores = score(z)  # [b, views, K]
+    log_p = jax.nn.log_softmax(scores / self.temperature)
+    views = z.shape[1]
+
+    loss, metrics = 0.0, []
+    for i in range(CODE_VIEWS):
+      past = self._past_scores(aux, i, score, axis)
+      codes = lax.stop_gradient(
+        losses.sinkhorn(
+          lax.stop_gradient(scores[:, i]) / self.epsilon,
+          past,
+          self.sinkhorn_iterations,
+          axis,
+        )
+      )
+      others = sum(log_p[:, v] for v in range(views) if v != i) / (views - 1)
+      loss -= jnp.mean(jnp.sum(codes * others, axis=-1)) / CODE_VIEWS
+      metrics.append(_usage(codes, axis))
+
+    output = Output(
+      model_state=model_state,
+      aux=self._push(aux, lax.stop_gradient(z), step, axis),
+      features=h[:, 0],
+      metrics={
+        "embedding_std": monitors.feature_std(z[:, 0], axis),
+        **jax.tree.map(lambda *x: sum(x) / len(x), *metrics),
+      },
+    )
+    return loss, output
+
+  def _encode(
+    self,
+    params: Params,
+    model_state: ModelState,
+    views: tuple[jax.Array, ...],
+    axis: Axis,
+  ) -> tuple[jax.Array, jax.Array, ModelState]:
+    """Features f32[b, views, d], and embeddings of unit length.
+
+    One pass of the backbone for each resolution, so that its BatchNorm sees
+    images of one size, and then one of the projector over all crops
+    (pitfall 9). Views of an image are neighbours, which keeps it on its device.
+    """
+    b, features, f_state = len(views[0]), [], model_state["backbone"]
+    for _, same in itertools.groupby(views, key=lambda x: x.shape[1:]):
+      x = jnp.stack(list(same), axis=1)
+      h, f_state = base.apply(
+        self.backbone,
+        "backbone",
+        params,
+        {"backbone": f_state},
+        x.reshape(-1, *x.shape[2:]),
+        axis,
+      )
+      features.append(h.reshape(b, x.shape[1], -1))
+    h = jnp.concatenate(features, axis=1)
+    z, g_state = base.apply(
+      self.projector,
+      "projector",
+      params,
+      model_state,
+      h.reshape(-1, h.shape[-1]),
+      axis,
+    )
+    z = losses.l2_normalize(z.reshape(*h.shape[:2], -1))
+    return h, z, {"backbone": f_state, "projector": g_state}
+
+  def _past_scores(
+    self, aux: Aux, i: int, score: Any, axis: Axis
+  ) -> jax.Array | None:
+    """Scaled scores of this device's share of a queue; -inf until it is full.
+
+    With the prototypes of now: they have moved since the embeddings came in.
+    """
+    if not self.queue_size:
+      return None
+    rows = axis.share(aux["queue"][i])
+    return lax.cond(
+      aux["filled"] == self.queue_size,
+      lambda x: lax.stop_gradient(score(x)) / self.epsilon,
+      lambda x: x[:, :1] * 0 + jnp.full(self.prototypes, -jnp.inf),
+      rows,
+    )
+
+  def _push(self, aux: Aux, z: jax.Array, step: jax.Array, axis: Axis) -> Aux:
+    """The batch's embeddings go in after use, the newest first."""
+    if not self.queue_size:
+      return aux
+    new = axis.replicate(z[:, :CODE_VIEWS]).swapaxes(0, 1)  # [2, B, d]
+    kept = self.queue_size - new.shape[1]
+    queue = jnp.concatenate([new, aux["queue"][:, :kept]], axis=1)
+    filled = jnp.minimum(aux["filled"] + new.shape[1], self.queue_size)
+    started = step >= self.queue_start_step
+    return {
+      "queue": jnp.where(started, queue, aux["queue"]),
+      "filled": jnp.where(started, filled, aux["filled"]),
+    }
+
+  def after_update(
+    self, params: Params, aux: Aux, step: jax.Array
+  ) -> tuple[Params, Aux]:
+    """Prototypes return to the unit sphere; no gradient knows of it.
+
+    Official code does so before each forward, which is the same.
+    """
+    del step
+    old = params["prototypes"]
+    norm = jnp.linalg.norm(old, axis=-1, keepdims=True)
+    # One that is there already keeps its bits: frozen ones must not creep.
+    moved = jnp.abs(norm - 1) > 1e-6
+    new = jnp.where(moved, losses.l2_normalize(old), old)
+    return {**params, "prototypes": new}, aux
+
+  def encode(
+    self, params: Params, model_state: ModelState, images: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Features of the backbone, with running statistics."""
+    return base.encode(self.backbone, params, model_state, images)
+
+
+def _usage(codes: jax.Array, axis: Axis) -> dict[str, jax.Array]:
+  """How evenly the prototypes are used, of codes f32[b, K].
+
+  Returns:
+    `prototype_entropy`, of the mean code, as a share of log K: 1 is even;
+    `sinkhorn_marginal`, the most used prototype's share of the batch, times K.
+  """
+  used = axis.pmean(jnp.mean(codes, axis=0))
+  k = codes.shape[-1]
+  entropy = -jnp.sum(jax.scipy.special.xlogy(used, used))
+  return {
+    "prototype_entropy": entropy / jnp.log(k),
+    "sinkhorn_marginal": k * jnp.max(used),
+  }

@@ -1,0 +1,232 @@
+"""Prepares data: `python -m sslx.prepare NAME [--out=DATA_DIR] [--from=PATH]`.
+
+NAME is one of:
+  cifar10, or any other set of TFDS: downloaded, and written by TFDS itself,
+    which takes TensorFlow.
+  imagenet2012: from the official tar files in the folder --from, which are read
+    in place, or from its folders train and val.
+  a new name: from the folder of images --from; `train` and `val` in it, if they
+    are there, are the splits `train` and `test`, and their sub-folders the
+    classes.
+
+--short_side=320 makes larger images smaller, once, which doubles the speed of
+reading; --raw=256 stores their pixels, for five times the speed and the space.
+These sets have names of their own, NAME_short320_q90 and NAME_raw256. Without
+--from they are made of the prepared set NAME.
+
+A command that was killed goes on when it is given again, and a set has its
+place only once it is whole. --verify checks one that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from typing import Any
+
+from sslx.config import ConfigError
+
+# What takes long to import is not needed in the worker processes, which import
+# this file: so it is imported where it is used.
+
+
+class Progress:
+  """A bar, rewritten on a terminal; in a file, a line now and then."""
+
+  def __init__(self, total: int):
+    """Starts the clock.
+
+    Args:
+      total: number of images.
+    """
+    self._total, self._first = total, None
+    self._began = self._shown = time.monotonic()
+    self._live, self._ended = sys.stdout.isatty(), False
+
+  def __call__(self, done: int) -> None:
+    """Shows how many images are done."""
+    from sslx.metrics import duration
+
+    now = time.monotonic()
+    if self._first is None:
+      self._first = done  # By an earlier run.
+    ends = done == self._total
+    if self._ended or (
+      now - self._shown < (0.2 if self._live else 30) and not ends
+    ):
+      return
+    self._shown, self._ended = now, ends
+    speed = (done - self._first) / max(now - self._began, 1e-9)
+    left = (self._total - done) / speed if speed else float("inf")
+    bar = "#" * (30 * done // self._total)
+    print(
+      ("\r\033[K" if self._live else "")
+      + f"[{bar:-<30}] {done:,}/{self._total:,} images  {speed:,.0f} images/s"
+      f"  ETA {duration(left)}",
+      end="" if self._live and not ends else "\n",
+      flush=True,
+    )
+
+
+def form_of(flags: argparse.Namespace) -> Any:
+  """What the flags say is stored of an image.
+
+  Raises:
+    ConfigError: they contradict each other.
+  """
+  from sslx.data import encode
+
+  if flags.raw is not None and (flags.short_side or flags.quality):
+    raise ConfigError("--raw stores pixels: leave out --short_side, --quality.")
+  if flags.quality is not None and flags.short_side is None:
+    raise ConfigError("--quality is that of smaller images: give --short_side.")
+  for name, top in (("short_side", 4096), ("raw", 4096), ("quality", 100)):
+    value = getattr(flags, name)
+    if value is not None and not 1 <= value <= top:
+      raise ConfigError(f"--{name}={value} is not from 1 to {top}.")
+  if flags.workers < 1:
+    raise ConfigError(f"--workers={flags.workers} is not positive.")
+  if flags.raw is not None:
+    return encode.Form(flags.raw)
+  if flags.short_side is not None:
+    return encode.Form(flags.short_side, flags.quality or 90)
+  return encode.Form(jpeg=flags.name == "imagenet2012")
+
+
+def request_of(flags: argparse.Namespace, form: Any, out: str) -> Any:
+  """Finds the images that are to be written; None if it is TFDS that writes.
+
+  Raises:
+    ConfigError: they are not there, or the name is another set's.
+  """
+  from sslx.data import files, imagenet, prepared, store
+
+  source, notes = flags.source and os.path.realpath(flags.source), []
+  if flags.source is None:
+    if form.short_side is None:
+      return None
+    source, splits, classes = prepared.open_splits(flags.name, out)
+  elif flags.name == "imagenet2012":
+    splits, notes = imagenet.open_splits(flags.source)
+    classes = imagenet.classes()
+  else:
+    _check_new(flags.name)
+    train = files.open_files(flags.source, None, "train", key="--from")
+    test = files.open_files(
+      flags.source, None, "test", train.classes, key="--from"
+    )
+    splits = {"train": train} | ({"test": test} if test else {})
+    classes = train.classes
+    notes = [note for images in splits.values() for note in images.notes]
+    _check_classes(classes or ())
+  for note in notes:
+    print(f"note: {note}")
+  name = re.sub(r"\W+", "_", flags.name) + form.suffix
+  version = "5.1.0" if name == "imagenet2012" else "1.0.0"
+  folder = os.path.join(out, name, version)
+  return store.Request(folder, splits, classes, form, source)
+
+
+def _check_new(name: str) -> None:
+  """Refuses a name that would be taken for another set's."""
+  import tensorflow_datasets as tfds
+
+  known = tfds.list_builders(with_community_datasets=False)
+  known += ["shapes", "folder"]
+  if name in known or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    what = "that of another set" if name in known else "not a name"
+    raise ConfigError(
+      f"{name!r} is {what}. A folder of images is prepared under a new name of"
+      " lower-case letters, digits and _."
+    )
+
+
+def _check_classes(classes: tuple[str, ...]) -> None:
+  """Refuses names that a file of one per line cannot hold."""
+  wrong = [name for name in classes if not name.isprintable()]
+  if wrong:
+    raise ConfigError(
+      f"{len(wrong)} folders have names that are not printable text, such as"
+      f" {wrong[0]!r}. Rename them: they are the names of the classes."
+    )
+
+
+def verify(name: str, out: str) -> None:
+  """Checks a set that is there.
+
+  Raises:
+    ConfigError: it is not, or something is wrong with it.
+  """
+  from sslx.data import check, sources
+
+  builder = sources.prepared(sources.Source(name, out, prepare=False))
+  folder = os.fspath(builder.data_path)
+  problems = check.problems(folder)
+  if problems:
+    raise ConfigError(check.message(folder, problems))
+  counts = [
+    f"{s.name} {s.num_examples:,}" for s in builder.info.splits.values()
+  ]
+  print(f"{folder} is in order: {', '.join(counts)} images")
+
+
+def main(argv: list[str]) -> None:
+  """Does what the command line says."""
+  parser = argparse.ArgumentParser(
+    prog="python -m sslx.prepare",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("name", metavar="NAME")
+  parser.add_argument("--out", help="default: as TFDS's, ~/tensorflow_datasets")
+  parser.add_argument("--from", dest="source", metavar="PATH")
+  parser.add_argument("--short_side", type=int, metavar="PIXELS")
+  parser.add_argument("--quality", type=int, help="of the JPEGs; default: 90")
+  parser.add_argument("--raw", type=int, metavar="PIXELS")
+  parser.add_argument(
+    "--workers", type=int, default=os.cpu_count(), help="default: all cores"
+  )
+  parser.add_argument("--verify", action="store_true")
+  flags = parser.parse_args(argv)
+  form = form_of(flags)
+  default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+  out = os.path.abspath(os.path.expanduser(flags.out or default))
+  if flags.verify or (form.short_side and not flags.source):
+    if not os.path.isdir(out):
+      raise ConfigError(
+        f"{out} does not exist. Set --out to the folder that {flags.name!r} is"
+        " prepared in."
+      )
+  if flags.verify:
+    return verify(flags.name, out)
+  request = request_of(flags, form, out)
+  if request is None:
+    from sslx.data import sources
+
+    os.makedirs(out, exist_ok=True)
+    sources.prepared(sources.Source(flags.name, out))
+    return verify(flags.name, out)
+
+  from sslx.data import store
+
+  progress = Progress(sum(map(len, request.splits.values())))
+  counts = store.write(request, flags.workers, progress)
+  print(f"{request.folder} is prepared and checked:")
+  for split, (images, skipped) in counts.items():
+    note = f", and {skipped:,} skipped (see skipped.txt)" if skipped else ""
+    print(f"  {split}: {images:,} images{note}")
+  name = os.path.basename(os.path.dirname(request.folder))
+  print(f"Use it: --config.data.source={name} --config.data.data_dir={out}")
+
+
+if __name__ == "__main__":
+  try:
+    main(sys.argv[1:])
+  except ConfigError as error:
+    sys.exit(f"error: {error}")
+  except KeyboardInterrupt:
+    sys.exit("\nstopped; the same command goes on from here")

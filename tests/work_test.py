@@ -1,0 +1,78 @@
+"""Steps compute little more than their methods have to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sslx import config as config_lib
+from sslx import experiment as experiment_lib
+from sslx.benchmark import work
+from tests import tiny
+
+
+def build(recipe, devices, **changes):
+  changes |= {
+    "data.source": "shapes",
+    "data.batch_size": 16,
+    "model.backbone.width": 0.5,
+    "schedule.lr.warmup_epochs": 0.0,
+  }
+  config = config_lib.load(
+    f"{tiny.ROOT}/configs/{recipe}", [(k, repr(v)) for k, v in changes.items()]
+  )
+  return experiment_lib.build(config, jax.devices()[:devices])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("method", ["mocov2", "swav"])
+def test_the_step_does_at_most_a_tenth_more_than_the_method_needs(
+  method, devices
+):
+  # No queues: their logits are not what a step this small can be judged by.
+  smaller = {
+    "mocov2": {"model.queue_size": 16},
+    "swav": {"model.queue_size": 0, "model.prototypes": 64},
+  }
+  experiment = build(f"{method}.py:cifar10", devices, **smaller.get(method, {}))
+  compiled = work.compile_step(experiment)
+  needed = work.analytic(experiment) / devices
+  assert 1 <= compiled.cost_analysis()["flops"] / needed < 1.1
+
+
+def test_lines_of_the_report():
+  experiment = experiment_lib.build(tiny.config(), jax.devices()[:1])
+  work_line, memory_line = work.report(
+    experiment, work.compile_step(experiment)
+  )
+  assert "GFLOP a device, the method needs" in work_line
+  assert memory_line.startswith("peak memory: ")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_operations_of_a_convolution(stride, padding):
+  x, kernel = jnp.zeros((2, 9, 7, 3)), jnp.zeros((3, 5, 3, 4))
+  convolve = lambda x, kernel: jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    [(padding, padding)] * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  # Each product of a pixel of ones and a tap of ones adds one.
+  products = convolve(x + 1, kernel + 1).sum()
+  (counted,) = work._counts(jax.make_jaxpr(convolve)(x, kernel).jaxpr)
+  assert counted == 2 * products
+
+
+def test_a_gradient_costs_two_passes_more_but_for_the_first_layer():
+  experiment = build("simclr.py:cifar10", 1)
+  backbone = experiment.step.method.backbone
+  forward, trained = work._matmuls(backbone, (16, 32, 32, 3))
+  apply, variables, x = work._bound(backbone, (16, 32, 32, 3))
+  loss = lambda variables, x: jnp.sum(apply(variables, x))
+  counted = jax.jit(jax.grad(loss)).lower(variables, x).cost_analysis()
+  assert forward * 2.9 < trained < forward * 3
+  np.testing.assert_allclose(counted["flops"], trained, rtol=0.05)
