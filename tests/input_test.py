@@ -233,7 +233,7 @@ def test_killed_and_resumed_is_the_same_and_leaves_no_process(
   assert process.wait() == -signal.SIGKILL
   left = wait_for_end(started)
   for pid in left:  # They hold the pipe of the output.
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGTERM)
   assert not left
   assert "resumed from step" in run(classes, tmp_path, cache, flag)
   assert rows(tmp_path) == rows(straight[0])

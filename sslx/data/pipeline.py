@@ -475,6 +475,9 @@ class Batches(Iterator):
       self._offer(StopIteration())
     except BaseException as error:  # Raised again in the consumer's thread.
       self._offer(error)
+    finally:
+      # Ends worker processes now, and not when Python finds the time.
+      getattr(batches, "close", lambda: None)()
 
   def _offer(self, item: Any) -> None:
     while not self._closed.is_set():
