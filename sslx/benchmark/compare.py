@@ -24,8 +24,9 @@ from sslx.benchmark.measure import (
   spread,
 )
 from sslx.config import ConfigError
-from sslx.data import augment, crops, pipeline
+from sslx.data import augment, crops, loader, pipeline
 from sslx.data import views as views_lib
+from sslx.data.order import Order
 from sslx.data.sources import Arrays, Encoded
 from sslx.data.views import Patches
 
@@ -166,9 +167,16 @@ def _encoded(data: pipeline.Data) -> dict[str, peers.Prepare]:
 
   def prepare(images):
     n = len(images)
-    order = pipeline.Order(n, n, 1_000_000, 0)
+    order = Order(n, n, 1_000_000, 0)
     memory = _InMemory(images)
-    cut = pipeline.CutViews(memory, order, slice(0, n), data.views, threads=1)
+    cut = loader.CutViews(
+      memory,
+      order,
+      slice(0, n),
+      data.views,
+      views_lib.unshuffled(len(views_lib.each(data.views))),
+      threads=1,
+    )
     batches = map(cut, itertools.count())
     return lambda: next(batches).arrays
 
@@ -185,7 +193,7 @@ def _pixels(data: pipeline.Data) -> peers.Prepare:
 
   def prepare(images):
     pixels, n = np.stack(images), len(images)
-    order = pipeline.Order(n, n, 1_000_000, 0)
+    order = Order(n, n, 1_000_000, 0)
     labels = np.full(n, -1, np.int32)
     batches = itertools.count()
 

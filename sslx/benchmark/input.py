@@ -27,6 +27,7 @@ from sslx.benchmark.measure import (
 )
 from sslx.data import crops, pipeline, sources
 from sslx.data import views as views_lib
+from sslx.data.order import Order
 
 _ROWS_ON_CPU = 32  # of a batch; more would take as long for each image
 _SMALL = 20  # rounds of in-memory sets are longer: a batch takes so little
@@ -89,10 +90,10 @@ class Loader:
   data: pipeline.Data
   seed: int
 
-  def order(self, steps: int) -> pipeline.Order:
+  def order(self, steps: int) -> Order:
     """An order of at least so many batches."""
     n, b = len(self.images), self.data.batch_size
-    return pipeline.Order(n, b, math.ceil(steps / max(n // b, 1)), self.seed)
+    return Order(n, b, math.ceil(steps / max(n // b, 1)), self.seed)
 
   def seconds(self, steps: int, put: Callable | None = None) -> float:
     """How long so many batches take, from an iterator's start to its end.
@@ -184,7 +185,8 @@ def _stages(loader: Loader, rounds: int) -> None:
     for row, image in enumerate(kept["encoded"]):
       single = [x for o in outs for x in o[row].reshape(-1, *o.shape[-3:])]
       with contextlib.suppress(crops.BadImage):
-        crops.cut(image, kept["cuts"][row], single)
+        cuts = [x for view in kept["cuts"][row] for x in view]
+        crops.cut(image, cuts, single)
     kept["views"] = outs
 
   host = {

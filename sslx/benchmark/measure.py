@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from sslx.data import views as views_lib
 from sslx.data.pipeline import Data
 from sslx.parallel import Axis, Parallel, Partitioner
 from sslx.step import TrainStep
@@ -80,6 +81,7 @@ def device_part(data: Data) -> tuple[Callable, Callable]:
     learning_rate=None,
     probe=None,
     views=data.views,
+    slots=views_lib.unshuffled(len(views_lib.each(data.views))),
     mean=data.mean,
     std=data.std,
   )

@@ -136,7 +136,7 @@ class Slot(NamedTuple):
 
   Attributes:
     view: which of the views of `each`.
-    shuffled: whether its rows are in the order of `pipeline.Order.shuffle`
+    shuffled: whether its rows are in the order of `order_lib.Order.shuffle`
       instead of that of the batch.
   """
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from sslx import parallel
 from sslx.config import ConfigError, require
-from sslx.data import augment, pipeline
+from sslx.data import augment, loader
 from sslx.data.sources import Arrays, Encoded
 from sslx.data.views import Centre
 from sslx.evaluate import knn, monitors
@@ -172,7 +172,7 @@ class Online:
     n = self._partitioner.num_devices
     batch_size = -(-self._settings.batch_size // n) * n
     batches = []
-    for batch in pipeline.evaluation_batches(
+    for batch in loader.evaluation_batches(
       images,
       batch_size,
       self._partitioner.local_rows(batch_size),

@@ -16,8 +16,9 @@ from PIL import Image
 from sslx import config as config_lib
 from sslx import experiment
 from sslx.config import ConfigError
-from sslx.data import crops, files, pipeline
+from sslx.data import crops, files, loader, pipeline
 from sslx.data import views as views_lib
+from sslx.data.order import Order
 from sslx.data.views import Centre, Patches, Slot, View
 from tests import tiny
 from tests.data import photos
@@ -29,7 +30,7 @@ VIEWS = (
   View(8, interpolation="bicubic"),
 )
 DATA = pipeline.Data("folder", BATCH, VIEWS, (0.0,) * 3, (1.0,) * 3, threads=2)
-ORDER = pipeline.Order(COUNT, BATCH, epochs=2, seed=0)
+ORDER = Order(COUNT, BATCH, epochs=2, seed=0)
 ALL = slice(0, BATCH)
 
 
@@ -63,7 +64,7 @@ def index_of(images):
 
 def cut_views(images, rows=ALL, threads=2, order=ORDER, slots=None):
   slots = slots or views_lib.unshuffled(4)
-  return pipeline.CutViews(images, order, rows, VIEWS, slots, threads)
+  return loader.CutViews(images, order, rows, VIEWS, slots, threads)
 
 
 def assert_same(a, b):
@@ -186,7 +187,7 @@ def test_worker_processes_change_nothing_and_end(images, straight, workers):
     del host
     for theirs in straight[start:]:
       mine = next(batches)
-      assert_same(pipeline.HostBatch(mine, ()), theirs)
+      assert_same(loader.HostBatch(mine, ()), theirs)
     with pytest.raises(StopIteration):
       next(batches)
     batches.close()
@@ -265,7 +266,7 @@ def test_the_neighbour_is_cut_as_if_its_own_size_were_drawn(tmp_path):
   batch = next(i for i in range(3) if place in ORDER[i])
   row = int(np.flatnonzero(ORDER[batch] == place)[0])
 
-  class Swapped(pipeline.Order):
+  class Swapped(Order):
     def __getitem__(self, i):
       indices = super().__getitem__(i).copy()
       indices[row] = after if i == batch else indices[row]
@@ -304,7 +305,7 @@ def test_a_hundred_bad_images_in_a_row_are_an_error(tmp_path):
     )
   images = files.open_files(str(tmp_path), ".", "train")
 
-  class First(pipeline.Order):
+  class First(Order):
     def __getitem__(self, batch):
       return np.array([0])
 
@@ -377,6 +378,7 @@ def test_more_bad_images_than_allowed_stop_the_run(tmp_path):
 
 MEMORY = """
 import os, sys
+from sslx.data.order import Order
 from sslx.data import crops, files, pipeline
 from sslx.data.views import View
 
@@ -386,7 +388,7 @@ if decoder == "fallback":
 images = files.open_files(folder, None, "train")
 views = (View(32, count=2), View(16, count=4))
 data = pipeline.Data("", 8, views, (0.0,) * 3, (1.0,) * 3, threads=2)
-order = pipeline.Order(len(images), 8, epochs=1200, seed=0)
+order = Order(len(images), 8, epochs=1200, seed=0)
 host = pipeline.host_batches(images, order, slice(0, 8), data)
 batches = pipeline.Batches(host, lambda x: x)
 
@@ -436,7 +438,7 @@ def evaluation(images, batch_size=5, rows=None, limit=None):
   rows = rows or slice(0, batch_size)
   centre = Centre(size=12, resize=14)
   return list(
-    pipeline.evaluation_batches(images, batch_size, rows, centre, limit)
+    loader.evaluation_batches(images, batch_size, rows, centre, limit)
   )
 
 
@@ -492,10 +494,10 @@ def test_evaluation_passes_over_bad_images(tmp_path, classes):
 def test_evaluation_that_is_left_early_ends_its_thread(images):
   before = threading.active_count()
   centre = Centre(size=12, resize=14)
-  batches = pipeline.evaluation_batches(images, 5, slice(0, 5), centre)
+  batches = loader.evaluation_batches(images, 5, slice(0, 5), centre)
   next(batches)
   batches.close()
-  workers = pipeline.default_threads() + 16  # Shared pools may have grown.
+  workers = loader.default_threads() + 16  # Shared pools may have grown.
   assert threading.active_count() <= before + workers
   names = [x.name for x in threading.enumerate()]
   assert not any(x.startswith("ThreadPoolExecutor-") for x in names)
