@@ -63,13 +63,14 @@ def run(
     workdir / "checkpoints",
     experiment.runtime.checkpoint,
     experiment.order.steps_per_epoch,
+    {"config": config_lib.fingerprint(config)},
   )
   with contextlib.closing(checkpoints):
     state, data_state = _start(experiment, checkpoints, progress.note)
     first = int(parallel.to_host(state.step))
     writer = None
     if parallel.is_main_process():
-      writer = metrics.Writer(workdir, first)
+      writer = metrics.Writer(workdir, first, config_lib.fingerprint(config))
       progress.note(_overview(experiment, workdir))
     try:
       results = _loop(

@@ -1,4 +1,4 @@
-"""What follows the colon of a config: `configs/simclr.py:imagenet,width=0.5`."""
+"""Arguments of configs: `configs/simclr.py:imagenet,width=0.5`."""
 
 from __future__ import annotations
 

@@ -53,16 +53,12 @@ def to_yaml(config: ConfigDict) -> str:
 
 def to_python(config: ConfigDict) -> str:
   """The resolved config as a config file that inherits nothing."""
-  text = pprint.pformat(plain(config), width=74, sort_dicts=False)
+  text = pprint.pformat(plain(config), width=76, sort_dicts=False)
   return (
-    '"""A resolved config, written by sslx.config."""\n\n'
-    "from ml_collections import ConfigDict\n\n\n"
-    "def get_config() -> ConfigDict:\n"
+    '"""A resolved config, written by sslx.config."""\n\n\n'
+    "def get_config() -> dict:\n"
     '  """All sections."""\n'
-    "  return ConfigDict(\n"
-    f"{textwrap.indent(text, '    ')},\n"
-    "    sort_keys=False,\n"
-    "  )\n"
+    f"  return {textwrap.indent(text, '  ').lstrip()}\n"
   )
 
 
