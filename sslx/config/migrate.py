@@ -24,7 +24,7 @@ _REASONS = {
   r"env_cfg|launcher": "XLA and --distributed see to it",
   r"vis|log_|default_hooks\.(timer|param|logger|runtime)": "always on",
   r"default_hooks\.sampler|.*sampler|randomness": "order hangs on runtime.seed",
-  r".*(num_workers|persistent_workers|pin_memory|collate_fn)": "data section",
+  r".*(_workers|pin_memory|collate_fn)": "sslx has its own loader",
   r".*(data_root|ann_file|data_prefix)": "data.data_dir, where the set lies",
   r"optim_wrapper\.paramwise_cfg": "schedule.optimizer.exclude and others",
   r"resume": "a run goes on by itself from the checkpoints in its workdir",
@@ -88,7 +88,12 @@ def migrate(file: pathlib.Path, recipes: Sequence[pathlib.Path]) -> Migration:
     for key, value in foreign.values.items()
     if key not in foreign.helpers
   }
-  wanted, left = translate(values, file.stem)
+  try:
+    wanted, left = translate(values, file.stem)
+  except (AttributeError, TypeError, LookupError, ValueError) as error:
+    raise ConfigError(
+      f"{file} is not in MMSelfSup's format: {type(error).__name__}: {error}."
+    ) from error
   method = _letters(wanted.pop("model.method"))
   trees = {recipe: resolve(read(str(recipe)).tree) for recipe in recipes}
   methods = {recipe: tree["model"]["method"] for recipe, tree in trees.items()}

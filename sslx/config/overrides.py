@@ -113,9 +113,9 @@ def assign(tree: dict, path: str, text: str) -> tuple[dict, str]:
 
   def new(old: Any) -> Any:
     where = ".".join(done)
-    return checked(plain(_like(tree, old, value, text, where), where), where)
+    return checked(_like(tree, old, value, text, where), where)
 
-  return _assigned(tree, keys, new, done), ".".join(done)
+  return plain(_assigned(tree, keys, new, done)), ".".join(done)
 
 
 def _assigned(

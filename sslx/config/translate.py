@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sslx.config import names
-from sslx.config.tree import leaves
 
 _SOURCES = {"ImageNet": "imagenet2012", "CIFAR10": "cifar10"}
 _SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge"}
@@ -28,8 +27,6 @@ _SAME = {
   "optim_wrapper.optimizer.momentum": "schedule.optimizer.momentum",
   "optim_wrapper.optimizer.nesterov": "schedule.optimizer.nesterov",
   "optim_wrapper.optimizer.weight_decay": "schedule.optimizer.weight_decay",
-  "optim_wrapper.optimizer.betas.0": "schedule.optimizer.b1",
-  "optim_wrapper.optimizer.betas.1": "schedule.optimizer.b2",
   "optim_wrapper.accumulative_counts": "schedule.accumulation",
   "train_cfg.max_epochs": "schedule.epochs",
   "randomness.seed": "runtime.seed",
@@ -37,13 +34,26 @@ _SAME = {
   "default_hooks.checkpoint.max_keep_ckpts": "runtime.checkpoint.keep_last",
   "default_hooks.logger.interval": "runtime.log_every",
 }
-# What sslx does anyhow: with this value, or whatever it is.
+# What sslx does anyhow, or its method says: with this value, or whatever it is.
 _GIVEN = {
+  "model.feat_dim": None,
+  "model.neck.type": None,
+  "model.neck.in_channels": None,
+  "model.neck.with_avg_pool": None,
+  "model.head.type": None,
+  "model.head.in_channels": None,
+  "model.head.loss.type": None,
+  "model.head.loss.feat_dim": None,
+  "model.head.loss.num_crops": None,
+  "model.head.predictor.type": None,
+  "model.head.predictor.in_channels": None,
   "model.backbone.in_channels": 3,
   "model.backbone.style": "pytorch",
   "model.backbone.norm_eval": False,
   "model.backbone.out_indices": None,
   "model.data_preprocessor.bgr_to_rgb": True,
+  "default_hooks.checkpoint.type": None,
+  "default_hooks.logger.type": None,
   "train_cfg.type": "EpochBasedTrainLoop",
   "optim_wrapper.loss_scale": None,
 }
@@ -53,13 +63,12 @@ class _Reader:
   """Looks values up by dotted path, and knows which were never asked for."""
 
   def __init__(self, values: dict):
-    self._leaves = dict(leaves(values))
-    self._tree = values
+    self._values = values
     self._taken: set[str] = set()
 
   def get(self, path: str, default: Any = None) -> Any:
     """The value at a path."""
-    node = self._tree
+    node = self._values
     for key in path.split("."):
       if isinstance(node, tuple) and key.isdigit() and int(key) < len(node):
         node = node[int(key)]
@@ -75,15 +84,19 @@ class _Reader:
     return self.get(path, default)
 
   def left(self) -> dict[str, Any]:
-    """Leaves that nobody took."""
-    above = lambda path: {
-      ".".join(path.split(".")[:i]) for i in range(1, path.count(".") + 2)
-    }
-    return {
-      path: value
-      for path, value in self._leaves.items()
-      if not self._taken & above(path)
-    }
+    """What nobody took, by the longest path above no value that was taken."""
+    return dict(self._left(self._values, ""))
+
+  def _left(self, node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if path in self._taken:
+      return
+    below = any(taken.startswith(f"{path}.") for taken in self._taken)
+    if path and not (below and isinstance(node, dict | tuple)):
+      yield path, node
+      return
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items:
+      yield from self._left(value, f"{path}.{key}" if path else str(key))
 
 
 def translate(
@@ -109,9 +122,10 @@ def translate(
   found["model.method"] = _kind(r.take("model.type")) or names.METHODS.get(
     algorithm, algorithm
   )
-  if (momentum := r.take("model.momentum")) is not None:
-    # MMEngine averages with what is left to 1.
-    found["model.momentum"] = 1 - momentum if momentum < 0.5 else momentum
+  for key in ("model.momentum", "model.base_momentum"):
+    if (momentum := r.take(key)) is not None:
+      # MMEngine averages with what is left to 1.
+      found["model.momentum"] = 1 - momentum if momentum < 0.5 else momentum
   _backbone(r, found)
   _batch(r, found, stem)
   _optimizer(r, found)
@@ -123,12 +137,10 @@ def translate(
     if hidden and out:
       layers = r.take(f"model.{path}.num_layers", 2)
       found[f"model.{name}.dims"] = (hidden,) * (layers - 1) + (out,)
-  left = {
-    path: value
-    for path, value in r.left().items()
-    if path not in _GIVEN or _GIVEN[path] not in (None, value)
-  }
-  return found, left | unknown
+  for path, value in _GIVEN.items():
+    if value in (None, r.get(path)):
+      r.take(path)
+  return found, r.left() | unknown
 
 
 def values_equal(a: Any, b: Any) -> bool:
@@ -173,6 +185,18 @@ def _optimizer(r: _Reader, found: dict[str, Any]) -> None:
     found["schedule.optimizer.name"] = name.lower()
   if (lr := r.take("optim_wrapper.optimizer.lr")) is not None:
     found["schedule.optimizer.lr"] = lr
+  if betas := r.take("optim_wrapper.optimizer.betas"):
+    found["schedule.optimizer.b1"], found["schedule.optimizer.b2"] = betas
+  for i, hook in enumerate(r.get("custom_hooks", ())):
+    if _kind(hook.get("type")) == "SwAVHook":
+      r.take(f"custom_hooks.{i}")
+      frozen = hook.get("frozen_layers_cfg", {})
+      wanted = {
+        "model.queue_size": hook.get("queue_length"),
+        "model.queue_start_epoch": hook.get("epoch_queue_starts"),
+        "schedule.optimizer.freeze_steps": frozen.get("prototypes"),
+      }
+      found |= {key: v for key, v in wanted.items() if v is not None}
 
 
 def _learning_rate(r: _Reader, found: dict[str, Any]) -> None:
