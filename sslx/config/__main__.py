@@ -46,10 +46,13 @@ def print_(spec: str, overrides: list[tuple[str, str]], style: str) -> None:
   if style != "provenance":
     print(FORMATS[style](config), end="")
     return
-  written = dict(leaves(loaded.tree))
+  written = {path: repr(value) for path, value in leaves(loaded.tree)}
   for path, value in leaves(plain(config)):
+    leaf = path
+    while leaf not in written:  # A reference to a group has no leaves itself.
+      leaf = leaf.rpartition(".")[0]
+    text = "" if written[leaf] == repr(value) else f": {written[leaf]}"
     line = f"{path} = {value!r}"
-    text = "" if written.get(path) == value else f": {written.get(path)!r}"
     print(f"{line:<50}  # {loaded.origin(path)}{text}")
 
 
@@ -106,7 +109,7 @@ def main(argv: list[str]) -> int:
   foreign.add_argument("file", type=pathlib.Path)
   flags = parser.parse_args(rest)
   if overrides and flags.command != "print":
-    parser.error("--config.KEY=VALUE goes with print alone")
+    parser.error("--config.KEY=VALUE go with print alone")
 
   if flags.command == "print":
     print_(

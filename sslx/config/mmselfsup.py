@@ -12,6 +12,7 @@ import dataclasses
 import operator
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from sslx.config.errors import ConfigError
@@ -25,19 +26,24 @@ _SUMS = {
 }
 
 
+_NOT_DATA = (ValueError, TypeError, LookupError, ArithmeticError)
+
+
 @dataclasses.dataclass
 class Foreign:
   """A file and all that it inherits, merged.
 
   Attributes:
+    file: its name.
     values: as MMEngine's Config would hold them; sequences are tuples.
     helpers: top-level names that other values were made of.
     unread: place and text of what is not data.
   """
 
-  values: dict[str, Any]
-  helpers: set[str]
-  unread: list[str]
+  file: str
+  values: dict[str, Any] = dataclasses.field(default_factory=dict)
+  helpers: set[str] = dataclasses.field(default_factory=set)
+  unread: list[str] = dataclasses.field(default_factory=list)
 
 
 def read(file: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> Foreign:
@@ -56,11 +62,12 @@ def read(file: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> Foreign:
   try:
     text = file.read_text(encoding="utf-8")
     statements = ast.parse(_without_braces(text, file)).body
-  except (OSError, SyntaxError, UnicodeDecodeError) as error:
+    bases = _base_names(statements)
+  except (OSError, SyntaxError, ValueError) as error:
     raise ConfigError(f"{file} cannot be read: {error}") from None
-  own = Foreign({}, set(), [])
+  own = Foreign(file.name)
   base: dict[str, Any] = {}
-  for name in _base_names(statements):
+  for name in bases:
     path = file.parent / name
     if not path.is_file():
       own.unread.append(f"_base_ {name!r}: there is no such file")
@@ -72,9 +79,8 @@ def read(file: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> Foreign:
   for statement in statements:
     try:
       _run(statement, own, base)
-    except (ValueError, TypeError, KeyError, IndexError, ArithmeticError):
-      first = ast.unparse(statement).splitlines()[0]
-      own.unread.append(f"{file.name}, line {statement.lineno}: {first}")
+    except _NOT_DATA:
+      _unread(own, statement)
   own.values = merge(base, own.values)
   return own
 
@@ -117,7 +123,7 @@ def _base_names(statements: list[ast.stmt]) -> list[str]:
     match statement:
       case ast.Assign([ast.Name("_base_")], value):
         names = ast.literal_eval(value)
-        return [names] if isinstance(names, str) else list(names)
+        return [names] if isinstance(names, str) else list(map(str, names))
   return []
 
 
@@ -160,16 +166,10 @@ def _value(node: ast.expr, own: Foreign, base: dict) -> Any:
     case ast.List(elements) | ast.Tuple(elements):
       return tuple(map(again, elements))
     case ast.Dict(keys, values):
-      result = {}
-      for key, value in zip(keys, values, strict=True):
-        result |= again(value) if key is None else {again(key): again(value)}
-      return result
+      keys = [key and again(key) for key in keys]
+      return _dict(zip(keys, values, strict=True), own, base)
     case ast.Call(ast.Name("dict"), [], keywords):
-      result = {}
-      for keyword in keywords:
-        value = again(keyword.value)
-        result |= value if keyword.arg is None else {keyword.arg: value}
-      return result
+      return _dict(((k.arg, k.value) for k in keywords), own, base)
     case ast.Name("_base_"):
       return base
     case ast.Name(name):
@@ -189,3 +189,22 @@ def _value(node: ast.expr, own: Foreign, base: dict) -> Any:
         raise ValueError  # A sequence many times over could fill the memory.
       return _SUMS[type(operation)](left, right)
   raise ValueError
+
+
+def _dict(
+  items: Iterable[tuple[Any, ast.expr]], own: Foreign, base: dict
+) -> dict:
+  """All entries that are data; those with key None are merged in."""
+  result = {}
+  for key, node in items:
+    try:
+      value = _value(node, own, base)
+      result |= value if key is None else {key: value}
+    except _NOT_DATA:
+      _unread(own, node, f"{key or '**'} = ")
+  return result
+
+
+def _unread(own: Foreign, node: ast.stmt | ast.expr, prefix: str = "") -> None:
+  first = ast.unparse(node).splitlines()[0]
+  own.unread.append(f"{own.file}, line {node.lineno}: {prefix}{first}")

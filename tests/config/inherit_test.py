@@ -1,4 +1,4 @@
-"""Config files: what they inherit, their arguments, and where values are from."""
+"""Config files: inheritance, arguments, and the origin of every value."""
 
 import json
 
