@@ -81,15 +81,23 @@ class _Frame:
   def loaded(self, value: Any) -> Loaded:
     """A config made by this file, some of whose values it may have inherited.
 
-    What a value is the same as before does not show who set it, so a file that
-    changes one in place and back is not named.
+    Those are the ones that are still what `inherit` returned.
     """
-    tree = merge({}, plain(value))
+    with self.named():
+      tree = merge({}, plain(value))
     origins = {}
     for path, leaf in leaves(tree):
       text, origin = self.known.get(path, ("", self.file))
       origins[path] = origin if text == repr(leaf) else self.file
     return Loaded(self.file, tree, origins, tuple(self.bases))
+
+  @contextlib.contextmanager
+  def named(self) -> Iterator[None]:
+    """Puts the file's name before what is wrong in it."""
+    try:
+      yield
+    except ConfigError as error:
+      raise ConfigError(f"{self.file}: {error}") from None
 
 
 _reading: list[_Frame] = []
@@ -125,16 +133,16 @@ def read(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
   for key in SECTIONS:
     if key not in loaded.tree:
       raise ConfigError(f"{spec}: the config has no section {key!r}.")
-  tree, origins = loaded.tree, dict(loaded.origins)
   for path, text in overrides:
-    tree, where = assign(tree, path, text)
-    flag = f"--config.{path}={text}"
-    for leaf, _ in leaves(tree):
-      longer, shorter = sorted((f"{leaf}.", f"{where}."), key=len)[::-1]
-      if longer.startswith(shorter):
-        origins[leaf] = flag
-  origins = {leaf: origins[leaf] for leaf, _ in leaves(tree)}
-  return dataclasses.replace(loaded, tree=tree, origins=origins)
+    tree, where = assign(loaded.tree, path, text)
+    origins = {
+      leaf: f"--config.{path}={text}"
+      if f"{leaf}.".startswith(f"{where}.") or where.startswith(f"{leaf}.")
+      else loaded.origin(leaf)
+      for leaf, _ in leaves(tree)
+    }
+    loaded = dataclasses.replace(loaded, tree=tree, origins=origins)
+  return loaded
 
 
 def custom_imports(config: ConfigDict) -> None:
@@ -192,11 +200,12 @@ def inherit(*bases: str | ConfigDict, **changes: Any) -> ConfigDict:
       _check_siblings(other, part, other.tree, part.tree)
     parts.append(part)
   tree, origins = {}, {}
-  for part in parts:
-    tree = merge(tree, part.tree)
-    origins |= part.origins
-  changes = plain(changes)
-  tree = merge(tree, changes)
+  with frame.named():
+    for part in parts:
+      tree = merge(tree, part.tree)
+      origins |= part.origins
+    changes = plain(changes)
+    tree = merge(tree, changes)
   own = dict(leaves(changes))
   for path, leaf in leaves(tree):
     origin = frame.file if path in own else origins.get(path, frame.file)
@@ -208,7 +217,7 @@ def _check_siblings(
   one: Loaded, two: Loaded, x: dict, y: dict, above: str = ""
 ) -> None:
   """Refuses a key that both set, unless both inherit it from one file."""
-  for key in x.keys() & y.keys():
+  for key in filter(y.__contains__, x):
     path = f"{above}{key}"
     if isinstance(x[key], dict) and isinstance(y[key], dict):
       _check_siblings(one, two, x[key], y[key], f"{path}.")

@@ -68,6 +68,7 @@ def facts(config: ConfigDict) -> dict[str, str]:
   for view in data.views:
     if view.get("kind", "crop") == "crop":
       sizes[view.size] = sizes.get(view.size, 0) + view.get("count", 1)
+  crops = "-".join(map(str, ["mcrop", *sizes.values()]))
   accumulation = schedule.get("accumulation", 1)
   dataset = re.split("[/:]", data.source)[0]
   dataset = SETS.get(dataset, _word(dataset))
@@ -75,9 +76,7 @@ def facts(config: ConfigDict) -> dict[str, str]:
   return {
     "algorithm": algorithms.get(model.method, _word(model.method)),
     "module": _module(model.backbone),
-    "crops": "-".join(map(str, ["mcrop", *sizes.values()]))
-    if len(sizes) > 1
-    else "",
+    "crops": crops if len(sizes) > 1 else "",
     "accumulation": f"accum{accumulation}" if accumulation > 1 else "",
     "dtype": DTYPES.get(model.get("dtype"), ""),
     "schedule": SCHEDULES.get(schedule.lr.kind, schedule.lr.kind),

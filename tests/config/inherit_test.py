@@ -161,7 +161,10 @@ def test_a_file_may_inherit_itself_with_another_argument(tmp_path):
   [
     ("inherit('no.py')", r"no\.py' does not exist"),
     ("inherit('aa.py')", r"aa\.py' does not exist\. Did you mean 'a\.py'"),
-    ("inherit('a.py', model=3)", "the value 3 cannot replace a group"),
+    (
+      "inherit('a.py', model=3)",
+      r"child\.py: config\.model: the value 3 cannot replace a group",
+    ),
     ("inherit('a.py', model={'x': {'y': 1}})", "cannot replace the value 1"),
     ("inherit('a.py', data={'_delete_': True})", "config.data has _delete_"),
     ("inherit('a.py')", "no section 'data'"),
@@ -283,6 +286,9 @@ return config""",
     "schedule": "base.py",
     "runtime": "base.py",
   }
+  loaded = config_lib.read("top.py", [("data.+k", "(1,)"), ("data.k.+", "{}")])
+  assert loaded.origins["data.k.0"] == "--config.data.+k=(1,)"
+  assert loaded.origins["data.k.1"] == "--config.data.k.+={}"
   assert [base.file for base in loaded.bases] == ["mid.py"]
   assert loaded.depth == 2
 
