@@ -45,7 +45,7 @@ RESNET = {"name": "resnet", "depth": 50}
 VIT = {"name": "vit", "size": "base", "patch": 16}
 STAND_INS = {
   "mocov2_resnet50_8xb32-coslr-200e_in1k": recipe(
-    "moco",
+    "mocov2",
     RESNET,
     (view(224, count=2),),
     256,

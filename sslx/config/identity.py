@@ -47,7 +47,6 @@ def to_yaml(config: ConfigDict) -> str:
     Dumper=_Dumper,
     sort_keys=False,
     default_flow_style=None,
-    allow_unicode=True,
   )
 
 

@@ -24,8 +24,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# Algorithms whose name is not that of their method.
-METHODS = {"mocov2": "moco"}
 BACKBONES = {"resnet": "resnet{depth}", "vit": "vit-{size}-p{patch}"}
 SETS = {"imagenet2012": "in1k"}
 USUAL_SIZES = {"in1k": 224, "cifar10": 32, "cifar100": 32, "shapes": 32}
@@ -63,7 +61,6 @@ def facts(config: ConfigDict) -> dict[str, str]:
     among them: 8 x 32 and 16 x 16 may both be true, see `check`.
   """
   model, data, schedule = config.model, config.data, config.schedule
-  algorithms = {method: name for name, method in METHODS.items()}
   sizes: dict[int, int] = {}
   for view in data.views:
     if view.get("kind", "crop") == "crop":
@@ -74,7 +71,7 @@ def facts(config: ConfigDict) -> dict[str, str]:
   dataset = SETS.get(dataset, _word(dataset))
   usual = not sizes or list(sizes) == [USUAL_SIZES.get(dataset)]
   return {
-    "algorithm": algorithms.get(model.method, _word(model.method)),
+    "algorithm": _word(model.method),
     "module": _module(model.backbone),
     "crops": crops if len(sizes) > 1 else "",
     "accumulation": f"accum{accumulation}" if accumulation > 1 else "",

@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sslx.config import names
-
+_METHODS = {"MoCo": "mocov2"}  # Other classes are called as their methods.
 _SOURCES = {"ImageNet": "imagenet2012", "CIFAR10": "cifar10"}
 _SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge"}
 # MMSelfSup's key to sslx's, where the value is the same.
@@ -118,10 +117,8 @@ def translate(
   for theirs, ours in _SAME.items():
     if (value := r.take(theirs)) is not None:
       found[ours] = value
-  algorithm = stem.split("_")[0]
-  found["model.method"] = _kind(r.take("model.type")) or names.METHODS.get(
-    algorithm, algorithm
-  )
+  kind = _kind(r.take("model.type"))
+  found["model.method"] = _METHODS.get(kind, kind) or stem.split("_")[0]
   for key in ("model.momentum", "model.base_momentum"):
     if (momentum := r.take(key)) is not None:
       # MMEngine averages with what is left to 1.

@@ -44,6 +44,7 @@ def test_any_config_dumps_and_loads_to_itself(suffix, tmp_path_factory):
 
   @hypothesis.settings(max_examples=150, deadline=None)
   @hypothesis.given(VALUES)
+  @hypothesis.example("\x85\u2028")  # Line ends to YAML.
   def check(value):
     empty = {"data": {}, "schedule": {}, "runtime": {}}
     tree = {"model": {"value": value}} | empty

@@ -9,6 +9,7 @@ from sslx import config as config_lib
 from sslx.config import __main__ as cli
 from sslx.config import mmselfsup
 from sslx.config.migrate import migrate
+from sslx.config.tree import leaves, plain
 from tests import recipes, tiny
 
 FOREIGN = pathlib.Path(__file__).parent / "mmselfsup" / "selfsup"
@@ -81,11 +82,12 @@ def test_what_another_method_has_of_its_own(known):
   found = migrate(
     FOREIGN / "swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96.py", known
   )
-  values = dict(found.absent) | dict(found.overrides)
+  config = config_lib.load(str(found.recipe), found.overrides)
+  values = dict(leaves(plain(config))) | found.absent
   assert values["schedule.optimizer.freeze_steps"] == 5005
   assert values["model.queue_size"] == 3840
-  # And SwAV's optimiser is LARC here, which MMSelfSup calls LARS.
-  assert "schedule.optimizer.name" not in values
+  assert values["model.prototypes"] == 3000
+  assert values["schedule.optimizer.name"] == "larc"  # There it is called LARS.
 
 
 def test_changes_become_overrides(tmp_path, known):

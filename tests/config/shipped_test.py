@@ -24,7 +24,7 @@ simclr_resnet50_8xb32-coslr-200e_in1k
 
 def test_these_are_the_shipped_recipes():
   shipped = sorted(file.stem for file in (CONFIGS / "selfsup").glob("*.py"))
-  assert shipped == sorted(SELFSUP.split())
+  assert shipped == sorted(SELFSUP.split()), "renamed? List it above."
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
