@@ -308,6 +308,10 @@ def test_a_full_disk_stops_the_run_and_harms_no_checkpoint(cache, tmp_path):
       "need mode='pjit'",
     ),
     (["--config.runtime.init_from=/no/such/run"], "/no/such/run"),
+    (
+      ["--config.runtime.custom_imports=('no_such',)"],
+      "'no_such', which cannot be imported: ModuleNotFoundError",
+    ),
     (["--wrkdir=x"], "Did you mean: workdir"),
     (["extra"], "unexpected arguments ['extra']"),
   ],

@@ -104,7 +104,10 @@ def migrate(file: pathlib.Path, recipes: Sequence[pathlib.Path]) -> Migration:
       f" {', '.join(sorted(set(methods.values())))}."
     )
   changes = {recipe: _changes(trees[recipe], wanted) for recipe in near}
-  recipe = min(near, key=lambda recipe: _distance(changes[recipe]))
+  # Names decide only between equals: where bases are missing there are many.
+  recipe = min(
+    near, key=lambda x: (_distance(changes[x]), _unlike(x.stem, file.stem))
+  )
   own = dict(leaves(trees[recipe]))
   present = {k: v for k, v in changes[recipe].items() if k in own}
   return Migration(
@@ -144,6 +147,11 @@ def _distance(changes: dict[str, Any]) -> int:
     (w for pattern, w in _WEIGHTS if re.fullmatch(pattern, key)), 1
   )
   return sum(map(weight, changes))
+
+
+def _unlike(one: str, two: str) -> int:
+  words = [set(re.split("[-_]", name)) for name in (one, two)]
+  return len(words[0] ^ words[1])
 
 
 def _reason(key: str) -> str:

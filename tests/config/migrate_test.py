@@ -182,7 +182,7 @@ def test_bases_that_are_not_there_are_said_to_be_missing(tmp_path, known):
   file.write_text("_base_ = ['../_base_/models/mocov2.py']\n"
                   "train_cfg = dict(max_epochs=200)\n")  # fmt: skip
   found = migrate(file, known)
-  assert found.recipe.stem == file.stem  # Its own name says the method.
+  assert found.recipe.stem == file.stem  # Its own name says the rest.
   assert found.unread == [
     "_base_ '../_base_/models/mocov2.py': there is no such file"
   ]
