@@ -129,10 +129,9 @@ def translate(
   _learning_rate(r, found)
   unknown = _data(r, found)
   for name, path in (("projector", "neck"), ("predictor", "head.predictor")):
-    hidden = r.take(f"model.{path}.hid_channels")
-    out = r.take(f"model.{path}.out_channels")
-    if hidden and out:
+    if hidden := r.take(f"model.{path}.hid_channels"):
       layers = r.take(f"model.{path}.num_layers", 2)
+      out = r.take(f"model.{path}.out_channels")
       found[f"model.{name}.dims"] = (hidden,) * (layers - 1) + (out,)
   for path, value in _GIVEN.items():
     if value in (None, r.get(path)):
@@ -162,14 +161,15 @@ def _backbone(r: _Reader, found: dict[str, Any]) -> None:
 
 
 def _batch(r: _Reader, found: dict[str, Any], stem: str) -> None:
-  each = r.take("train_dataloader.batch_size")
+  each = r.get("train_dataloader.batch_size")
   named = re.search(r"_(\d+)xb\d+", stem)
   base = r.take("auto_scale_lr.base_batch_size")
   if each and (named or base):
     gpus = int(named[1]) if named else base // each
-    found["data.batch_size"] = gpus * each
-    norm = r.take("model.backbone.norm_cfg.type")
+    found["data.batch_size"] = gpus * r.take("train_dataloader.batch_size")
+    norm = r.get("model.backbone.norm_cfg.type")
     if norm in ("BN", "SyncBN"):
+      r.take("model.backbone.norm_cfg.type")
       found["model.norm_groups"] = 1 if norm == "SyncBN" else gpus
 
 
@@ -270,7 +270,12 @@ def _view(
 ) -> dict[str, Any]:
   view: dict[str, Any] = {}
   for one in transforms:
-    kind, get = _kind(one.get("type")), one.get
+    kind, asked = _kind(one.get("type")), {"type", *_PLAIN}
+
+    def get(key: str, default: Any = None, one=one, asked=asked) -> Any:
+      asked.add(key)
+      return one.get(key, default)
+
     if kind == "RandomApply":
       inner = _view(get("transforms", ()), unknown)
       if "jitter" in inner:
@@ -280,6 +285,8 @@ def _view(
       view |= _TRANSFORMS[kind](get)
     else:
       unknown[kind] = one
+      continue
+    unknown |= {f"{kind}.{k}": v for k, v in one.items() if k not in asked}
   return view
 
 
@@ -294,6 +301,8 @@ def _crop(get: Callable) -> dict[str, Any]:
   }
 
 
+# How and with what label images travel.
+_PLAIN = ("backend", "file_client_args", "meta_keys", "pseudo_label_keys")
 _TRANSFORMS: dict[str, Callable] = {
   "LoadImageFromFile": lambda get: {},
   "PackSelfSupInputs": lambda get: {},

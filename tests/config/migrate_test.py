@@ -70,12 +70,35 @@ def test_simclr_in_full(known):
     "runtime.checkpoint.keep_last": "3",
   }
   assert found.absent == {}
-  assert list(found.left)[-4:] == ["visualizer", "log_level", "load_from",
-                                   "resume"]  # fmt: skip
+  assert {"visualizer", "log_level", "load_from", "resume"} <= set(found.left)
   assert "optim_wrapper.paramwise_cfg" in found.left
+  grey = "train_dataloader.dataset.pipeline: RandomGrayscale"
+  assert found.left[f"{grey}.channel_weights"] == (0.114, 0.587, 0.2989)
   report = str(found)
   assert "--config.schedule.lr.per=epoch" in report
   assert "resume = False  (a run goes on by itself" in report
+
+
+def test_nothing_is_left_unsaid(tmp_path, known):
+  """Without the number of GPUs, and with parts that sslx does not have."""
+  (tmp_path / "mine.py").write_text(
+    f"""
+_base_ = ["{FOREIGN}/relative-loc_resnet50_8xb64-steplr-70e_in1k.py"]
+model = dict(backbone=dict(norm_cfg=dict(type="GN"), frozen_stages=4))
+train_dataloader = dict(dataset=dict(pipeline=[
+  dict(type="CutOut", size=3), dict(type="RandomFlip", direction="vertical")]))
+param_scheduler = dict(type="PolyLR", power=2)
+"""
+  )
+  left = migrate(tmp_path / "mine.py", known).left
+  where = "train_dataloader.dataset.pipeline"
+  assert left["train_dataloader.batch_size"] == 64
+  assert left["model.neck.out_channels"] == 4096
+  assert left["model.backbone.norm_cfg"] == {"type": "GN"}
+  assert left["model.backbone.frozen_stages"] == 4
+  assert left[f"{where}: CutOut"] == {"type": "CutOut", "size": 3}
+  assert left[f"{where}: RandomFlip.direction"] == "vertical"
+  assert left["param_scheduler"] == {"type": "PolyLR", "power": 2}
 
 
 def test_what_another_method_has_of_its_own(known):
