@@ -50,6 +50,8 @@ class Runtime:
     checkpoint: when to save and what to keep.
     evaluate: online evaluation.
     init_from: workdir of a run whose weights to start from, or None.
+    custom_imports: modules that `config.load` imports, so that they can add to
+      METHODS, BACKBONES or SOURCES.
   """
 
   seed: int = 0
@@ -58,6 +60,7 @@ class Runtime:
   checkpoint: Checkpoint = Checkpoint()
   evaluate: Evaluate = Evaluate()
   init_from: str | None = None
+  custom_imports: tuple[str, ...] = ()
 
   def __post_init__(self):
     config_lib.require(self, "log_every", self.log_every >= 1, "at least 1")

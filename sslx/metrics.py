@@ -24,8 +24,9 @@ from sslx import parallel
 class Writer:
   """Appends scalars to the files of a workdir."""
 
-  def __init__(self, workdir: pathlib.Path, step: int):
-    """Opens them to go on after `step`."""
+  def __init__(self, workdir: pathlib.Path, step: int, config: str = ""):
+    """Opens them to go on after `step`, by a config of this fingerprint."""
+    self._config = {"config": config} if config else {}
     self._path = workdir / "metrics.jsonl"
     rows = [row for row in read(workdir) if row["step"] <= step]
     new = self._path.with_suffix(".tmp")
@@ -38,7 +39,9 @@ class Writer:
 
   def write(self, step: int, scalars: dict[str, float]) -> None:
     """Adds one row."""
-    self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+    self._file.write(
+      json.dumps({"step": step, **self._config, **scalars}) + "\n"
+    )
     for name, value in scalars.items():
       self._board.add_scalar(name, value, step)
 

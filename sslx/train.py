@@ -66,13 +66,14 @@ def run(
     workdir / "checkpoints",
     experiment.runtime.checkpoint,
     experiment.order.steps_per_epoch,
+    {"config": config_lib.fingerprint(config)},
   )
   with contextlib.closing(checkpoints):
     state = _start(experiment, checkpoints, progress.note)
     first = int(parallel.to_host(state.step))
     writer = None
     if parallel.is_main_process():
-      writer = metrics.Writer(workdir, first)
+      writer = metrics.Writer(workdir, first, config_lib.fingerprint(config))
       for note in (*experiment.notes, _overview(experiment, workdir)):
         progress.note(note)
     try:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from sslx import config as config_lib
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -149,8 +150,13 @@ def test_a_run_says_what_it_does_and_learns(straight):
   for name in ("effective_rank", "probe_test_accuracy"):
     assert all(f"eval/{name}" in row for row in evaluated), name
   assert all("feature_std" in row for row in found if "loss" in row)
-  saved = json.loads((workdir / "config.json").read_text())
-  assert saved["schedule"]["epochs"] == 3
+  saved = config_lib.load(str(workdir / "config.json"))
+  assert saved.schedule.epochs == 3
+  name = config_lib.fingerprint(saved)
+  assert {row["config"] for row in found} == {name}
+  with ocp.training.Checkpointer(workdir / "checkpoints") as orbax:
+    metadata = orbax.checkpointables_metadata(12).custom_metadata
+  assert metadata == {"config": name}
   assert list((workdir / "tensorboard").glob("events.*"))
 
 
@@ -302,6 +308,10 @@ def test_a_full_disk_stops_the_run_and_harms_no_checkpoint(cache, tmp_path):
       "need mode='pjit'",
     ),
     (["--config.runtime.init_from=/no/such/run"], "/no/such/run"),
+    (
+      ["--config.runtime.custom_imports=('no_such',)"],
+      "'no_such', which cannot be imported: ModuleNotFoundError",
+    ),
     (["--wrkdir=x"], "Did you mean: workdir"),
     (["extra"], "unexpected arguments ['extra']"),
   ],
