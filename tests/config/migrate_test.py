@@ -113,6 +113,18 @@ def test_what_another_method_has_of_its_own(known):
   assert values["schedule.optimizer.name"] == "larc"  # There it is called LARS.
 
 
+@pytest.mark.parametrize(
+  ("name", "momentum"), [("mocov2", 0.999), ("mocov3", 0.99)]
+)
+def test_momentum_is_what_stays_of_the_old_weights(name, momentum, known):
+  """MMEngine's 0.001 and 0.01 are what comes of the new ones."""
+  (file,) = FOREIGN.glob(f"{name}_*.py")
+  found = migrate(file, known)
+  config = config_lib.load(str(found.recipe), found.overrides)
+  values = dict(leaves(plain(config))) | found.absent
+  assert values["model.momentum"] == pytest.approx(momentum)
+
+
 def test_changes_become_overrides(tmp_path, known):
   file = tmp_path / "simclr_resnet18_8xb64-coslr-100e_cifar10.py"
   file.write_text(
