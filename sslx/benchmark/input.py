@@ -95,7 +95,9 @@ class Loader:
     n, b = len(self.images), self.data.batch_size
     return Order(n, b, math.ceil(steps / max(n // b, 1)), self.seed)
 
-  def seconds(self, steps: int, put: Callable | None = None) -> float:
+  def seconds(
+    self, steps: int, put: Callable | None = None
+  ) -> tuple[float, float]:
     """How long so many batches take, from an iterator's start to its end.
 
     It ends with the last of them, so that nothing is read ahead for later.
@@ -103,10 +105,13 @@ class Loader:
     Args:
       steps: batches.
       put: makes device arrays of the batches; they stay on the host without.
+
+    Returns:
+      Wall time, and the time of all cores together.
     """
     order, b = self.order(steps), self.data.batch_size
     start = len(order) - steps
-    began = time.perf_counter()
+    began = time.perf_counter(), time.process_time()
     batches = pipeline.host_batches(
       self.images, order, slice(0, b), self.data, start=start
     )
@@ -116,7 +121,7 @@ class Loader:
       with contextlib.closing(pipeline.Batches(batches, put)) as batches:
         taken = sum(1 for x in batches if jax.block_until_ready(x))
     assert taken == steps, (taken, steps)
-    return time.perf_counter() - began
+    return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 def _encoded(
@@ -136,25 +141,25 @@ def _encoded(
       # A first batch is not counted: it imports, and starts threads.
       times = with_n.seconds(steps if turn else 1)
       seconds[n] += [times] if turn else []
-  per_round = steps * loader.data.batch_size
+  images = steps * loader.data.batch_size
   print("the loader, each number of threads on as many cores, images/s")
+  reference = [wall for wall, _ in seconds[threads[0]]]
   for n, times in seconds.items():
-    rates = [per_round / x for x in times]
-    per_core = statistics.median(rates) / min(n, len(CORES))
-    reference = seconds[threads[0]]
-    gain = [a / b for a, b in zip(reference, times, strict=True)]
+    walls, cores = zip(*times, strict=True)
+    per_core = images / statistics.median(cores)
+    gain = [a / b for a, b in zip(reference, walls, strict=True)]
     # Other processes on the machine only slow it: the best rounds had fewest.
-    best = min(reference) / min(times)
+    best = min(reference) / min(walls)
     print(
-      f"  {n:3} thread{'s' if n > 1 else ' '} {spread(rates)}; {per_core:,.1f}"
-      f" per core; {statistics.median(gain):.2f} of {threads[0]} thread,"
-      f" {best:.2f} by the best rounds"
+      f"  {n:3} thread{'s' if n > 1 else ' '}"
+      f" {spread([images / x for x in walls])}; {per_core:,.1f} per second of"
+      f" core time;\n              {statistics.median(gain):.2f} of"
+      f" {threads[0]} thread, {best:.2f} by the best rounds"
     )
   if wanted:
-    cores = wanted / per_core
     print(
       f"  an accelerator that takes {wanted:,.0f} images/s needs"
-      f" {cores:.1f}, so {math.ceil(cores)} host cores"
+      f" {wanted / per_core:.1f}, so {math.ceil(wanted / per_core)} host cores"
     )
   print()
   pin(1)
@@ -227,7 +232,7 @@ def _in_memory(
   batch = put(next(pipeline.host_batches(
       loader.images, loader.order(1), slice(0, b), loader.data
   )).arrays)  # fmt: skip
-  loads = [steps * b / loader.seconds(steps, put) for _ in range(rounds)]
+  loads = [steps * b / loader.seconds(steps, put)[0] for _ in range(rounds)]
   made = in_turns(
     {"views": lambda turn: jax.block_until_ready(preprocess(batch))},
     rounds,
