@@ -51,7 +51,7 @@ class Runtime:
     evaluate: online evaluation.
     init_from: workdir of a run whose weights to start from, or None.
     custom_imports: modules that `config.load` imports, so that they can add to
-      METHODS, BACKBONES or SOURCES.
+      METHODS, BACKBONES, SOURCES or OPERATIONS.
   """
 
   seed: int = 0

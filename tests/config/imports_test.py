@@ -4,20 +4,24 @@ import contextlib
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from sslx import config as config_lib
 from sslx import experiment, methods, models
 from sslx.config import ConfigError
-from sslx.data import sources
+from sslx.data import sources, views
+from sslx.parallel import Axis
 from tests import tiny
 from tests.config_files import write
 
+KEY = jax.random.key(0)
 MODULE = """
 import dataclasses
+import jax
 import numpy as np
 from sslx import methods, models
-from sslx.data import sources
+from sslx.data import sources, views
 from sslx.methods.simclr import SimCLR
 from sslx.models.resnet import ResNet
 
@@ -37,15 +41,21 @@ def noise(source, split):
 
 methods.METHODS["half"] = Half
 models.BACKBONES["wide"] = Wide
+def erase(images, keys):
+  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5))(keys)
+  return images * keep[:, None, None, None]
+
 sources.SOURCES["noise"] = noise
+views.OPERATIONS["erase"] = erase
 """
 
 
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
   """A module that adds to sslx, and is forgotten after the test."""
-  for table in (methods.METHODS, models.BACKBONES, sources.SOURCES):
-    for name in ("half", "wide", "noise"):
+  tables = methods.METHODS, models.BACKBONES, sources.SOURCES, views.OPERATIONS
+  for table in tables:
+    for name in ("half", "wide", "noise", "erase"):
       monkeypatch.setitem(table, name, None)
       del table[name]
   (tmp_path / "outside_sslx.py").write_text(MODULE)
@@ -120,3 +130,23 @@ def test_a_single_name_is_refused_with_the_tuple_to_write(tmp_path):
     'runtime': {'custom_imports': 'json'}}""")  # fmt: skip
   with pytest.raises(ConfigError, match=r"such as \('json',\)"):
     config_lib.load(spec)
+
+
+def test_an_augmentation_from_outside_is_done_last(outside):
+  load = lambda: tiny.config(
+    runtime__custom_imports=(outside,),
+    **{"data.views.0.+then": ("erase",)},
+  )
+  built = experiment.build(load(), jax.devices()[:1])
+  assert "then" not in str(tiny.config().data.views[0])
+  with contextlib.closing(built.batches()) as batches:
+    batch = next(batches)
+  mean, std = (np.array(x) for x in (built.data.mean, built.data.std))
+  views_of = jax.jit(lambda x: built.step.preprocess(x, KEY, Axis()))
+  shown = views_of(batch)[0] * std + mean
+  black = (abs(shown) < 1e-5).all((1, 2, 3))
+  assert 0 < black.sum() < len(black)
+  del views.OPERATIONS["erase"]
+  config = load()  # The module is there already, and adds nothing any more.
+  with pytest.raises(ConfigError, match=r"then is \('erase',\); it must be"):
+    experiment.build(config)
