@@ -1,6 +1,8 @@
 """Experiments small enough to compile in seconds, and the batches for them."""
 
+import contextlib
 import functools
+import itertools
 import pathlib
 from typing import Literal
 from unittest import mock
@@ -18,7 +20,7 @@ from sslx.models import norm
 
 ROOT = pathlib.Path(__file__).parent.parent
 BATCH = 16
-IMAGES, SIDE = 64, 20  # of `build_method`: four steps an epoch
+IMAGES, SIDE = 64, 20  # of `Pixels`: four steps an epoch
 
 
 def config(**changes) -> ConfigDict:
@@ -53,10 +55,10 @@ def batch(seed: int, size: int = 32) -> dict[str, np.ndarray]:
 
 
 class Convs(nn.Module):
-  """A backbone that compiles in a second.
+  """A backbone that compiles in a second, and is smooth.
 
-  It is smooth: rounding moves no value across the zero of a ReLU, so methods
-  can be compared closely over several steps.
+  Rounding moves no value across the zero of a ReLU, so that methods can be
+  compared closely over several steps.
   """
 
   norm_groups: int = 1
@@ -149,26 +151,64 @@ def method_config(method: str, backbone: str = "convs", **changes):
   with made.unlocked(), made.ignore_type():
     made.model.backbone = ConfigDict({"name": backbone})
     made.data.views = views
+    made.runtime.evaluate.probe = None
   return made
 
 
-@functools.cache
-def images() -> sources.Arrays:
-  """64 random images of ten classes."""
-  rng = np.random.default_rng(0)
-  pixels = rng.integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
-  return sources.Arrays(pixels, np.arange(IMAGES, dtype=np.int32) % 10, 10)
+class Pixels:
+  """64 random images of ten classes, cut on the host like ImageNet's."""
+
+  num_classes = 10
+
+  def __init__(self):
+    rng = np.random.default_rng(0)
+    self.pixels = rng.integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
+
+  def __len__(self):
+    return IMAGES
+
+  def read(self, indices):
+    labels = np.asarray(indices, np.int32) % self.num_classes
+    return [self.pixels[i] for i in indices], labels
+
+  def name(self, index):
+    return f"image {index}"
 
 
 def build_method(config: ConfigDict, devices: int = 1):
-  """An experiment on `images`.
+  """An experiment of a config from `method_config`, on `Pixels`."""
+  with mock.patch.object(sources, "load", lambda *_: Pixels()):
+    return experiment_lib.build(config, jax.devices()[:devices])
+
+
+def batches(experiment, count: int, start: int = 0) -> list:
+  """Batches of a run, on its devices."""
+  with contextlib.closing(experiment.batches(start)) as taken:
+    return list(itertools.islice(taken, count))
+
+
+def compile_step(experiment, batch):
+  """Without LLVM's optimisations, which take longer than all the steps."""
+  step = experiment.compiled_step().lower(experiment.abstract_state, batch)
+  return step.compile(compiler_options={"xla_backend_optimization_level": 0})
+
+
+def run_steps(experiment, state, batches, step=None):
+  """Metrics of each step, and the state after, on the host.
 
   Args:
-    config: from `method_config`.
-    devices: how many.
+    experiment: what to run.
+    state: where to start, on the host or anywhere.
+    batches: one for each step.
+    step: the compiled step, if there is one already.
   """
-  with mock.patch.object(sources, "load", lambda *_: images()):
-    return experiment_lib.build(config, jax.devices()[:devices])
+  step = step or compile_step(experiment, batches[0])
+  state = jax.device_put(jax.device_get(state), experiment.state_shardings)
+  metrics = []
+  for batch in batches:
+    state, out = step(state, batch)
+    metrics.append(jax.device_get(out))
+  return metrics, jax.device_get(state)
 
 
 def assert_close(new, old, tolerance):
