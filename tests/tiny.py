@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import itertools
+import math
 import pathlib
+import re
 from typing import Literal
 from unittest import mock
 
@@ -120,6 +122,7 @@ _METHODS = {
       "model.queue_size": 2 * BATCH,
       "model.queue_start_epoch": 0,
       "schedule.optimizer.freeze_steps": 2,
+      "schedule.optimizer.lr": 200.0,  # Of which LARC takes a thousandth.
     },
   ),
   "relative_loc": (
@@ -209,6 +212,17 @@ def run_steps(experiment, state, batches, step=None):
     state, out = step(state, batch)
     metrics.append(jax.device_get(out))
   return metrics, jax.device_get(state)
+
+
+def collectives(compiled) -> list[tuple[str, int]]:
+  """(kind, elements) of each array that a compiled step moves."""
+  kinds = "all-gather|all-to-all|collective-permute|all-reduce|reduce-scatter"
+  pattern = rf"= (\S+|\([^=]*?\)) ({kinds})(?:-start)?\("
+  return [
+    (kind, math.prod(int(n) for n in shape.split(",") if n))
+    for shapes, kind in re.findall(pattern, compiled.as_text())
+    for shape in re.findall(r"\w+\[([\d,]*)\]", shapes)
+  ]
 
 
 def assert_close(new, old, tolerance):

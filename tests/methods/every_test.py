@@ -12,8 +12,6 @@ import pytest
 from sslx.checkpoint import Checkpoint, Checkpoints
 from tests import tiny
 
-
-
 METHODS = "mocov2", "swav", "relative_loc"
 
 
