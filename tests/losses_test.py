@@ -79,7 +79,8 @@ def test_info_nce_is_a_cross_entropy_over_positive_and_queue(temperature):
     x / np.linalg.norm(x, axis=1, keepdims=True)
     for x in (rng.normal(size=(n, 4)) for n in (6, 6, 9))
   )
-  k = (q + 0.5 * k) / np.linalg.norm(q + 0.5 * k, axis=1, keepdims=True)
+  k += 0.5 * q
+  k /= np.linalg.norm(k, axis=1, keepdims=True)
   logits = np.concatenate([(q * k).sum(1)[:, None], q @ queue.T], axis=1)
   softmax = np.exp(logits / temperature)
   softmax /= softmax.sum(axis=1, keepdims=True)
