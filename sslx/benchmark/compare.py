@@ -91,9 +91,9 @@ def compare(data: pipeline.Data, images: Arrays | Encoded, rounds: int) -> None:
     pairs = zip(seconds[_WHOLE], seconds[_OURS], strict=True)
     part = statistics.median(a - b for a, b in pairs) / len(chunks[0])
     print(
-      f"ours leaves to the device: {left}; with the transfer"
-      f"\nthat takes {part * 1e3:.2f} ms of one {one_device()} an image. The"
-      " peers do all on the host, but for\nthe blur where it says so."
+      f"ours leaves to the device: {left}; with the transfer that\ntakes"
+      f" {part * 1e3:.2f} ms of one {one_device()} an image. The peers do it on"
+      " the host\n(one of them all but the blur, if there is any)."
     )
   psnr = [x for chunk in chunks for x in _psnr(data, chunk)]
   print(
