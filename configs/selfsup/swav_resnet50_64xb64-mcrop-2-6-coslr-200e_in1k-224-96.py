@@ -15,7 +15,8 @@ def get_config() -> ConfigDict:
     model={"queue_size": 0, "queue_start_epoch": 0, "norm_groups": 8},
     data={"batch_size": 4096},
     schedule={
-      "optimizer": {"freeze_steps": 313},
+      # Not by the linear rule from 0.6 at 256.
+      "optimizer": {"lr": 4.8, "lr_batch": 4096, "freeze_steps": 313},
       "lr": {"warmup_epochs": 10.0, "warmup_from": 0.3 / 4.8},
     },
   )
