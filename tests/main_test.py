@@ -227,18 +227,18 @@ def test_sigterm_saves_and_resumes(straight, cache, tmp_path):
 @pytest.mark.parametrize(
   ("method", "small"),
   [
-    ("mocov2", ("model.projector.dims=(16,8)", "model.queue_size=1024")),
-    ("swav", ("model.projector.dims=(16,8)", "model.prototypes=16")),
-    ("relative_loc", ("model.head.hidden=16",)),
+    ("mocov2", ("data.views.0.size=16", "model.queue_size=1024")),
+    ("swav", ("data.views.0.size=16", "model.prototypes=16")),
+    ("relative_loc", ("data.views.0.size=5", "model.backbone.stem=imagenet")),
   ],
 )
 def test_quickstart_trains_evaluates_and_goes_on_after_sigterm(
   method, small, cache, tmp_path
 ):
-  shared = ("projector.dims", "views.0.size", "configs/simclr.py")
+  of_simclr = ("projector.dims", "views.0.size", "configs/simclr.py")
   arguments = [
     f"--config=configs/{method}.py:quickstart",
-    *[x for x in RUN if not any(word in x for word in shared)],
+    *[x for x in RUN if not any(word in x for word in of_simclr)],
     *[f"--config.{x}" for x in small],
     "--config.schedule.epochs=2",
   ]
