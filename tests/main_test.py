@@ -230,6 +230,39 @@ def test_sigterm_saves_and_resumes(straight, cache, tmp_path):
   assert rows(tmp_path) == rows(straight[0])
 
 
+@pytest.mark.parametrize(
+  ("method", "small"),
+  [
+    ("mocov2", ("data.views.0.size=16", "model.queue_size=1024")),
+    ("swav", ("data.views.0.size=16", "model.prototypes=16")),
+    ("relative_loc", ("data.views.0.size=5", "model.backbone.stem=imagenet")),
+  ],
+)
+def test_quickstart_trains_evaluates_and_goes_on_after_sigterm(
+  method, small, cache, tmp_path
+):
+  of_simclr = ("projector.dims", "views.0.size", "configs/simclr.py")
+  arguments = [
+    f"--config=configs/{method}.py:quickstart",
+    *[x for x in RUN if not any(word in x for word in of_simclr)],
+    *[f"--config.{x}" for x in small],
+    "--config.schedule.epochs=2",
+  ]
+  process = start(tmp_path, cache, *arguments)
+  wait_for_step(process, tmp_path, 3)
+  process.send_signal(signal.SIGTERM)
+  output = finish(process)
+  assert process.returncode == 128 + signal.SIGTERM, output
+  assert "is saved" in output
+  assert "resumed from step" in run(tmp_path, cache, *arguments)
+  found = rows(tmp_path)
+  losses = {row["step"]: row["loss"] for row in found if "loss" in row}
+  assert list(losses) == list(range(1, 9))
+  assert all(np.isfinite(loss) for loss in losses.values())
+  evaluated = [row["step"] for row in found if "eval/knn_20" in row]
+  assert evaluated == [0, 4, 8]
+
+
 def test_a_finished_run_has_nothing_left_to_do(straight, cache):
   before = rows(straight[0])
   assert "finished: 12 steps" in run(straight[0], cache, *RUN)

@@ -60,6 +60,8 @@ class RelativeLoc:
 
   def __post_init__(self):
     config_lib.require(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
+    right = self.head.classes == PATCHES - 1
+    config_lib.require(self.head, "classes", right, "8, one for each place")
 
   def slots(self, views: int) -> tuple[Slot, ...]:
     """One view, of nine patches."""
