@@ -56,7 +56,7 @@ def test_config_is_accepted_and_its_parameters_have_shapes(spec):
     ("mocov2_resnet50_8xb32-coslr-800e_in1k.py", 0.03),
     ("mocov2_resnet18_8xb64-coslr-200e_cifar10.py", 0.06),
     ("swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96.py", 0.6),
-    ("swav_resnet50_64xb64-mcrop-2-6-coslr-200e_in1k-224-96.py", 4.8),
+    ("swav_resnet50_8xb512-mcrop-2-6-coslr-200e_in1k-224-96.py", 4.8),
     ("swav_resnet18_1xb256-coslr-200e_cifar10.py", 0.6),
     ("swav_resnet18_1xb256-mcrop-2-6-coslr-200e_cifar10-32-18.py", 0.6),
     ("relative-loc_resnet50_8xb64-steplr-70e_in1k.py", 0.2),
@@ -123,7 +123,7 @@ PUBLISHED = {
     "data": {"batch_size": 256, "std": (0.228, 0.224, 0.225)},
     "data.views": CROPS,
   },
-  "swav_resnet50_64xb64-mcrop-2-6-coslr-200e_in1k-224-96.py": {
+  "swav_resnet50_8xb512-mcrop-2-6-coslr-200e_in1k-224-96.py": {
     "model": SWAV | {"queue_size": 0, "norm_groups": 8},
     "schedule.optimizer": LARC | {"freeze_steps": 313},
     "schedule.lr": {

@@ -29,8 +29,8 @@ simclr_resnet50_8xb32-coslr-200e_in1k
 swav_resnet18_1xb256-coslr-200e_cifar10
 swav_resnet18_1xb256-coslr-24e_shapes
 swav_resnet18_1xb256-mcrop-2-6-coslr-200e_cifar10-32-18
-swav_resnet50_64xb64-mcrop-2-6-coslr-200e_in1k-224-96
 swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96
+swav_resnet50_8xb512-mcrop-2-6-coslr-200e_in1k-224-96
 """
 
 
