@@ -119,7 +119,8 @@ def _start(
       experiment.abstract_state.params,
       experiment.abstract_state.model_state,
     )
-    state = state.replace(params=params, model_state=model_state)
+    aux = experiment.step.method.adopt(params, model_state, state.aux)
+    state = state.replace(params=params, model_state=model_state, aux=aux)
     note(f"weights from {source}")
   return state
 

@@ -62,6 +62,9 @@ class Method(Protocol):
   ) -> tuple[Params, ModelState, Aux]:
     """Draws parameters; of `batch` only the shapes matter."""
 
+  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
+    """`aux`, where another run's weights take the place of those of `init`."""
+
   def loss(
     self,
     params: Params,

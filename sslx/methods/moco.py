@@ -98,14 +98,17 @@ class MoCo:
       batch["views"][0],
     )
     shape = (self.queue_size, self.projector.dims[-1])
-    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # Donated on its own.
     aux = {
-      "params": copy(params),
-      "model_state": copy(model_state),
       "queue": losses.l2_normalize(jax.random.normal(rng_queue, shape)),
       "pointer": jnp.int32(0),
     }
-    return params, model_state, aux
+    return params, model_state, self.adopt(params, model_state, aux)
+
+  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
+    """The key encoder becomes a copy of the query encoder."""
+    # In memory too: each is donated on its own.
+    copy = lambda tree: jax.tree.map(jnp.copy, tree)
+    return {**aux, "params": copy(params), "model_state": copy(model_state)}
 
   def loss(
     self,
