@@ -86,6 +86,16 @@ class Axis:
       return x
     return lax.all_gather(x, self.name, axis=0, tiled=True, to="invarying")
 
+  def spread(self, x: jax.Array) -> jax.Array:
+    """An array of the batch's examples, which stay where they are.
+
+    In the global view XLA is told so: with sharded parameters it might move
+    activations between devices rather than parameters.
+    """
+    if self.sharding is None:
+      return x
+    return lax.with_sharding_constraint(x, self.sharding)
+
   def share(self, x: jax.Array) -> jax.Array:
     """This device's rows of an array that all devices hold whole.
 
