@@ -183,7 +183,7 @@ def build(
   schedule = config_lib.build(Schedule, config.schedule, "schedule")
   runtime = config_lib.build(Runtime, config.runtime, "runtime")
   partitioner = Partitioner.create(runtime.parallel, devices)
-  partitioner.check_batch(data.batch_size, config.model.norm_groups)
+  partitioner.check_batch(data.batch_size, config.model.get("norm_groups", 1))
 
   train = sources.load(data.records, "train")
   classes = getattr(train, "classes", None)
@@ -215,7 +215,9 @@ def build(
   params, _, _ = jax.eval_shape(method.init, key, batch)
   step = TrainStep(
     method=method,
-    optimizer=optim.make(schedule.optimizer, learning_rate, params),
+    optimizer=optim.make(
+      _without_frozen(schedule.optimizer, method), learning_rate, params
+    ),
     learning_rate=learning_rate,
     probe=probe,
     views=data.views,
@@ -246,3 +248,26 @@ def build(
       data, schedule, runtime, partitioner, order, train, tuple(notes), online,
       step, abstract_state,
   )  # fmt: skip
+
+
+def _without_frozen(
+  optimizer: optim.Optimizer, method: methods.Method
+) -> optim.Optimizer:
+  """Leaves out what the backbone never trains: neither decay nor state.
+
+  Raises:
+    ConfigError: the optimiser freezes other parameters for some steps only.
+  """
+  frozen = getattr(method.backbone, "frozen", ())
+  if not frozen:
+    return optimizer
+  if optimizer.freeze and optimizer.freeze_steps is not None:
+    raise config_lib.ConfigError(
+      "config.schedule.optimizer.freeze_steps cannot go with a backbone that"
+      " is frozen in part for ever; set config.model.backbone.frozen_patches"
+      " to False."
+    )
+  patterns = tuple(f"^backbone/{pattern}" for pattern in frozen)
+  return dataclasses.replace(
+    optimizer, freeze=(*optimizer.freeze, *patterns), freeze_steps=None
+  )
