@@ -40,7 +40,7 @@ class Writer:
     """Adds one row."""
     self._file.write(json.dumps({"step": step, **scalars}) + "\n")
     for name, value in scalars.items():
-      self._board.add_scalar(name, value, step)
+      self._board.add_scalar(name.replace("+", "_"), value, step)
 
   def flush(self) -> None:
     """Puts all rows on the disk, where a kill cannot reach them."""

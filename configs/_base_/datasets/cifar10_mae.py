@@ -7,6 +7,7 @@ def get_config() -> ConfigDict:
   """Section `data`."""
   view = {
     "size": 32,
+    "count": 1,
     "crop_scale": (0.08, 1.0),
     "interpolation": "bicubic",
     "flip": 0.5,
