@@ -90,7 +90,7 @@ class MAE:
       ConfigError: the mask leaves no patch to see, or none to predict.
     """
     images = batch["views"][0]
-    visible, patches = self._visible(images)
+    visible, patches = self.visible(images)
     if not 0 < visible < patches:
       raise config_lib.ConfigError(
         f"config.model.mask_ratio is {self.mask_ratio}, which leaves"
@@ -105,7 +105,7 @@ class MAE:
       jnp.zeros((2, 1 + visible, self.backbone.sizes[0])),
       jnp.zeros((2, patches), jnp.int32),
       train=False,
-      **self._decoded(images),
+      **self.decoded(images),
     )
     params["decoder"] = decoder["params"]
     return params, model_state | {"decoder": {}}, {}
@@ -153,7 +153,7 @@ class MAE:
     axis: Axis,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Tokens f32[b, 1 + k, d], patches f32[b, n, p p 3], mask f32[b, n]."""
-    visible, patches = self._visible(images)
+    visible, patches = self.visible(images)
     order, restore = random_order(keys, patches)
     masked = (restore >= visible).astype(jnp.float32)
     tokens, _ = base.apply(
@@ -175,19 +175,20 @@ class MAE:
       tokens,
       axis,
       restore=restore,
-      **self._decoded(images),
+      **self.decoded(images),
     )
     return tokens, predicted, masked
 
-  def _visible(self, images: jax.Array) -> tuple[int, int]:
+  def visible(self, images: jax.Array) -> tuple[int, int]:
     """Number of visible patches, and of all."""
     rows, columns = self.backbone.grid(images)
     return int(rows * columns * (1 - self.mask_ratio)), rows * columns
 
-  def _decoded(self, images: jax.Array) -> dict[str, Any]:
+  def decoded(self, images: jax.Array) -> dict[str, Any]:
     """What the decoder has to put out."""
     return {
       "grid": self.backbone.grid(images),
+      "trained": self.backbone.trained_grid,
       "outputs": 3 * self.backbone.patch_size**2,
     }
 

@@ -46,7 +46,7 @@ def pooled(tokens: jax.Array) -> dict[str, jax.Array]:
 
 
 def scaled(
-  rows: int, columns: int, trained: int | None = None
+  rows: int, columns: int, trained: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Row and column of each patch, f64[n]; see `ViT.image_size`.
 
@@ -56,9 +56,9 @@ def scaled(
   Args:
     rows: of patches.
     columns: of patches.
-    trained: rows and columns of the grid to scale to; None for no scaling.
+    trained: rows and columns of the grid to scale to.
   """
-  place = lambda n: (np.arange(n) + 0.5) * (trained or n) / n - 0.5
+  place = lambda n: (np.arange(n) + 0.5) * trained / n - 0.5
   grid = np.meshgrid(place(rows), place(columns), indexing="ij")
   return grid[0].reshape(-1), grid[1].reshape(-1)
 

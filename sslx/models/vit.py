@@ -99,6 +99,11 @@ class ViT(nn.Module):
     """Patterns of the parameters that are never trained."""
     return ("patch_embed/",) if self.frozen_patches else ()
 
+  @property
+  def trained_grid(self) -> int:
+    """Rows and columns of patches of an image of `image_size`."""
+    return self.image_size // self.patch_size
+
   def grid(self, images: Any) -> tuple[int, int]:
     """Rows and columns of patches of images [b, h, w, 3].
 
@@ -169,9 +174,7 @@ class ViT(nn.Module):
     """
     width, depth, heads = self.sizes
     rows, columns = self.grid(x)
-    places = patches_lib.scaled(
-      rows, columns, self.image_size // self.patch_size
-    )
+    places = patches_lib.scaled(rows, columns, self.trained_grid)
     positions = jnp.asarray(patches_lib.sincos(places, width, self.style))
     patches = patches_lib.patchify(x, self.patch_size)
     if keep is not None:
@@ -251,6 +254,7 @@ class Decoder(nn.Module):
     restore: jax.Array,
     *,
     grid: tuple[int, int],
+    trained: int,
     outputs: int,
     train: bool,
     axis: parallel.Axis = parallel.Axis(),
@@ -262,6 +266,7 @@ class Decoder(nn.Module):
       restore: i32[b, n], for each patch its place in the row of the visible
         ones followed by the masked ones.
       grid: rows and columns of patches, n in all.
+      trained: rows and columns that positions are counted on.
       outputs: numbers that a patch has.
       train: makes no difference.
       axis: the data axis that the batch is split over.
@@ -271,7 +276,7 @@ class Decoder(nn.Module):
     """
     del train
     positions = jnp.asarray(
-      patches_lib.sincos(patches_lib.scaled(*grid), self.width, "mae")
+      patches_lib.sincos(patches_lib.scaled(*grid, trained), self.width, "mae")
     )
     x = transformer.dense(self.width, self.dtype, "embed")(
       tokens.astype(self.dtype)

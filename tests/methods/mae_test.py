@@ -132,7 +132,7 @@ def test_the_encoder_sees_49_of_196_patches():
     model__backbone__width=192,
   )
   images = jax.ShapeDtypeStruct((4, 224, 224, 3), jnp.float32)
-  assert module._visible(images) == (49, 196)
+  assert module.visible(images) == (49, 196)
   init = lambda x: module.backbone.init(jax.random.key(0), x, train=False)
   variables = jax.eval_shape(init, images)
   flops = {}

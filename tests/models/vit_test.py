@@ -69,7 +69,9 @@ def to_timm(params, module):
     name = ".".join(names).replace("blocks_", "blocks.")
     state[name] = torch.from_numpy(leaf.copy())
   width, grid = module.sizes[0], module.image_size // module.patch_size
-  positions = patches.sincos(patches.scaled(grid, grid), width, module.style)
+  positions = patches.sincos(
+    patches.scaled(grid, grid, grid), width, module.style
+  )
   positions = np.concatenate([np.zeros((1, width), np.float32), positions])
   state["pos_embed"] = torch.from_numpy(positions)[None]
   return state
@@ -126,7 +128,7 @@ def official_positions(width, grid, style):
 
 @pytest.mark.parametrize("style", ["mae", "mocov3"])
 def test_positions_in_each_order(style):
-  found = patches.sincos(patches.scaled(5, 5), 16, style)
+  found = patches.sincos(patches.scaled(5, 5, 5), 16, style)
   expected = official_positions(16, 5, style)
   np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -136,7 +138,8 @@ def test_positions_of_another_size_are_between_those_of_the_trained_one():
   np.testing.assert_allclose(column[:4], [-0.25, 0.25, 0.75, 1.25])
   np.testing.assert_allclose(row[::4], [-0.25, 0.25, 0.75, 1.25])
   same = patches.scaled(14, 14, trained=14)
-  np.testing.assert_array_equal(same, patches.scaled(14, 14))
+  rows, columns = np.divmod(np.arange(196), 14)
+  np.testing.assert_array_equal(same, (rows, columns))
 
 
 def test_patches_are_cut_row_by_row_and_put_back():

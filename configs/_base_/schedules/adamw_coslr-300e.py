@@ -9,6 +9,7 @@ def get_config() -> ConfigDict:
     {
       "schedule": {
         "epochs": 300,
+        "accumulate": 1,
         "optimizer": {
           "name": "adamw",
           "lr": 1.5e-4,
