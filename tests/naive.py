@@ -1,6 +1,8 @@
-"""Layers written out from their formulas, for references in tests."""
+"""Layers written out from their formulas, and how near one has to come."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import erf
 
 
@@ -49,3 +51,20 @@ def mlp(x, params):
     x = batch_norm(x @ params[f"fc{i}"]["kernel"], params[f"bn{i}"])
     x = jnp.maximum(x, 0)
   return batch_norm(x @ params[f"fc{depth}"]["kernel"])
+
+
+def assert_near(new, old, tolerance):
+  """Each array is near; what is far smaller than the rest is rounding.
+
+  BatchNorm takes out what the bias of the last LayerNorm does, and softmax that
+  of the keys: their gradients are zero.
+  """
+  whole = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(old)))
+
+  def check(path, a, b):
+    error, norm = np.linalg.norm(a - b), np.linalg.norm(b)
+    name = jax.tree_util.keystr(path)
+    accepted = tolerance * (norm + 1e-2 * whole)
+    assert error <= accepted, f"{name}: {error} of {norm}"
+
+  jax.tree.map_with_path(check, new, old)

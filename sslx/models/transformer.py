@@ -136,6 +136,12 @@ def require_width(settings: Any, width: int, heads: int) -> None:
     raise ValueError(f"width is {width}; it must be a multiple of 4.")
 
 
+def require_kernel(settings: Any) -> None:
+  """The fused kernel is of bfloat16 alone."""
+  can = settings.attention == "xla" or settings.dtype == "bfloat16"
+  require(settings, "attention", can, "'xla', unless dtype is 'bfloat16'")
+
+
 def xavier(matrices: int = 1) -> nn.initializers.Initializer:
   """Xavier's uniform, of one that is several matrices side by side."""
 

@@ -85,6 +85,7 @@ class ViT(nn.Module):
     multiple = f"a multiple of patch_size, {self.patch_size}"
     require(self, "image_size", divides, multiple)
     require(self, "drop_path", 0 <= self.drop_path < 1, "in [0, 1)")
+    transformer.require_kernel(self)
     super().__post_init__()
 
   @property
@@ -245,6 +246,7 @@ class Decoder(nn.Module):
       require(self, key, getattr(self, key) >= 1, "at least 1")
     transformer.require_width(self, self.width, self.heads)
     require(self, "mlp_ratio", self.mlp_ratio > 0, "above 0")
+    transformer.require_kernel(self)
     super().__post_init__()
 
   @nn.compact

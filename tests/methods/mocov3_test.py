@@ -11,6 +11,7 @@ from sslx.config import ConfigError
 from sslx.parallel import Axis
 from tests import naive, tiny
 from tests.models.vit_test import official_positions
+from tests.naive import assert_near
 from tests.step_test import assert_close, three_steps
 
 HEADS, TEMPERATURE = 2, 0.2
@@ -83,23 +84,6 @@ def official_steps(params, views, total, *, lr, decay):
     losses.append(loss)
     grads_of.append(grads)
   return losses, grads_of, whole(params), momentum_encoder
-
-
-def assert_near(new, old, tolerance):
-  """Like `assert_close`; what is far smaller than the rest is rounding.
-
-  BatchNorm takes out what the bias of the last LayerNorm does, and softmax that
-  of the keys: their gradients are zero.
-  """
-  whole = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(old)))
-
-  def check(path, a, b):
-    error, norm = np.linalg.norm(a - b), np.linalg.norm(b)
-    name = jax.tree_util.keystr(path)
-    accepted = tolerance * (norm + 1e-2 * whole)
-    assert error <= accepted, f"{name}: {error} of {norm}"
-
-  jax.tree.map_with_path(check, new, old)
 
 
 @pytest.fixture(scope="module")

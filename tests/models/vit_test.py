@@ -273,6 +273,7 @@ def test_frozen_patches_get_no_gradient(tiny):
     ({"width": 30, "heads": 3}, "width is 30; it must be a multiple of 4"),
     ({"image_size": 30}, "image_size is 30; .* a multiple of patch_size, 16"),
     ({"drop_path": 1.0}, "drop_path is 1.0"),
+    ({"attention": "cudnn"}, "attention is 'cudnn'; it must be 'xla', unless"),
   ],
 )
 def test_impossible_sizes_are_refused(changes, message):
@@ -284,3 +285,33 @@ def test_images_that_patches_do_not_divide_are_refused(tiny):
   module, params, _ = tiny
   with pytest.raises(ConfigError, match="patch_size is 4, .* of 18 x 18 pix"):
     module.apply({"params": params}, np.zeros((1, 18, 18, 3)), train=False)
+
+
+@pytest.mark.slow
+def test_rematerialisation_saves_two_thirds_of_the_memory():
+  measured = []
+  for remat in (False, True):
+    module = vit.ViT(variant="tiny", patch_size=8, image_size=64, remat=remat)
+    variables = {"params": shapes_of(module, 64)}
+    images = jax.ShapeDtypeStruct((32, 64, 64, 3), jnp.float32)
+    loss = lambda v, x, module=module: jnp.sum(
+      jnp.square(module.apply(v, x, train=True))
+    )
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(variables, images)
+    compiled = compiled.compile()
+    memory = compiled.memory_analysis().temp_size_in_bytes
+    measured.append((memory, compiled.cost_analysis()["flops"]))
+  (memory, flops), (less_memory, more_flops) = measured
+  assert memory / less_memory > 3
+  assert more_flops / flops < 1.35
+
+
+def test_rematerialisation_changes_no_gradient(tiny):
+  _, params, images = tiny
+  loss = lambda p, remat: jnp.sum(
+    vit.ViT(**TINY, remat=remat).apply({"params": p}, images, train=True)
+    * np.arange(32)
+  )
+  plain, again = (jax.grad(loss)(params, remat) for remat in (False, True))
+  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-3)
