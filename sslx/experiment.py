@@ -29,14 +29,18 @@ class Schedule:
     epochs: passes over the data.
     optimizer: which, and its base learning rate.
     lr: the shape of the learning rate over the run.
+    accumulate: micro-batches that each batch is cut into, for want of memory;
+      for methods whose result does not depend on it.
   """
 
   epochs: int
   optimizer: optim.Optimizer
   lr: optim.Schedule
+  accumulate: int = 1
 
   def __post_init__(self):
     config_lib.require(self, "epochs", self.epochs >= 1, "at least 1")
+    config_lib.require(self, "accumulate", self.accumulate >= 1, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +191,7 @@ def build(
   schedule = config_lib.build(Schedule, config.schedule, "schedule")
   runtime = config_lib.build(Runtime, config.runtime, "runtime")
   partitioner = Partitioner.create(runtime.parallel, devices)
-  partitioner.check_batch(data.batch_size, config.model.norm_groups)
+  partitioner.check_batch(data.batch_size, config.model.get("norm_groups", 1))
 
   train = sources.load(data.records, "train")
   classes = getattr(train, "classes", None)
@@ -200,7 +204,7 @@ def build(
     notes.append("no labelled test set: kNN and the probe are not evaluated")
   order = Order(len(train), data.batch_size, schedule.epochs, runtime.seed)
   plan = methods.Plan(data.batch_size, order.steps_per_epoch, len(order))
-  method = methods.build(config.model, plan)
+  method = _method(config.model, plan, schedule.accumulate, partitioner)
   slots = method.slots(len(views_lib.each(data.views)))
   learning_rate = optim.learning_rate(
     schedule.optimizer,
@@ -217,13 +221,16 @@ def build(
   params, _, _ = jax.eval_shape(method.init, key, batch)
   step = TrainStep(
     method=method,
-    optimizer=optim.make(schedule.optimizer, learning_rate, params),
+    optimizer=optim.make(
+      _without_frozen(schedule.optimizer, method), learning_rate, params
+    ),
     learning_rate=learning_rate,
     probe=probe,
     views=data.views,
     slots=slots,
     mean=data.mean,
     std=data.std,
+    accumulate=schedule.accumulate,
   )
   abstract_state = jax.eval_shape(step.init, key)
   features = step.abstract_features(
@@ -248,3 +255,69 @@ def build(
       data, schedule, runtime, partitioner, order, train, tuple(notes), online,
       step, abstract_state,
   )  # fmt: skip
+
+
+def _without_frozen(
+  optimizer: optim.Optimizer, method: methods.Method
+) -> optim.Optimizer:
+  """Leaves out what the backbone never trains: neither decay nor state.
+
+  Raises:
+    ConfigError: the optimiser freezes other parameters for some steps only.
+  """
+  frozen = getattr(method.backbone, "frozen", ())
+  if not frozen:
+    return optimizer
+  if optimizer.freeze and optimizer.freeze_steps is not None:
+    raise config_lib.ConfigError(
+      "config.schedule.optimizer.freeze_steps cannot go with a backbone that"
+      " is frozen in part for ever; set config.model.backbone.frozen_patches"
+      " to False."
+    )
+  patterns = tuple(f"^backbone/{pattern}" for pattern in frozen)
+  return dataclasses.replace(
+    optimizer, freeze=(*optimizer.freeze, *patterns), freeze_steps=None
+  )
+
+
+def _method(
+  section: ConfigDict,
+  plan: methods.Plan,
+  accumulate: int,
+  partitioner: Partitioner,
+) -> methods.Method:
+  """The method, with BatchNorm in the groups of one micro-batch.
+
+  Raises:
+    ConfigError: the method does not accept its settings, or micro-batches would
+      change what it learns.
+  """
+  method = methods.build(section, plan)
+  if accumulate == 1:
+    return method
+  here = f"config.schedule.accumulate is {accumulate}, but"
+  if not getattr(method, "accumulates", False):
+    raise config_lib.ConfigError(
+      f"{here} {type(method).__name__} compares the images of a batch with one"
+      " another: in micro-batches each would meet fewer, so it would learn"
+      " something else. Use 1; to save memory, more devices,"
+      " config.model.dtype='bfloat16', or a ViT's remat."
+    )
+  n = partitioner.num_devices
+  if plan.batch_size % (n * accumulate):
+    raise config_lib.ConfigError(
+      f"{here} config.data.batch_size {plan.batch_size} does not divide evenly"
+      f" into that many micro-batches on each of {n} devices."
+    )
+  groups = section.get("norm_groups")
+  if groups is None:
+    return method
+  if groups % (n * accumulate):
+    raise config_lib.ConfigError(
+      f"{here} the images of each of config.model.norm_groups={groups} share"
+      f" BatchNorm statistics, and a device has {groups / n:g} of these groups,"
+      " which that many micro-batches would cut. Use a divisor of it, or 1."
+    )
+  section = section.copy_and_resolve_references()
+  section.norm_groups = groups // accumulate
+  return methods.build(section, plan)

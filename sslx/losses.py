@@ -97,6 +97,37 @@ def info_nce(
   return loss, jnp.mean(correct.astype(jnp.float32))
 
 
+def batch_nce(
+  queries: jax.Array, keys: jax.Array, temperature: float, axis: Axis
+) -> tuple[jax.Array, jax.Array]:
+  """InfoNCE of each query against the keys of the global batch.
+
+  Args:
+    queries: f32[b, d] of unit length.
+    keys: f32[b, d] of unit length, of the same images; no gradient flows into
+      them.
+    temperature: divides the similarities.
+    axis: the batch axis.
+
+  Returns:
+    f32 scalar loss, the mean over queries; f32 scalar accuracy, how often the
+    positive is the most similar.
+
+  References:
+    Chen et al., MoCo v3, 2021, algorithm 1.
+  """
+  everyones = axis.all_gather(jax.lax.stop_gradient(keys))  # [B, d]
+  logits = (
+    jnp.matmul(queries, everyones.T, precision=jax.lax.Precision.HIGHEST)
+    / temperature
+  )  # [b, B]
+  own = axis.positions(len(queries))
+  positives = jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
+  loss = jnp.mean(jax.nn.logsumexp(logits, axis=-1) - positives)
+  correct = jnp.argmax(logits, axis=-1) == own
+  return loss, jnp.mean(correct.astype(jnp.float32))
+
+
 def sinkhorn(
   scores: jax.Array, past: jax.Array | None, iterations: int, axis: Axis
 ) -> jax.Array:

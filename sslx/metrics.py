@@ -16,13 +16,15 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 import tensorboardX
+from PIL import Image
 
 from sslx import parallel
 
 
 class Writer:
-  """Appends scalars to the files of a workdir."""
+  """Appends scalars to the files of a workdir, and adds pictures."""
 
   def __init__(self, workdir: pathlib.Path, step: int, config: str = ""):
     """Opens them to go on after `step`, by a config of this fingerprint."""
@@ -43,7 +45,14 @@ class Writer:
       json.dumps({"step": step, **self._config, **scalars}) + "\n"
     )
     for name, value in scalars.items():
-      self._board.add_scalar(name, value, step)
+      self._board.add_scalar(name.replace("+", "_"), value, step)
+
+  def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
+    """Writes uint8[h, w, 3] to `<name>/<step>.png`."""
+    folder = self._path.parent / name
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(picture).save(folder / f"{step}.png")
+    self._board.add_image(name, picture, step, dataformats="HWC")
 
   def flush(self) -> None:
     """Puts all rows on the disk, where a kill cannot reach them."""

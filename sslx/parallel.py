@@ -1,11 +1,11 @@
 """The device mesh, the two parallel modes, and where every array lives.
 
-The only file that knows about sharding. A training step is written once, over
-an `Axis`, and runs in either of two modes:
+With `axis`, the only file that knows about sharding. A training step is written
+once, over an `Axis`, and runs in either of two modes:
 
 * `pjit`: `jax.jit` over global arrays. The step sees the whole batch, every
   `Axis` operation is the identity, and XLA inserts the collectives. Parameters
-  may be sharded by rules.
+  may be sharded by rules, over the data axis and over a model axis.
 * `pmap`: `jax.jit(jax.shard_map(...))`, which is what `jax.pmap` itself is
   today. The step sees the examples of one device and `Axis` operations are
   explicit collectives. Parameters are replicated.
@@ -18,92 +18,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sslx.axis import DATA, Axis
 from sslx.config import ConfigError
+from sslx.state import TrainState
 
-DATA = "data"
-
-
-@dataclasses.dataclass(frozen=True)
-class Axis:
-  """The data axis, as the code of a step sees it.
-
-  Attributes:
-    name: None for the global view, where arrays hold the whole batch `B` and
-      every operation here is the identity; the mesh axis for the per-device
-      view, where they hold the `b = B / size` examples of this device.
-    sharding: of a global array over the data axis, for the global view.
-  """
-
-  name: str | None = None
-  sharding: NamedSharding | None = None
-
-  @property
-  def size(self) -> int:
-    """Devices that the batch is spread over; 1 in the global view."""
-    return 1 if self.name is None else lax.axis_size(self.name)
-
-  def index(self) -> jax.Array:
-    """int32 scalar: which of them this is."""
-    return jnp.int32(0) if self.name is None else lax.axis_index(self.name)
-
-  def positions(self, b: int) -> jax.Array:
-    """int32[b]: places of these examples in the global batch."""
-    return self.index() * b + jnp.arange(b, dtype=jnp.int32)
-
-  def psum(self, x: Any) -> Any:
-    """Sum over devices, of every array in `x`."""
-    return x if self.name is None else lax.psum(x, self.name)
-
-  def pmean(self, x: Any) -> Any:
-    """Mean over devices, of every array in `x`."""
-    return x if self.name is None else lax.pmean(x, self.name)
-
-  def pmax(self, x: Any) -> Any:
-    """Maximum over devices, of every array in `x`."""
-    return x if self.name is None else lax.pmax(x, self.name)
-
-  def all_gather(self, x: jax.Array) -> jax.Array:
-    """[b, ...] of each device to [B, ...], in the order of the global batch.
-
-    Differentiable: the gradient is that of the global function.
-    """
-    if self.name is None:
-      return x
-    return lax.all_gather(x, self.name, axis=0, tiled=True)
-
-  def replicate(self, x: jax.Array) -> jax.Array:
-    """Like `all_gather`, for what goes into the state: the same everywhere.
-
-    Its size is what moves between devices, in the global view as well.
-    """
-    if self.name is None:
-      if self.sharding is None:
-        return x
-      whole = NamedSharding(self.sharding.mesh, P())
-      return lax.with_sharding_constraint(x, whole)
-    return lax.all_gather(x, self.name, axis=0, tiled=True, to="invarying")
-
-  def share(self, x: jax.Array) -> jax.Array:
-    """This device's rows of an array that all devices hold whole.
-
-    The number of rows must be a multiple of the devices. In the global view all
-    rows, with the work on them spread over the devices.
-    """
-    if self.name is None:
-      if self.sharding is None:
-        return x
-      return lax.with_sharding_constraint(x, self.sharding)
-    rows = len(x) // self.size
-    return lax.dynamic_slice_in_dim(x, self.index() * rows, rows)
+MODEL = "model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,21 +41,52 @@ class Parallel:
     mode: see the module's docstring.
     rules: `replicated`, or `fsdp`: each parameter, its optimiser state and its
       EMA sharded over the data axis along their largest dimension that divides.
+    mesh: axes and their sizes, such as (("data", 4), ("model", 2)); without it
+      all devices are on the data axis. The batch is spread over the data axis,
+      the heads and hidden units of a Transformer over the model axis.
   """
 
   mode: Literal["pjit", "pmap"] = "pjit"
   rules: Literal["replicated", "fsdp"] = "replicated"
+  mesh: tuple[tuple[str, int], ...] = ()
 
   def __post_init__(self):
+    names = [name for name, _ in self.mesh]
+    known = set(names) <= {DATA, MODEL} and len(set(names)) == len(names)
+    if self.mesh and not (known and DATA in names):
+      raise ValueError(
+        f"mesh has the axes {', '.join(map(repr, names))}; it must have"
+        f" {DATA!r}, and may have {MODEL!r}, each once."
+      )
+    if any(size < 1 for _, size in self.mesh):
+      raise ValueError(f"mesh is {self.mesh}; sizes must be at least 1.")
     if self.mode == "pmap" and self.rules != "replicated":
       raise ValueError(
         f"rules={self.rules!r} need mode='pjit': in 'pmap' mode every device"
         " holds all parameters. Use mode='pjit', or rules='replicated'."
       )
+    if self.mode == "pmap" and dict(self.mesh).get(MODEL, 1) > 1:
+      raise ValueError(
+        f"mesh={self.mesh} needs mode='pjit': in 'pmap' mode every device holds"
+        f" all parameters. Use mode='pjit', or leave {MODEL!r} out."
+      )
 
 
 # Sharding smaller arrays saves no memory worth its all-gathers.
 FSDP_MIN_SIZE = 2**14
+
+# Which dimension of a parameter is on the model axis, by pattern of its path.
+# The first matrix of attention and of the MLP is cut by its outputs and the
+# second by its inputs, so that each pair takes one sum over devices (Shoeybi et
+# al., Megatron-LM, 2019, section 3).
+TENSOR_RULES = (
+  (r"/attn/qkv/kernel$", 2),  # [d, 3, heads, d / heads]
+  (r"/attn/qkv/bias$", 1),
+  (r"/attn/proj/kernel$", 0),  # [heads, d / heads, d]
+  (r"/mlp/fc1/kernel$", 1),
+  (r"/mlp/fc1/bias$", 0),
+  (r"/mlp/fc2/kernel$", 0),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,10 +100,25 @@ class Partitioner:
   def create(
     cls, settings: Parallel, devices: Sequence[jax.Device] | None = None
   ) -> Partitioner:
-    """A partitioner over `devices`, or over all there are."""
+    """A partitioner over `devices`, or over all there are.
+
+    Raises:
+      ConfigError: the mesh is of another number of devices.
+    """
     devices = jax.devices() if devices is None else list(devices)
+    axes = dict(settings.mesh) or {DATA: len(devices)}
+    needed = math.prod(axes.values())
+    if needed != len(devices):
+      raise ConfigError(
+        f"config.runtime.parallel.mesh is {settings.mesh}, of {needed} devices,"
+        f" but there are {len(devices)}; the product of the sizes must be"
+        f" {len(devices)}. Use () for all of them on the {DATA!r} axis."
+      )
     mesh = jax.make_mesh(
-      (len(devices),), (DATA,), (AxisType.Auto,), devices=devices
+      tuple(axes.values()),
+      tuple(axes),
+      (AxisType.Auto,) * len(axes),
+      devices=devices,
     )
     return cls(mesh, settings)
 
@@ -164,26 +137,66 @@ class Partitioner:
     """An array whose first dimension is the global batch."""
     return NamedSharding(self.mesh, P(DATA))
 
-  def state_shardings(self, abstract_state: Any) -> Any:
+  def state_shardings(self, state: TrainState) -> TrainState:
     """The sharding of every array of a state.
 
+    Rules are for parameters and for what is kept for each of them: optimiser
+    state and EMA, known by the end of their paths. All else is replicated.
+
     Args:
-      abstract_state: tree of arrays or ShapeDtypeStructs.
+      state: arrays or ShapeDtypeStructs.
 
     Returns:
       The same tree, of NamedShardings.
-    """
-    if self.settings.rules == "replicated":
-      return jax.tree.map(lambda _: self.replicated, abstract_state)
-    return jax.tree.map(lambda x: self._fsdp(x.shape), abstract_state)
 
-  def _fsdp(self, shape: tuple[int, ...]) -> NamedSharding:
+    Raises:
+      ConfigError: the model axis does not divide the heads or hidden units, or
+        there is nothing to spread over it.
+    """
+    named = lambda tree: {
+      jax.tree_util.keystr(path, simple=True, separator="/"): x.shape
+      for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
+    params = named(state.params)
+    specs = {name: self._spec(name, shape) for name, shape in params.items()}
+    if self.mesh.shape.get(MODEL, 1) > 1 and not any(
+      MODEL in spec for spec in specs.values()
+    ):
+      raise ConfigError(
+        f"config.runtime.parallel.mesh is {self.settings.mesh}, but this model"
+        f" has no Transformer block to spread over {MODEL!r}; leave it out."
+      )
+
+    def sharding(path: str, shape: tuple[int, ...]) -> NamedSharding:
+      parts = path.split("/")
+      ends = ("/".join(parts[i:]) for i in range(len(parts)))
+      own = next((end for end in ends if params.get(end) == shape), None)
+      return NamedSharding(self.mesh, specs.get(own, P()))
+
+    leaves = [sharding(*item) for item in named(state).items()]
+    return jax.tree.structure(state).unflatten(leaves)
+
+  def _spec(self, path: str, shape: tuple[int, ...]) -> P:
+    """Which dimension of a parameter is on which axis."""
+    axes = [None] * len(shape)
+    model = self.mesh.shape.get(MODEL, 1)
+    for pattern, d in TENSOR_RULES if model > 1 else ():
+      if re.search(pattern, path):
+        if shape[d] % model:
+          raise ConfigError(
+            f"config.runtime.parallel.mesh has {model} devices on {MODEL!r},"
+            f" which do not divide the {shape[d]} heads or hidden units of"
+            f" {path}; use a divisor."
+          )
+        axes[d] = MODEL
     n = self.num_devices
-    divisible = [d for d, size in enumerate(shape) if size % n == 0]
-    if math.prod(shape) < FSDP_MIN_SIZE or not divisible:
-      return self.replicated
-    largest = max(divisible, key=lambda d: shape[d])
-    return NamedSharding(self.mesh, P(*[None] * largest, DATA))
+    free = [d for d, x in enumerate(shape) if axes[d] is None and x % n == 0]
+    large = math.prod(shape) >= FSDP_MIN_SIZE
+    if self.settings.rules == "fsdp" and large and free:
+      axes[max(free, key=lambda d: shape[d])] = DATA
+    while axes and axes[-1] is None:
+      axes.pop()
+    return P(*axes)
 
   def compile(self, step: Callable, state_shardings: Any) -> Callable:
     """Makes `step(state, batch, axis)` a compiled `(state, batch)` function.
@@ -210,12 +223,12 @@ class Partitioner:
 
   def local_rows(self, global_batch: int) -> slice:
     """Which rows of a global batch this process loads."""
-    spans = [
+    spans = {  # Devices along the model axis have the same rows.
       index[0].indices(global_batch)[:2]
       for index in self.batch.addressable_devices_indices_map(
         (global_batch,)
       ).values()
-    ]
+    }
     first, last = min(a for a, _ in spans), max(b for _, b in spans)
     assert sum(b - a for a, b in spans) == last - first, spans
     return slice(first, last)

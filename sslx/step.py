@@ -14,7 +14,7 @@ from sslx.data import views as views_lib
 from sslx.data.views import Patches, Slot, View
 from sslx.evaluate import monitors
 from sslx.evaluate.probe import OnlineProbe
-from sslx.methods.base import Method
+from sslx.methods.base import Method, Output
 from sslx.parallel import Axis
 from sslx.state import TrainState
 
@@ -32,6 +32,7 @@ class TrainStep:
     slots: which of them the method is given, and in which order.
     mean: per channel, of images in [0, 1].
     std: per channel, of images in [0, 1].
+    accumulate: micro-batches that a batch is cut into, one after another.
   """
 
   method: Method
@@ -42,6 +43,7 @@ class TrainStep:
   slots: tuple[Slot, ...]
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
+  accumulate: int = 1
 
   def init(self, rng: jax.Array) -> TrainState:
     """The state of step 0; the same on any devices."""
@@ -108,24 +110,10 @@ class TrainStep:
     Returns:
       The state after, and f32 scalar metrics, the same on all devices.
     """
-    rng = jax.random.wrap_key_data(state.rng)
-    rng_augment, rng_loss = step_keys(rng, state.step)
-    views = self.preprocess(batch, rng_augment, axis)
-    order = {k: batch[k] for k in ("label", "place", "back") if k in batch}
-    batch = {"views": views, **order}
-
-    def loss_fn(params):
-      loss, output = self.method.loss(
-        params, state.model_state, state.aux, batch, rng_loss, state.step, axis
-      )
-      # The mean over devices belongs here, and nowhere else: in the per-device
-      # view the gradient of a mean with respect to replicated parameters is
-      # already summed over devices.
-      return axis.pmean(loss), output
-
-    (loss, output), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      state.params
-    )
+    if self.accumulate == 1:
+      (loss, output), grads = self._gradients(state, batch, axis)
+    else:
+      (loss, output), grads = self._accumulated(state, batch, axis)
     updates, opt_state = self.optimizer.update(
       grads, state.opt_state, state.params
     )
@@ -158,6 +146,60 @@ class TrainStep:
       ),
       metrics,
     )
+
+  def _gradients(
+    self, state: TrainState, batch: dict[str, Any], axis: Axis
+  ) -> tuple[tuple[jax.Array, Output], Any]:
+    """Loss and output, and the gradient of the loss, of these examples."""
+    rng = jax.random.wrap_key_data(state.rng)
+    rng_augment, rng_loss = step_keys(rng, state.step)
+    views = self.preprocess(batch, rng_augment, axis)
+    order = {k: batch[k] for k in ("label", "place", "back") if k in batch}
+    batch = {"views": views, **order}
+
+    def loss_fn(params):
+      loss, output = self.method.loss(
+        params, state.model_state, state.aux, batch, rng_loss, state.step, axis
+      )
+      # The mean over devices belongs here, and nowhere else: in the per-device
+      # view the gradient of a mean with respect to replicated parameters is
+      # already summed over devices.
+      return axis.pmean(loss), output
+
+    return jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+
+  def _accumulated(
+    self, state: TrainState, batch: dict[str, Any], axis: Axis
+  ) -> tuple[tuple[jax.Array, Output], Any]:
+    """The same of micro-batches in turn: means, and all features.
+
+    BatchNorm statistics all start from those of before the step, and move by a
+    share of their distance to the batch's, so their mean too is that of a whole
+    batch; `experiment.build` has seen to it that no group is cut.
+    """
+    parts = self.accumulate
+
+    def one(i: jax.Array) -> tuple[Any, jax.Array]:
+      micro = jax.tree.map(lambda x: axis.micro_batch(x, i, parts), batch)
+      (loss, output), grads = self._gradients(
+        state, micro, dataclasses.replace(axis, part=(i, parts))
+      )
+      means = axis.pmean(output.metrics)
+      rest = output._replace(metrics=means, features=None)
+      return ((loss, rest), grads), output.features
+
+    def add(total: Any, i: jax.Array) -> tuple[Any, jax.Array]:
+      mine, features = one(i)
+      return jax.tree.map(lambda a, b: a + b / parts, total, mine), features
+
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      jax.eval_shape(one, jnp.int32(0))[0],
+    )
+    total, features = jax.lax.scan(add, zeros, jnp.arange(parts))
+    (loss, rest), grads = total
+    whole = rest._replace(features=axis.whole_batch(features))
+    return (loss, whole), grads
 
 
 def first_rng(rng: jax.Array) -> jax.Array:

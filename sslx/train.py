@@ -29,7 +29,7 @@ from sslx.state import TrainState
 # Keys in which a run may differ from the one that it goes on from: they change
 # where and how it runs, not what it computes.
 MAY_CHANGE = (
-  r"data\.(data_dir|prepare|threads|workers|max_bad)|"
+  r"data\.(data_dir|prepare|threads|workers|max_bad)|schedule\.accumulate|"
   r"runtime\.(?!seed$|evaluate\.probe).*"
 )
 
@@ -152,7 +152,10 @@ def _loop(
     results = experiment.online.run(state)
     if step == 0 and runtime.evaluate.pixels:
       results |= experiment.online.run_pixels()
+    pictures = experiment.online.pictures(state)
     if writer:
+      for name, picture in pictures.items():
+        writer.write_picture(step, name, picture)
       writer.write(step, {f"eval/{k}": v for k, v in results.items()})
       writer.flush()
       progress.note(
@@ -249,7 +252,7 @@ def claim_workdir(
   if parallel.is_main_process():
     saved = workdir / "config.json"
     if overwrite and saved.exists():
-      for name in ("checkpoints", "tensorboard"):
+      for name in ("checkpoints", "tensorboard", "reconstructions"):
         if (workdir / name).exists():
           shutil.rmtree(workdir / name)
       for name in ("metrics.jsonl", "config.json"):
@@ -288,15 +291,17 @@ def claim_workdir(
 def _overview(experiment: Experiment, workdir: pathlib.Path) -> str:
   state, data = experiment.abstract_state, experiment.data
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
-  devices = experiment.partitioner.mesh.devices.flat
+  mesh, spread = experiment.partitioner.mesh, experiment.partitioner.num_devices
+  sizes = " x ".join(f"{n} {axis}" for axis, n in mesh.shape.items())
   parallel_ = experiment.runtime.parallel
   return (
     f"{type(experiment.step.method).__name__}, {count:,} parameters, on"
     f" {data.source}: {len(experiment.train):,} images\n"
     f"{experiment.schedule.epochs} epochs of"
     f" {experiment.order.steps_per_epoch} steps, batch {data.batch_size} ="
-    f" {len(devices)} x {data.batch_size // len(devices)}"
-    f" ({devices[0].device_kind}, {parallel_.mode}, {parallel_.rules})\n"
+    f" {spread} x {data.batch_size // spread}"
+    f" ({mesh.devices.flat[0].device_kind}, {parallel_.mode},"
+    f" {parallel_.rules}{', mesh ' + sizes if len(mesh.shape) > 1 else ''})\n"
     f"peak learning rate"
     f" {optim.peak_lr(experiment.schedule.optimizer, data.batch_size):.4g};"
     f" workdir {workdir}"

@@ -14,7 +14,7 @@ CONFIGS = tiny.ROOT / "configs"
 RECIPES = sorted((CONFIGS / "selfsup").glob("*.py"))
 ENTRIES = [
   f"{method}.py:{name}"
-  for method in ("simclr", "mocov2", "swav", "relative_loc")
+  for method in ("simclr", "mocov2", "swav", "relative_loc", "mocov3", "mae")
   for name in ("cifar10", "imagenet", "quickstart")
 ]
 

@@ -8,6 +8,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from sslx import metrics
 
@@ -163,3 +164,10 @@ def test_duration():
   assert metrics.duration(59.6) == "1:00"
   assert metrics.duration(3723) == "1:02:03"
   assert metrics.duration(math.nan) == "?"
+
+
+def test_a_picture_is_a_file_of_its_step(writer, tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
+  writer.write_picture(12, "reconstructions", picture)
+  saved = Image.open(tmp_path / "reconstructions" / "12.png")
+  np.testing.assert_array_equal(np.asarray(saved), picture)

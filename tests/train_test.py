@@ -30,6 +30,7 @@ def test_a_new_workdir_gets_the_resolved_config(tmp_path):
     {"runtime__checkpoint__keep_last": 5},
     {"runtime__evaluate__every_epochs": 2.0},
     {"data__data_dir": "/elsewhere"},
+    {"schedule__accumulate": 2},
   ],
 )
 def test_what_does_not_change_the_result_may_differ(tmp_path, changes):

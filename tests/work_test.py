@@ -12,12 +12,12 @@ from tests import tiny
 
 
 def build(recipe, devices, **changes):
-  changes |= {
+  changes = {
     "data.source": "shapes",
     "data.batch_size": 16,
     "model.backbone.width": 0.5,
     "schedule.lr.warmup_epochs": 0.0,
-  }
+  } | changes
   config = config_lib.load(
     f"{tiny.ROOT}/configs/{recipe}", [(k, repr(v)) for k, v in changes.items()]
   )
@@ -36,6 +36,22 @@ def test_the_step_does_at_most_a_tenth_more_than_the_method_needs(
     "swav": {"model.queue_size": 0, "model.prototypes": 64},
   }
   experiment = build(f"{method}.py:cifar10", devices, **smaller.get(method, {}))
+  compiled = work.compile_step(experiment)
+  needed = work.analytic(experiment) / devices
+  assert 1 <= compiled.cost_analysis()["flops"] / needed < 1.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("method", ["mocov3", "mae"])
+def test_nor_does_that_of_a_vit(method, devices):
+  # Of one block: its width is what a matrix product outweighs the rest by.
+  smaller = {"data.views.0.size": 32, "model.backbone.depth": 1}
+  smaller |= {"model.backbone.width": 384, "model.backbone.heads": 6}
+  if method == "mae":
+    smaller |= {"model.decoder.width": 384, "model.decoder.depth": 1}
+    smaller |= {"model.decoder.heads": 6}
+  experiment = build(f"{method}.py:quickstart", devices, **smaller)
   compiled = work.compile_step(experiment)
   needed = work.analytic(experiment) / devices
   assert 1 <= compiled.cost_analysis()["flops"] / needed < 1.1

@@ -3,9 +3,10 @@
 What a method has to compute is counted here from the papers: which networks see
 which views, and which of those passes need a gradient. A gradient costs two
 forward passes, one for the inputs of every layer and one for its weights, but
-for the first layer, whose input is an image. Only convolutions and matrix
-products count; normalisation, activations, augmentation and the optimiser are
-what a compiled step has on top.
+for the first layer, whose input is an image; it costs none if that is frozen.
+What rematerialisation computes again is not needed, and not counted. Only
+convolutions and matrix products count; normalisation, activations, augmentation
+and the optimiser are what a compiled step has on top.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import numpy as np
 from jax.extend import core
 
 from sslx.experiment import Experiment
+from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
+from sslx.methods.mocov3 import MoCoV3
 from sslx.methods.relative_loc import PATCHES, RelativeLoc
 from sslx.methods.simclr import SimCLR
 from sslx.methods.swav import CODE_VIEWS, SwAV
@@ -35,7 +38,7 @@ def compile_step(experiment: Experiment) -> jax.stages.Compiled:
 
 def report(experiment: Experiment, compiled: jax.stages.Compiled) -> list[str]:
   """Lines on the work and the memory of the compiled step, per device."""
-  devices = experiment.partitioner.num_devices
+  devices = experiment.partitioner.mesh.size
   flops = compiled.cost_analysis()["flops"]
   work = f"compiled step: {flops / 1e9:.2f} GFLOP a device"
   needed = analytic(experiment)
@@ -117,11 +120,33 @@ def _relative_loc(method: RelativeLoc, views: list[tuple[int, ...]]) -> float:
   return backbone + 3 * head
 
 
+def _mocov3(method: MoCoV3, views: list[tuple[int, ...]]) -> float:
+  b, d = views[0][0], method.projector.dims[-1]
+  predictor, _ = _matmuls(method.predictor, (b, d))
+  trained = sum(_trained(method, "projector", x) + 3 * predictor for x in views)
+  keys = sum(_forward(method, "projector", x) for x in views)
+  return trained + keys + len(views) * 2 * 2 * b * b * d  # keys: no gradient
+
+
+def _mae(method: MAE, views: list[tuple[int, ...]]) -> float:
+  b, images = views[0][0], jax.ShapeDtypeStruct(views[0], jnp.float32)
+  visible, patches = method.visible(images)
+  keep, restore = (jnp.zeros((b, n), jnp.int32) for n in (visible, patches))
+  _, encoder = _matmuls(method.backbone, views[0], method="tokens", keep=keep)
+  tokens = (b, 1 + visible, method.backbone.sizes[0])
+  decoder, _ = _matmuls(
+    method.decoder, tokens, restore=restore, **method.decoded(images)
+  )
+  return encoder + 3 * decoder
+
+
 _COUNTS: dict[type, Callable[[Any, list[tuple[int, ...]]], float]] = {
   SimCLR: _simclr,
   MoCo: _moco,
   SwAV: _swav,
   RelativeLoc: _relative_loc,
+  MoCoV3: _mocov3,
+  MAE: _mae,
 }
 
 
@@ -144,23 +169,28 @@ def _width(backbone: Any, images: tuple[int, ...]) -> int:
   return jax.eval_shape(*_bound(backbone, images)).shape[-1]
 
 
-def _bound(module: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
+def _bound(
+  module: Any, shape: tuple[int, ...], **arguments: Any
+) -> tuple[Any, ...]:
   """A module's forward pass, and the shapes of its arguments."""
   x = jax.ShapeDtypeStruct(shape, jnp.float32)
-  init = lambda x: module.init(jax.random.key(0), x, train=False)
+  init = lambda x: module.init(jax.random.key(0), x, train=False, **arguments)
   variables = jax.eval_shape(init, x)
   apply = lambda variables, x: module.apply(
-    variables, x, train=True, mutable=["batch_stats"]
+    variables, x, train=True, mutable=["batch_stats"], **arguments
   )[0]
   return apply, variables, x
 
 
-def _matmuls(module: Any, shape: tuple[int, ...]) -> tuple[float, float]:
+def _matmuls(
+  module: Any, shape: tuple[int, ...], **arguments: Any
+) -> tuple[float, float]:
   """Operations of a forward pass; and of it, and of the backward pass."""
-  apply, *arguments = _bound(module, shape)
-  counts = list(_counts(jax.make_jaxpr(apply)(*arguments).jaxpr))
+  apply, *shapes = _bound(module, shape, **arguments)
+  counts = list(_counts(jax.make_jaxpr(apply)(*shapes).jaxpr))
   forward = sum(counts)
-  return forward, 3 * forward - counts[0]
+  saved = 2 if getattr(module, "frozen", ()) else 1
+  return forward, 3 * forward - saved * counts[0]
 
 
 def _counts(jaxpr: Any) -> Any:

@@ -24,7 +24,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-BACKBONES = {"resnet": "resnet{depth}", "vit": "vit-{size}-p{patch}"}
+BACKBONES = {"resnet": "resnet{depth}", "vit": "vit-{variant}-p{patch_size}"}
 SETS = {"imagenet2012": "in1k"}
 USUAL_SIZES = {"in1k": 224, "cifar10": 32, "cifar100": 32, "shapes": 32}
 DTYPES = {"bfloat16": "bf16", "float16": "fp16"}
@@ -42,7 +42,7 @@ _KEYS = {
   "algorithm": "model.method",
   "module": "model.backbone",
   "crops": "data.views",
-  "accumulation": "schedule.accumulation",
+  "accumulation": "schedule.accumulate",
   "dtype": "model.dtype",
   "schedule": "schedule.lr.kind",
   "epochs": "schedule.epochs",
@@ -66,7 +66,7 @@ def facts(config: ConfigDict) -> dict[str, str]:
     if view.get("kind", "crop") == "crop":
       sizes[view.size] = sizes.get(view.size, 0) + view.get("count", 1)
   crops = "-".join(map(str, ["mcrop", *sizes.values()]))
-  accumulation = schedule.get("accumulation", 1)
+  accumulation = schedule.get("accumulate", 1)
   dataset = re.split("[/:]", data.source)[0]
   dataset = SETS.get(dataset, _word(dataset))
   usual = not sizes or list(sizes) == [USUAL_SIZES.get(dataset)]

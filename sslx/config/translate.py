@@ -26,7 +26,7 @@ _SAME = {
   "optim_wrapper.optimizer.momentum": "schedule.optimizer.momentum",
   "optim_wrapper.optimizer.nesterov": "schedule.optimizer.nesterov",
   "optim_wrapper.optimizer.weight_decay": "schedule.optimizer.weight_decay",
-  "optim_wrapper.accumulative_counts": "schedule.accumulation",
+  "optim_wrapper.accumulative_counts": "schedule.accumulate",
   "train_cfg.max_epochs": "schedule.epochs",
   "randomness.seed": "runtime.seed",
   "default_hooks.checkpoint.interval": "runtime.checkpoint.every_epochs",
@@ -154,8 +154,8 @@ def _backbone(r: _Reader, found: dict[str, Any]) -> None:
   if "ViT" in kind or "VisionTransformer" in kind:
     found["model.backbone.name"] = "vit"
     arch = str(r.take("model.backbone.arch", "base")).rpartition("-")[2]
-    found["model.backbone.size"] = _SIZES.get(arch, arch)
-    found["model.backbone.patch"] = r.take("model.backbone.patch_size", 16)
+    found["model.backbone.variant"] = _SIZES.get(arch, arch)
+    found["model.backbone.patch_size"] = r.take("model.backbone.patch_size", 16)
   elif kind:
     found["model.backbone.name"] = kind.lower()
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -24,6 +25,7 @@ from sslx.parallel import Partitioner
 from sslx.state import TrainState
 
 _RANK_IMAGES = 2048  # of the training set, where there is no test set
+_PICTURED = 8  # images that a method's pictures are of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,17 @@ class Online:
       features = method.encode(params, model_state, images)
       return {name: features[name] for name in ("final", *settings.features)}
 
+    def pictures(params, model_state, images):
+      images = augment.normalize(images.astype(jnp.float32) / 255, mean, std)
+      rows = method.pictures(
+        params, model_state, images[:_PICTURED], jax.random.key(0)
+      )
+      back = lambda x: _tiled(x * jnp.array(std) + jnp.array(mean))
+      return jax.tree.map(back, rows)
+
+    self._pictures = None
+    if hasattr(method, "pictures"):
+      self._pictures = jax.jit(pictures, out_shardings=partitioner.replicated)
     self._encode = jax.jit(encode, out_shardings=partitioner.batch)
     self._probe_hits = jax.jit(_probe_hits, static_argnums=0)
     self._stack = jax.jit(
@@ -140,6 +153,28 @@ class Online:
       )
       results["probe_test_accuracy"] = int(hits) / int(asked)
     return results
+
+  def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
+    """Pictures that the method makes of a few test images, the same each time.
+
+    Returns:
+      uint8[h, w, 3] by name; none from a method without `pictures`.
+    """
+    if self._pictures is None:
+      return {}
+    n = self._partitioner.num_devices
+    batch_size = -(-_PICTURED // n) * n
+    ((pixels, _),) = loader.evaluation_batches(
+      self._train if self._test is None else self._test,
+      batch_size,
+      self._partitioner.local_rows(batch_size),
+      self._centre,
+      batch_size,
+    )
+    images = self._partitioner.put(pixels)
+    return parallel.to_host(
+      self._pictures(state.params, state.model_state, images)
+    )
 
   def run_pixels(self) -> dict[str, float]:
     """KNN on raw pixels: what no learning at all gives."""
@@ -199,6 +234,13 @@ class Online:
       prefix = "" if name == "final" else f"{name}_"
       results |= {f"{prefix}knn_{k}": value for k, value in found.items()}
     return results
+
+
+def _tiled(rows: jax.Array) -> jax.Array:
+  """f32[rows, b, h, w, 3] in [0, 1] as one picture, uint8[rows h, b w, 3]."""
+  r, b, h, w, c = rows.shape
+  picture = rows.swapaxes(1, 2).reshape(r * h, b * w, c)
+  return jnp.round(jnp.clip(picture, 0, 1) * 255).astype(jnp.uint8)
 
 
 def _probe_hits(

@@ -6,7 +6,9 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx.methods.base import Method, Plan
+from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
+from sslx.methods.mocov3 import MoCoV3
 from sslx.methods.relative_loc import RelativeLoc
 from sslx.methods.simclr import SimCLR
 from sslx.methods.swav import SwAV
@@ -16,13 +18,16 @@ METHODS = {
   "mocov2": MoCo,
   "swav": SwAV,
   "relative_loc": RelativeLoc,
+  "mocov3": MoCoV3,
+  "mae": MAE,
 }
 
 
 def build(section: ConfigDict, plan: Plan) -> Method:
   """The method of config section `model`, for the run that `plan` is of.
 
-  `norm_groups` and `dtype` hold for every module of the method.
+  `norm_groups` (1 if a method without BatchNorm has no such key) and `dtype`
+  hold for every module of the method.
 
   Raises:
     ConfigError: an unknown method, or settings that it does not accept.
@@ -34,5 +39,6 @@ def build(section: ConfigDict, plan: Plan) -> Method:
       f"config.model.method is {method!r}; it must be one of"
       f" {', '.join(map(repr, METHODS))}."
     )
-  shared = {key: section.pop(key) for key in ("norm_groups", "dtype")}
+  shared = {"norm_groups": section.pop("norm_groups", 1)}
+  shared["dtype"] = section.pop("dtype")
   return METHODS[method].build(section, plan, **shared)

@@ -48,7 +48,13 @@ class Output(NamedTuple):
 
 
 class Method(Protocol):
-  """A frozen dataclass of hyper-parameters and modules; holds no arrays."""
+  """A frozen dataclass of hyper-parameters and modules; holds no arrays.
+
+  A method may also have `accumulates`, true if its loss is a mean over examples
+  that nothing but BatchNorm groups couples, so that a batch may be worked on in
+  parts; and `pictures(params, model_state, images, rng)`, which gives rows of
+  normalised images, f32[rows, b, s, s, 3] by name, to be looked at.
+  """
 
   def slots(self, views: int) -> tuple[Slot, ...]:
     """What `loss` is given, of so many views of each image.

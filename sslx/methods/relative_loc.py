@@ -8,7 +8,7 @@ of an image in every batch.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,9 @@ class RelativeLoc:
     head: pairs of features to logits of the eight places.
     dropout: probability that a hidden unit of the head is dropped.
   """
+
+  # The loss is a mean over pairs, which only BatchNorm groups couple.
+  accumulates: ClassVar[bool] = True
 
   backbone: Any
   head: heads.PairHead

@@ -5,13 +5,14 @@ Methods build them here and use them through `init` and `apply` alone.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from sslx import config
-from sslx.models import resnet
+from sslx.models import resnet, vit
 
-BACKBONES = {"resnet": resnet.ResNet}
+BACKBONES = {"resnet": resnet.ResNet, "vit": vit.ViT}
 
 
 def backbone(
@@ -22,7 +23,8 @@ def backbone(
   Args:
     section: its `name`, a key of `BACKBONES`, and fields of that module.
     path: the section's dotted place in the config, for error messages.
-    **given: fields of the module that do not come from this section.
+    **given: fields that do not come from this section; a module without such
+      a field, as a ViT is without BatchNorm, is not given it.
 
   Returns:
     A Linen module, called as `module(images, train=..., axis=...)`.
@@ -37,4 +39,7 @@ def backbone(
       f"config.{path}.name is {name!r}; it must be one of"
       f" {', '.join(map(repr, BACKBONES))}."
     )
-  return config.build(BACKBONES[name], rest, path, **given)
+  module = BACKBONES[name]
+  known = {field.name for field in dataclasses.fields(module)}
+  given = {key: value for key, value in given.items() if key in known}
+  return config.build(module, rest, path, **given)

@@ -71,7 +71,7 @@ class MLP(nn.Module):
     for i, features in enumerate(self.dims, start=1):
       last = i == len(self.dims)
       normed = self.last_norm != "none" if last else self.norm
-      init = _uniform(x.shape[-1] ** -0.5)
+      init = uniform(x.shape[-1] ** -0.5)
       x = nn.Dense(
         features,
         use_bias=self.use_bias and not normed,
@@ -160,7 +160,7 @@ class PairHead(nn.Module):
 _normal = nn.initializers.normal
 
 
-def _uniform(bound: float) -> nn.initializers.Initializer:
+def uniform(bound: float) -> nn.initializers.Initializer:
   """U(-bound, bound)."""
 
   def init(key, shape, dtype=jnp.float32):

@@ -94,7 +94,7 @@ def test_a_name_that_lies_is_told_so(stem, old, new, message):
     ("data.views.+", "dict(size=96,count=6)", "crops"),
     ("schedule.epochs", "100", "epochs"),
     ("schedule.lr.kind", "step", "schedule"),
-    ("schedule.+accumulation", "4", "accumulation"),
+    ("schedule.+accumulate", "4", "accumulation"),
   ],
 )
 def test_every_part_is_held_against_the_content(key, value, part):

@@ -14,10 +14,26 @@ FILES = lint.recipes(CONFIGS)
 # By name, so that no recipe is renamed without anyone noticing: a new one is
 # added here. N x M of a name is free where BatchNorm is synchronised.
 SELFSUP = """
+mae_vit-base-p16_8xb512-bf16-coslr-1600e_in1k
+mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k
+mae_vit-base-p16_8xb512-bf16-coslr-400e_in1k
+mae_vit-base-p16_8xb512-bf16-coslr-800e_in1k
+mae_vit-huge-p14_8xb512-bf16-coslr-1600e_in1k
+mae_vit-large-p16_8xb512-bf16-coslr-1600e_in1k
+mae_vit-large-p16_8xb512-bf16-coslr-400e_in1k
+mae_vit-large-p16_8xb512-bf16-coslr-800e_in1k
+mae_vit-tiny-p4_1xb256-coslr-200e_cifar10
+mae_vit-tiny-p4_1xb256-coslr-24e_shapes
 mocov2_resnet18_8xb32-coslr-24e_shapes
 mocov2_resnet18_8xb64-coslr-200e_cifar10
 mocov2_resnet50_8xb32-coslr-200e_in1k
 mocov2_resnet50_8xb32-coslr-800e_in1k
+mocov3_resnet50_8xb512-bf16-coslr-100e_in1k
+mocov3_resnet50_8xb512-bf16-coslr-300e_in1k
+mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k
+mocov3_vit-small-p16_16xb256-bf16-coslr-300e_in1k
+mocov3_vit-tiny-p4_1xb256-coslr-200e_cifar10
+mocov3_vit-tiny-p8_1xb256-coslr-24e_shapes
 relative-loc_resnet18_8xb32-coslr-24e_shapes
 relative-loc_resnet18_8xb64-steplr-70e_cifar10
 relative-loc_resnet50_8xb64-steplr-70e_in1k

@@ -9,6 +9,7 @@ def get_config() -> ConfigDict:
     {
       "schedule": {
         "epochs": 200,
+        "accumulate": 1,
         "optimizer": {
           "name": "sgd",
           "lr": 0.06,

@@ -1,0 +1,35 @@
+"""CIFAR-10 with two views, solo-learn's asymmetric augmentation."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Section `data`."""
+  first = {
+    "size": 32,
+    "crop_scale": (0.08, 1.0),
+    "interpolation": "bicubic",
+    "flip": 0.5,
+    "jitter": (0.4, 0.4, 0.2, 0.1),
+    "jitter_prob": 0.8,
+    "grey": 0.2,
+    "blur": 0.0,
+    "solarize": 0.0,
+  }
+  second = first | {"solarize": 0.2}
+  return ConfigDict(
+    {
+      "data": {
+        "source": "cifar10",
+        "data_dir": None,
+        "prepare": True,
+        "train": None,
+        "test": None,
+        "batch_size": 256,
+        "views": (first, second),
+        "mean": (0.4914, 0.4822, 0.4465),
+        "std": (0.2470, 0.2435, 0.2616),
+      }
+    },
+    sort_keys=False,
+  )

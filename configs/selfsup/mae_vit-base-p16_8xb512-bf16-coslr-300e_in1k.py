@@ -1,0 +1,26 @@
+"""MAE, ViT-B/16, ImageNet, batch 4096, 300 epochs (official figures)."""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """The primitive config of the folder's ImageNet MAE recipes."""
+  return inherit(
+    "../_base_/models/mae_vit-base-p16.py",
+    "../_base_/datasets/imagenet_mae.py",
+    "../_base_/schedules/adamw_coslr-300e.py",
+    "../_base_/default_runtime.py",
+    model={"dtype": "bfloat16"},
+    schedule={
+      "optimizer": {
+        "b2": 0.95,
+        "weight_decay": 0.05,
+        # The class and mask tokens are decayed, as in the official code.
+        "exclude": ("bias$",),
+        "exclude_1d": True,
+      },
+    },
+    runtime={"evaluate": {"features": ("pooled", "cls+pooled")}},
+  )

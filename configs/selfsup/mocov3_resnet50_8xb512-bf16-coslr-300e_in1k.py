@@ -1,0 +1,13 @@
+"""MoCo v3, ResNet-50, ImageNet, batch 4096, 300 epochs (official figures)."""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """The same for longer, at half the learning rate."""
+  return inherit(
+    "./mocov3_resnet50_8xb512-bf16-coslr-100e_in1k.py",
+    schedule={"epochs": 300, "optimizer": {"lr": 0.3}},
+  )

@@ -1,0 +1,26 @@
+"""MoCo v3, ViT-Ti/4, CIFAR-10, 200 epochs; no published figures."""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """The primitive config of the folder's CIFAR-10 MoCo v3 recipes."""
+  return inherit(
+    "../_base_/models/mocov3_vit-tiny-p4.py",
+    "../_base_/datasets/cifar10_mocov3.py",
+    "../_base_/schedules/adamw_coslr-300e.py",
+    "../_base_/default_runtime.py",
+    schedule={
+      "epochs": 200,
+      "optimizer": {"lr": 5e-4},
+      "lr": {"warmup_epochs": 20.0},
+    },
+    runtime={
+      "evaluate": {
+        "features": ("pooled", "cls+pooled"),
+        "knn": {"k": (200, 20), "temperature": 0.1},
+      },
+    },
+  )

@@ -1,0 +1,279 @@
+"""MAE: the pixels of masked patches are predicted from the few that are seen.
+
+He, Chen, Xie, Li, Dollar and Girshick, Masked Autoencoders Are Scalable Vision
+Learners, CVPR 2022.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sslx import config as config_lib
+from sslx import models
+from sslx.data import augment
+from sslx.data.views import Slot, unshuffled
+from sslx.methods import base
+from sslx.methods.base import Aux, Batch, ModelState, Output, Params
+from sslx.models import patches as patches_lib
+from sslx.models import vit
+from sslx.parallel import Axis
+
+
+@dataclasses.dataclass(frozen=True)
+class MAE:
+  """Section 3: asymmetric encoder and decoder, random masking per image.
+
+  Attributes:
+    backbone: the encoder, which looks at the visible patches alone.
+    decoder: all patches from the tokens of the visible ones.
+    mask_ratio: share of the patches that is masked, rounded up to whole ones.
+    norm_pix: whether the target is each patch less its mean, over its standard
+      deviation (section 3, "Reconstruction target").
+  """
+
+  # The loss is a mean over examples that know nothing of each other.
+  accumulates: ClassVar[bool] = True
+
+  backbone: vit.ViT
+  decoder: vit.Decoder
+  mask_ratio: float = 0.75
+  norm_pix: bool = True
+
+  @classmethod
+  def build(cls, section: ConfigDict, plan: base.Plan, **shared: Any) -> MAE:
+    """From config section `model`; of `shared`, `dtype` goes to both modules.
+
+    Raises:
+      ConfigError: the backbone has no patches to mask.
+    """
+    del plan  # Every step is like the others.
+    section = dict(section)
+    backbone = models.backbone(section.pop("backbone"), **shared)
+    if not isinstance(backbone, vit.ViT):
+      raise config_lib.ConfigError(
+        "config.model.backbone.name must be 'vit' for MAE, whose encoder looks"
+        " at some of the patches of an image."
+      )
+    decoder = config_lib.build(
+      vit.Decoder,
+      section.pop("decoder"),
+      "model.decoder",
+      dtype=shared["dtype"],
+    )
+    return config_lib.build(
+      cls, section, "model", backbone=backbone, decoder=decoder
+    )
+
+  def __post_init__(self):
+    possible = 0 < self.mask_ratio < 1
+    config_lib.require(self, "mask_ratio", possible, "between 0 and 1")
+
+  def slots(self, views: int) -> tuple[Slot, ...]:
+    """One view."""
+    if views != 1:
+      raise config_lib.ConfigError(
+        f"config.data.views are {views} views of each image; MAE takes 1."
+      )
+    return unshuffled(1)
+
+  def init(
+    self, rng: jax.Array, batch: Batch
+  ) -> tuple[Params, ModelState, Aux]:
+    """Draws encoder and decoder.
+
+    Raises:
+      ConfigError: the mask leaves no patch to see, or none to predict.
+    """
+    images = batch["views"][0]
+    visible, patches = self.visible(images)
+    if not 0 < visible < patches:
+      raise config_lib.ConfigError(
+        f"config.model.mask_ratio is {self.mask_ratio}, which leaves"
+        f" {visible} of {patches} patches to see; it must be some, not all."
+      )
+    rng_encoder, rng_decoder = jax.random.split(rng)
+    params, model_state = base.init(
+      {"backbone": self.backbone}, rng_encoder, images
+    )
+    decoder = self.decoder.init(
+      rng_decoder,
+      jnp.zeros((2, 1 + visible, self.backbone.sizes[0])),
+      jnp.zeros((2, patches), jnp.int32),
+      train=False,
+      **self.decoded(images),
+    )
+    params["decoder"] = decoder["params"]
+    return params, model_state | {"decoder": {}}, {}
+
+  def loss(
+    self,
+    params: Params,
+    model_state: ModelState,
+    aux: Aux,
+    batch: Batch,
+    rng: jax.Array,
+    step: jax.Array,
+    axis: Axis,
+  ) -> tuple[jax.Array, Output]:
+    """Mean squared error of the masked patches."""
+    del step
+    images = batch["views"][0]
+    # Keyed by example: what is masked does not depend on devices.
+    keys = augment.example_keys(rng, axis.positions(len(images)))
+    tokens, predicted, masked = self._reconstruct(
+      params, model_state, images, keys, axis
+    )
+    target = self._target(images)
+    error = jnp.mean(jnp.square(predicted - target), axis=-1)  # [b, n]
+    # As many in every image, so the mean over devices is that over the batch.
+    loss = jnp.sum(error * masked) / jnp.sum(masked)
+    seen = jnp.sum(error * (1 - masked)) / jnp.sum(1 - masked)
+    features = patches_lib.pooled(tokens)[self.backbone.features]
+    output = Output(
+      model_state=model_state,
+      aux=aux,
+      # Of the visible patches: another pass over all would cost four times as
+      # much as this one.
+      features=features,
+      metrics={"visible_error": seen},
+    )
+    return loss, output
+
+  def _reconstruct(
+    self,
+    params: Params,
+    model_state: ModelState,
+    images: jax.Array,
+    keys: jax.Array,
+    axis: Axis,
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Tokens f32[b, 1 + k, d], patches f32[b, n, p p 3], mask f32[b, n]."""
+    visible, patches = self.visible(images)
+    order, restore = random_order(keys, patches)
+    masked = (restore >= visible).astype(jnp.float32)
+    tokens, _ = base.apply(
+      self.backbone,
+      "backbone",
+      params,
+      model_state,
+      images,
+      axis,
+      method="tokens",
+      keep=order[:, :visible],
+      keys=augment.fold(keys, 1),  # Only drop path looks at them.
+    )
+    predicted, _ = base.apply(
+      self.decoder,
+      "decoder",
+      params,
+      model_state,
+      tokens,
+      axis,
+      restore=restore,
+      **self.decoded(images),
+    )
+    return tokens, predicted, masked
+
+  def visible(self, images: jax.Array) -> tuple[int, int]:
+    """Number of visible patches, and of all."""
+    rows, columns = self.backbone.grid(images)
+    return int(rows * columns * (1 - self.mask_ratio)), rows * columns
+
+  def decoded(self, images: jax.Array) -> dict[str, Any]:
+    """What the decoder has to put out."""
+    return {
+      "grid": self.backbone.grid(images),
+      "trained": self.backbone.trained_grid,
+      "outputs": 3 * self.backbone.patch_size**2,
+    }
+
+  def _target(self, images: jax.Array) -> jax.Array:
+    """Patches to predict, f32[b, n, p p 3]."""
+    target = patches_lib.patchify(images, self.backbone.patch_size)
+    if not self.norm_pix:
+      return target
+    mean, std = _moments(target)
+    return (target - mean) / std
+
+  def pictures(
+    self,
+    params: Params,
+    model_state: ModelState,
+    images: jax.Array,
+    rng: jax.Array,
+  ) -> dict[str, jax.Array]:
+    """Images, what is seen of them, and what is made of that.
+
+    Visible patches of the reconstruction are those of the image, and a
+    normalised one gets the mean and the deviation of the patch that it is for.
+
+    Args:
+      params: of the method.
+      model_state: of the method.
+      images: f32[b, s, s, 3], normalised.
+      rng: key of the mask.
+
+    Returns:
+      "reconstructions": f32[3, b, s, s, 3], normalised as the images are.
+    """
+    size, grid = self.backbone.patch_size, self.backbone.grid(images)
+    keys = augment.example_keys(rng, jnp.arange(len(images)))
+    _, predicted, masked = self._reconstruct(
+      params, model_state, images, keys, Axis()
+    )
+    original = patches_lib.patchify(images, size)
+    if self.norm_pix:
+      mean, std = _moments(original)
+      predicted = predicted * std + mean
+    masked = masked[..., None]
+    rows = (
+      original,
+      original * (1 - masked),
+      original * (1 - masked) + predicted * masked,
+    )
+    rows = [patches_lib.unpatchify(x, size, grid) for x in rows]
+    return {"reconstructions": jnp.stack(rows)}
+
+  def after_update(
+    self, params: Params, aux: Aux, step: jax.Array
+  ) -> tuple[Params, Aux]:
+    """Nothing."""
+    del step
+    return params, aux
+
+  def encode(
+    self, params: Params, model_state: ModelState, images: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Features of the encoder, of all patches; the decoder is thrown away."""
+    return base.encode(self.backbone, params, model_state, images)
+
+
+def random_order(keys: jax.Array, patches: int) -> tuple[jax.Array, jax.Array]:
+  """A random order of the patches of each example.
+
+  Args:
+    keys: [b] keys of the examples.
+    patches: n, their number.
+
+  Returns:
+    i32[b, n], patches in that order, of which the first ones are to be seen;
+    i32[b, n], the place in it of each patch.
+  """
+  noise = jax.vmap(lambda key: jax.random.uniform(key, (patches,)))(keys)
+  order = jnp.argsort(noise, axis=1)
+  return order, jnp.argsort(order, axis=1)
+
+
+def _moments(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Mean and deviation of each patch [b, n, d]: f32[b, n, 1].
+
+  The variance is unbiased, as torch's is (pitfall 19).
+  """
+  mean = jnp.mean(patches, axis=-1, keepdims=True)
+  var = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
+  return mean, jnp.sqrt(var + 1e-6)

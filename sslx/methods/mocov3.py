@@ -1,0 +1,202 @@
+"""MoCo v3: a query finds its key among the keys of the batch; no queue.
+
+Chen, Xie and He, An Empirical Study of Training Self-Supervised Vision
+Transformers, ICCV 2021.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from sslx import config as config_lib
+from sslx import losses, models
+from sslx.data import augment
+from sslx.data.views import Slot
+from sslx.evaluate import monitors
+from sslx.methods import base
+from sslx.methods.base import Aux, Batch, ModelState, Output, Params
+from sslx.models import heads
+from sslx.parallel import Axis
+
+
+@dataclasses.dataclass(frozen=True)
+class MoCoV3:
+  """Section 3: encoder with a predictor, and a momentum encoder without.
+
+  Attributes:
+    backbone: images to f32[b, d]; a ViT with `frozen_patches` (section 4.1), or
+      a ResNet.
+    projector: features to keys.
+    predictor: projections to queries; only those of the encoder.
+    temperature: tau of eq. 1.
+    momentum: m of the first update; it rises to 1 along half a cosine.
+    total_steps: of the run.
+  """
+
+  backbone: Any
+  projector: heads.MLP
+  predictor: heads.MLP
+  temperature: float = 0.2
+  momentum: float = 0.99
+  total_steps: int = 1
+
+  @classmethod
+  def build(cls, section: ConfigDict, plan: base.Plan, **shared: Any) -> MoCoV3:
+    """From config section `model`; `shared` goes to all modules."""
+    section = dict(section)
+    backbone = models.backbone(section.pop("backbone"), **shared)
+    mlps = {
+      name: config_lib.build(
+        heads.MLP, section.pop(name), f"model.{name}", **shared
+      )
+      for name in ("projector", "predictor")
+    }
+    outputs = [mlp.dims[-1] for mlp in mlps.values()]
+    if outputs[0] != outputs[1]:
+      raise config_lib.ConfigError(
+        f"config.model.predictor.dims ends in {outputs[1]}, and"
+        f" config.model.projector.dims in {outputs[0]}; queries and keys must"
+        " be of one width."
+      )
+    return config_lib.build(
+      cls,
+      section,
+      "model",
+      backbone=backbone,
+      total_steps=plan.total_steps,
+      **mlps,
+    )
+
+  def __post_init__(self):
+    config_lib.require(self, "temperature", self.temperature > 0, "positive")
+    config_lib.require(self, "momentum", 0 <= self.momentum <= 1, "in [0, 1]")
+
+  def slots(self, views: int) -> tuple[Slot, ...]:
+    """Two views."""
+    return base.two_views("MoCo v3", views)
+
+  def init(
+    self, rng: jax.Array, batch: Batch
+  ) -> tuple[Params, ModelState, Aux]:
+    """The momentum encoder starts as a copy, without predictor."""
+    params, model_state = base.init(
+      {
+        "backbone": self.backbone,
+        "projector": self.projector,
+        "predictor": self.predictor,
+      },
+      rng,
+      batch["views"][0],
+    )
+    copy = lambda tree: jax.tree.map(jnp.copy, _encoder(tree))  # Donated too.
+    aux = {"params": copy(params), "model_state": copy(model_state)}
+    return params, model_state, aux
+
+  def loss(
+    self,
+    params: Params,
+    model_state: ModelState,
+    aux: Aux,
+    batch: Batch,
+    rng: jax.Array,
+    step: jax.Array,
+    axis: Axis,
+  ) -> tuple[jax.Array, Output]:
+    """Algorithm 1: ctr(q1, k2) + ctr(q2, k1)."""
+    del step
+    # Views pass on their own: BatchNorm sees B examples, and its running
+    # statistics move once for each.
+    q, k, h, key_state = [], [], [], aux["model_state"]
+    for n, x in enumerate(batch["views"]):
+      drop = self._drop_path(rng, n, len(x), axis)
+      features, z, encoder_state = self._encode(
+        params, model_state, x, axis, **drop
+      )
+      z, p_state = base.apply(
+        self.predictor, "predictor", params, model_state, z, axis
+      )
+      model_state = encoder_state | {"predictor": p_state}
+      q.append(losses.l2_normalize(z))
+      h.append(features)
+      _, z, key_state = self._encode(aux["params"], key_state, x, axis, **drop)
+      k.append(jax.lax.stop_gradient(losses.l2_normalize(z)))
+
+    pairs = [
+      losses.batch_nce(query, key, self.temperature, axis)
+      for query, key in zip(q, k[::-1], strict=True)
+    ]
+    # 2 tau keeps the size of the gradient whatever tau is (official code).
+    loss = 2 * self.temperature * sum(one for one, _ in pairs)
+    similarity = sum(jnp.vdot(a, b) for a, b in zip(q, k[::-1], strict=True))
+    output = Output(
+      model_state=model_state,
+      aux={"params": aux["params"], "model_state": key_state},
+      features=h[0],
+      metrics={
+        "contrast_accuracy": sum(found for _, found in pairs) / 2,
+        "positive_similarity": similarity / (2 * len(q[0])),
+        "embedding_std": monitors.feature_std(q[0], axis),
+      },
+    )
+    return loss, output
+
+  def _encode(
+    self,
+    params: Params,
+    model_state: ModelState,
+    x: jax.Array,
+    axis: Axis,
+    **arguments: Any,
+  ) -> tuple[jax.Array, jax.Array, ModelState]:
+    """Features, projection and new statistics of one view."""
+    h, f_state = base.apply(
+      self.backbone, "backbone", params, model_state, x, axis, **arguments
+    )
+    z, g_state = base.apply(
+      self.projector, "projector", params, model_state, h, axis
+    )
+    return h, z, {"backbone": f_state, "projector": g_state}
+
+  def _drop_path(
+    self, rng: jax.Array, view: int, b: int, axis: Axis
+  ) -> dict[str, jax.Array]:
+    """Keys of the examples, for a backbone that has drop path."""
+    if not getattr(self.backbone, "drop_path", 0):
+      return {}
+    keys = augment.example_keys(rng, axis.positions(b))
+    return {"keys": augment.fold(keys, view)}
+
+  def after_update(
+    self, params: Params, aux: Aux, step: jax.Array
+  ) -> tuple[Params, Aux]:
+    """The momentum encoder follows.
+
+    Official code does this before the next forward of the keys, with the
+    momentum of that step; its first update, of a copy, changes nothing.
+    """
+    followed = optax.incremental_update(
+      _encoder(params), aux["params"], 1 - self.momentum_at(step + 1)
+    )
+    return params, {**aux, "params": followed}
+
+  def momentum_at(self, step: jax.Array) -> jax.Array:
+    """f32 scalar, the momentum at a step: from `momentum` to 1."""
+    done = jnp.float32(step) / self.total_steps
+    return 1 - 0.5 * (1 + jnp.cos(jnp.pi * done)) * (1 - self.momentum)
+
+  def encode(
+    self, params: Params, model_state: ModelState, images: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Features of the encoder that is trained."""
+    return base.encode(self.backbone, params, model_state, images)
+
+
+def _encoder(tree: Any) -> Any:
+  """All but the predictor."""
+  return {name: tree[name] for name in ("backbone", "projector")}

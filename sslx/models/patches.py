@@ -1,0 +1,80 @@
+"""Images as rows of patches, and where each of them is."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FEATURES = ("cls", "pooled", "cls+pooled")
+
+
+def patchify(images: jax.Array, size: int) -> jax.Array:
+  """[b, h, w, 3] to [b, n, size * size * 3], both row by row."""
+  b, h, w, c = images.shape
+  x = images.reshape(b, h // size, size, w // size, size, c)
+  return x.swapaxes(2, 3).reshape(b, -1, size * size * c)
+
+
+def unpatchify(
+  patches: jax.Array, size: int, grid: tuple[int, int]
+) -> jax.Array:
+  """[b, n, size * size * 3] back to [b, h, w, 3]."""
+  h, w = grid
+  x = patches.reshape(len(patches), h, w, size, size, -1).swapaxes(2, 3)
+  return x.reshape(len(patches), h * size, w * size, -1)
+
+
+def taken(x: jax.Array, indices: jax.Array) -> jax.Array:
+  """Rows i32[b, k] of each example of x[b, n, d]: [b, k, d]."""
+  return jnp.take_along_axis(
+    x, indices[..., None], axis=1, mode="promise_in_bounds"
+  )
+
+
+def with_class(cls: jax.Array, x: jax.Array) -> jax.Array:
+  """Puts a class token [1 or b, 1, d] before x[b, n, d]."""
+  first = jnp.broadcast_to(cls.astype(x.dtype), (len(x), 1, x.shape[-1]))
+  return jnp.concatenate([first, x], axis=1)
+
+
+def pooled(tokens: jax.Array) -> dict[str, jax.Array]:
+  """`FEATURES` of tokens [b, 1 + n, d], the first of which is the class's."""
+  cls, mean = tokens[:, 0], jnp.mean(tokens[:, 1:], axis=1)
+  both = jnp.concatenate([cls, mean], axis=-1)
+  return dict(zip(FEATURES, (cls, mean, both), strict=True))
+
+
+def scaled(
+  rows: int, columns: int, trained: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Row and column of each patch, f64[n]; see `ViT.image_size`.
+
+  Patches are scaled about their centres, so that the corners of both grids of
+  patches meet.
+
+  Args:
+    rows: of patches.
+    columns: of patches.
+    trained: rows and columns of the grid to scale to.
+  """
+  place = lambda n: (np.arange(n) + 0.5) * trained / n - 0.5
+  grid = np.meshgrid(place(rows), place(columns), indexing="ij")
+  return grid[0].reshape(-1), grid[1].reshape(-1)
+
+
+def sincos(
+  places: tuple[np.ndarray, np.ndarray], width: int, style: str
+) -> np.ndarray:
+  """Fixed positions, f32[n, width]; the class token has none.
+
+  Args:
+    places: row and column of each patch, f64[n].
+    width: a multiple of 4.
+    style: MAE has sines and cosines of the column first, MoCo v3 of the row.
+  """
+  omega = 1e4 ** -(np.arange(width // 4) / (width // 4))
+  row, column = (place[:, None] * omega for place in places)
+  order = (column, row) if style == "mae" else (row, column)
+  waves = [wave(x) for x in order for wave in (np.sin, np.cos)]
+  return np.concatenate(waves, axis=1).astype(np.float32)

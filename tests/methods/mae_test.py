@@ -1,0 +1,197 @@
+"""MAE against its formulas written out, and on any devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sslx import experiment as experiment_lib
+from sslx import methods
+from sslx.config import ConfigError
+from sslx.data import augment
+from sslx.methods import mae
+from sslx.parallel import Axis
+from tests import naive, tiny
+from tests.models.vit_test import official_positions
+from tests.step_test import assert_close, three_steps
+
+PLAN = methods.Plan(batch_size=16, steps_per_epoch=10, total_steps=10)
+
+
+def build(**changes):
+  return methods.build(tiny.vit_config("mae", **changes).model, PLAN)
+
+
+@pytest.fixture(scope="module")
+def case():
+  """A method, its parameters away from their initial values, and a batch."""
+  method = build()
+  images = np.random.default_rng(0).normal(size=(6, 16, 16, 3))
+  batch = {"views": (jnp.asarray(images, jnp.float32),)}
+  params, state, aux = method.init(jax.random.key(0), batch)
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  moved = [
+    x + 0.1 * jax.random.normal(key, x.shape)
+    for x, key in zip(leaves, keys, strict=True)
+  ]
+  return method, tree.unflatten(moved), state, aux, batch
+
+
+def official_loss(params, images, rng, *, ratio, norm_pix, heads=2):
+  """As `models_mae.py` has it: every patch embedded, then most thrown away."""
+  b, n, d = len(images), 16, 32
+  noise = jnp.stack(
+    [jax.random.uniform(jax.random.fold_in(rng, i), (n,)) for i in range(b)]
+  )
+  shuffle = jnp.argsort(noise, axis=1)
+  restore = jnp.argsort(shuffle, axis=1)
+  visible = int(n * (1 - ratio))
+  mask = jnp.ones((b, n)).at[:, :visible].set(0)
+  gather = lambda x, ids: jnp.stack([x[i][ids[i]] for i in range(b)])
+  mask = gather(mask, restore)
+
+  # patchify: nchpwq->nhwpqc
+  x = images.reshape(b, 4, 4, 4, 4, 3)
+  x = jnp.einsum("nhpwqc->nhwpqc", x)
+  target = x.reshape(b, n, 48)
+
+  encoder, decoder = params["backbone"], params["decoder"]
+  x = naive.linear(target, encoder["patch_embed"]["proj"])
+  x = x + official_positions(d, 4, "mae")
+  x = gather(x, shuffle[:, :visible])
+  cls = jnp.tile(encoder["cls_token"], (b, 1, 1))
+  x = naive.blocks(jnp.concatenate([cls, x], 1), encoder, heads)
+
+  x = naive.linear(x, decoder["embed"])
+  hidden = jnp.tile(decoder["mask_token"], (b, n - visible, 1))
+  whole = gather(jnp.concatenate([x[:, 1:], hidden], 1), restore)
+  x = jnp.concatenate([x[:, :1], whole], 1)
+  places = official_positions(16, 4, "mae")
+  x = x + np.concatenate([np.zeros((1, 16)), places])
+  x = naive.blocks(x, decoder, heads)
+  predicted = naive.linear(x, decoder["pred"])[:, 1:]
+
+  if norm_pix:
+    mean = target.mean(-1, keepdims=True)
+    var = ((target - mean) ** 2).sum(-1, keepdims=True) / (48 - 1)
+    target = (target - mean) / (var + 1e-6) ** 0.5
+  error = ((predicted - target) ** 2).mean(-1)
+  return (error * mask).sum() / mask.sum()
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+@pytest.mark.parametrize("ratio", [0.75, 0.5])
+def test_loss_and_gradients_equal_the_official_formulas(case, ratio, norm_pix):
+  _, params, state, aux, batch = case
+  method = build(model__mask_ratio=ratio, model__norm_pix=norm_pix)
+  rng = jax.random.key(3)
+
+  def ours(params):
+    step, axis = jnp.int32(0), Axis()
+    return method.loss(params, state, aux, batch, rng, step, axis)[0]
+
+  theirs = lambda params: official_loss(
+    params, batch["views"][0], rng, ratio=ratio, norm_pix=norm_pix
+  )
+  loss, grads = jax.jit(jax.value_and_grad(ours))(params)
+  expected, expected_grads = jax.jit(jax.value_and_grad(theirs))(params)
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  assert_close(grads, expected_grads, 1e-4)
+
+
+def test_masks_are_drawn_per_image_and_keep_a_quarter():
+  keys = augment.example_keys(jax.random.key(0), jnp.arange(500))
+  order, restore = mae.random_order(keys, 16)
+  masked = np.asarray(restore) >= 4
+  np.testing.assert_array_equal(masked.sum(1), 12)
+  # Every patch is hidden as often, and images differ.
+  np.testing.assert_allclose(masked.mean(0), 0.75, atol=0.08)
+  assert len(np.unique(masked, axis=0)) > 400
+  np.testing.assert_array_equal(
+    np.take_along_axis(np.asarray(order), np.asarray(restore), 1),
+    np.arange(16)[None].repeat(500, 0),
+  )
+  # A later part of the batch on its own.
+  later = augment.example_keys(jax.random.key(0), jnp.arange(100, 200))
+  np.testing.assert_array_equal(mae.random_order(later, 16)[0], order[100:200])
+
+
+def test_normalised_targets_have_the_unbiased_variance(case):
+  method, *_, batch = case
+  target = np.asarray(method._target(batch["views"][0]))
+  np.testing.assert_allclose(target.mean(-1), 0, atol=1e-6)
+  np.testing.assert_allclose(target.var(-1, ddof=1), 1, atol=1e-4)
+
+
+def test_the_encoder_sees_49_of_196_patches():
+  """In the operations of the compiled encoder, against the full one."""
+  module = build(
+    model__backbone__patch_size=16,
+    model__backbone__image_size=224,
+    model__backbone__width=192,
+  )
+  images = jax.ShapeDtypeStruct((4, 224, 224, 3), jnp.float32)
+  assert module.visible(images) == (49, 196)
+  init = lambda x: module.backbone.init(jax.random.key(0), x, train=False)
+  variables = jax.eval_shape(init, images)
+  flops = {}
+  for name, seen in (("all", None), ("visible", 49)):
+    keep = None if seen is None else jnp.zeros((4, seen), jnp.int32)
+    encode = lambda v, x, keep=keep: module.backbone.apply(
+      v, x, train=True, keep=keep, method="tokens"
+    )
+    lowered = jax.jit(encode).lower(variables, images)
+    flops[name] = lowered.compile().cost_analysis()["flops"]
+  # 50 of 197 tokens, and attention's share falls with the square.
+  assert 0.15 < flops["visible"] / flops["all"] < 50 / 197
+
+
+def test_pictures_show_the_image_its_visible_part_and_what_was_made(case):
+  method, params, state, _, batch = case
+  images = batch["views"][0]
+  rows = method.pictures(params, state, images, jax.random.key(0))
+  original, seen, made = rows["reconstructions"]
+  np.testing.assert_array_equal(original, images)
+  hidden = np.all(np.asarray(seen) == 0, axis=-1)
+  assert hidden.mean() == 0.75
+  np.testing.assert_array_equal(seen[~hidden], images[~hidden])
+  np.testing.assert_array_equal(made[~hidden], images[~hidden])
+  assert np.abs(made - images)[hidden].min() > 0
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"model__mask_ratio": 0.99}, "mask_ratio is 0.99, which leaves 0 of 16"),
+    ({"model__mask_ratio": 1.0}, "mask_ratio is 1.0; it must be between"),
+    ({"model__decoder__heads": 3}, "config.model.decoder: heads is 3"),
+    ({"data__views__0__count": 2}, "are 2 views of each image; MAE takes 1"),
+  ],
+)
+def test_what_cannot_run_is_refused(changes, message):
+  with pytest.raises(ConfigError, match=message):
+    experiment_lib.build(tiny.vit_config("mae", **changes), jax.devices()[:1])
+
+
+def test_a_resnet_is_refused():
+  config = tiny.vit_config("mae").model.to_dict()
+  config["backbone"] = {"name": "resnet"}
+  with pytest.raises(ConfigError, match=r"backbone.name must be 'vit' for MAE"):
+    methods.build(config, PLAN)
+
+
+@pytest.fixture(scope="module")
+def reference():
+  return three_steps(tiny.vit_config("mae"), 1)
+
+
+@pytest.mark.parametrize(
+  ("mode", "devices"), [("pjit", 8), ("pmap", 1), ("pmap", 2), ("pmap", 4)]
+)
+def test_three_steps_do_not_depend_on_devices_or_mode(reference, mode, devices):
+  config = tiny.vit_config("mae", runtime__parallel__mode=mode)
+  start, old_metrics, old_state = reference
+  _, metrics, state = three_steps(config, devices, start)
+  assert_close(metrics, old_metrics, 1e-4)
+  assert_close(state, old_state, 1e-3)

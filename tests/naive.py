@@ -1,0 +1,70 @@
+"""Layers written out from their formulas, and how near one has to come."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erf
+
+
+def layer_norm(x, p):
+  mean = x.mean(-1, keepdims=True)
+  var = ((x - mean) ** 2).mean(-1, keepdims=True)
+  return (x - mean) / jnp.sqrt(var + 1e-6) * p["scale"] + p["bias"]
+
+
+def linear(x, p):
+  return x @ p["kernel"].reshape(x.shape[-1], -1) + p["bias"].reshape(-1)
+
+
+def block(x, p, heads):
+  b, t, d = x.shape
+  qkv = linear(layer_norm(x, p["norm1"]), p["attn"]["qkv"])
+  q, k, v = qkv.reshape(b, t, 3, heads, d // heads).transpose(2, 0, 3, 1, 4)
+  logits = q @ k.swapaxes(-1, -2) / (d // heads) ** 0.5
+  weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+  weights = weights / weights.sum(-1, keepdims=True)
+  mixed = (weights @ v).transpose(0, 2, 1, 3).reshape(b, t, d)
+  proj = p["attn"]["proj"]
+  x = x + mixed @ proj["kernel"].reshape(d, d) + proj["bias"]
+  y = linear(layer_norm(x, p["norm2"]), p["mlp"]["fc1"])
+  y = 0.5 * y * (1 + erf(y / 2**0.5))
+  return x + linear(y, p["mlp"]["fc2"])
+
+
+def blocks(x, params, heads):
+  """All blocks of a tree, and its last LayerNorm."""
+  for i in range(sum(name.startswith("blocks_") for name in params)):
+    x = block(x, params[f"blocks_{i}"], heads)
+  return layer_norm(x, params["norm"])
+
+
+def batch_norm(x, p=None):
+  """By the batch's own statistics."""
+  x = (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-5)
+  return x if p is None else x * p["scale"] + p["bias"]
+
+
+def mlp(x, params):
+  """Linear layers without bias, BatchNorm after each, the last one plain."""
+  depth = sum(name.startswith("fc") for name in params)
+  for i in range(1, depth):
+    x = batch_norm(x @ params[f"fc{i}"]["kernel"], params[f"bn{i}"])
+    x = jnp.maximum(x, 0)
+  return batch_norm(x @ params[f"fc{depth}"]["kernel"])
+
+
+def assert_near(new, old, tolerance):
+  """Each array is near; what is far smaller than the rest is rounding.
+
+  BatchNorm takes out what the bias of the last LayerNorm does, and softmax that
+  of the keys: their gradients are zero.
+  """
+  whole = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(old)))
+
+  def check(path, a, b):
+    error, norm = np.linalg.norm(a - b), np.linalg.norm(b)
+    name = jax.tree_util.keystr(path)
+    accepted = tolerance * (norm + 1e-2 * whole)
+    assert error <= accepted, f"{name}: {error} of {norm}"
+
+  jax.tree.map_with_path(check, new, old)
