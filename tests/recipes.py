@@ -1,14 +1,8 @@
-"""Recipes in all shapes that the naming convention must express.
-
-Those that configs/ does not ship yet stand in for them, with the published
-figures.
-"""
-
-import pathlib
+"""Contents of recipes, written out apart from configs/, to check names by."""
 
 from tests import tiny
 
-SELFSUP = tiny.ROOT / "configs" / "selfsup"
+SHIPPED = sorted((tiny.ROOT / "configs" / "selfsup").glob("*.py"))
 
 
 def view(size, **settings):
@@ -42,8 +36,8 @@ def recipe(method, backbone, views, batch, schedule, **model):
 
 
 RESNET = {"name": "resnet", "depth": 50}
-VIT = {"name": "vit", "size": "base", "patch": 16}
-STAND_INS = {
+VIT = {"name": "vit", "variant": "base", "patch_size": 16}
+CONTENTS = {
   "mocov2_resnet50_8xb32-coslr-200e_in1k": recipe(
     "mocov2",
     RESNET,
@@ -103,16 +97,3 @@ STAND_INS = {
     dtype="bfloat16",
   ),
 }
-
-
-def write(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Files of all shipped recipes, and of those that stand in for the rest."""
-  shipped = sorted(SELFSUP.glob("*.py"))
-  algorithms = {file.name.split("_")[0] for file in shipped}
-  files = []
-  for name, content in STAND_INS.items():
-    if name.split("_")[0] not in algorithms:
-      file = folder / f"{name}.py"
-      file.write_text(f"def get_config():\n  return {content!r}\n")
-      files.append(file)
-  return shipped + files

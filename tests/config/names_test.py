@@ -11,15 +11,13 @@ from sslx.config.tree import as_config
 from tests import recipes, tiny
 from tests.config_files import write
 
-SHIPPED = sorted(recipes.SELFSUP.glob("*.py"))
-
 
 def content(stem):
-  return as_config(recipes.STAND_INS[stem], final=True)
+  return as_config(recipes.CONTENTS[stem], final=True)
 
 
-@pytest.mark.parametrize("stem", recipes.STAND_INS)
-def test_the_convention_expresses_the_recipes_to_come(stem):
+@pytest.mark.parametrize("stem", recipes.CONTENTS)
+def test_the_convention_expresses_the_recipes(stem):
   config = content(stem)
   assert names.check(stem, config) == []
   groups = int(re.search(r"_(\d+)xb", stem)[1])
@@ -111,7 +109,7 @@ def test_synchronised_batch_norm_fits_any_split():
     assert names.check(MOCO.replace("8xb32", batch), config) == []
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", recipes.SHIPPED, ids=lambda file: file.stem)
 def test_a_shipped_recipe_renamed_word_by_word_is_an_error(file):
   config = config_lib.load(str(file))
   words = re.findall(r"[a-z0-9]+", file.stem)
@@ -122,7 +120,7 @@ def test_a_shipped_recipe_renamed_word_by_word_is_an_error(file):
         assert names.check(renamed, config), (i, renamed)
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", recipes.SHIPPED, ids=lambda file: file.stem)
 def test_lint_finds_a_renamed_file(file, tmp_path):
   shutil.copytree(tiny.ROOT / "configs", tmp_path / "configs")
   copy = tmp_path / "configs" / "selfsup" / file.name
@@ -137,7 +135,7 @@ def test_lint_finds_a_renamed_file(file, tmp_path):
 
 
 def test_lint_warns_of_deep_inheritance(tmp_path):
-  write(tmp_path, "d0.py", repr(recipes.STAND_INS[MOCO]))
+  write(tmp_path, "d0.py", repr(recipes.CONTENTS[MOCO]))
   for i in range(1, 6):
     write(tmp_path, f"d{i}.py", f"inherit('d{i - 1}.py')")
   (tmp_path / "_base_").mkdir()  # Their names are free.
