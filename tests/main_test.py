@@ -77,11 +77,12 @@ def run(workdir, cache, *arguments, **settings):
 
 
 def rows(workdir):
-  """metrics.jsonl without the speed, which no two runs share."""
+  """metrics.jsonl without the timings, which no two runs share."""
   lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
   parsed = [json.loads(line) for line in lines]
   for row in parsed:
     row.pop("images_per_second", None)
+    row.pop("data_wait", None)
   return parsed
 
 

@@ -109,6 +109,7 @@ def mmselfsup(experiment, state, batches):
     }
 
 
+@pytest.mark.slow
 def test_ten_steps_are_those_of_mmselfsup():
   """Through the warm-up and past a step of the rate; dropout apart."""
   experiment = build(model__dropout=0.0)
