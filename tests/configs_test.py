@@ -1,6 +1,7 @@
 """Every shipped config loads, is accepted, and describes a model."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from sslx import config as config_lib
@@ -52,6 +53,11 @@ def test_config_is_accepted_and_its_parameters_have_shapes(spec):
     ("simclr_resnet50_16xb256-coslr-200e_in1k.py", 4.8),
     ("simclr_resnet50_16xb256-coslr-800e_in1k.py", 4.8),
     ("simclr_resnet18_1xb512-coslr-200e_cifar10.py", 0.24),
+    ("mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k.py", 2.4e-3),
+    ("mocov3_resnet50_8xb512-bf16-coslr-100e_in1k.py", 9.6),
+    ("mocov3_resnet50_8xb512-bf16-coslr-300e_in1k.py", 4.8),
+    ("mae_vit-base-p16_8xb512-bf16-coslr-1600e_in1k.py", 2.4e-3),
+    ("mae_vit-huge-p14_8xb512-bf16-coslr-1600e_in1k.py", 2.4e-3),
   ],
 )
 def test_published_peak_learning_rates(spec, peak):
@@ -59,6 +65,52 @@ def test_published_peak_learning_rates(spec, peak):
   schedule = config_lib.build(experiment.Schedule, config.schedule, "schedule")
   found = optim.peak_lr(schedule.optimizer, config.data.batch_size)
   assert found == pytest.approx(peak)
+
+
+def decayed(spec):
+  """Paths of the parameters that one step of zero gradients shrinks."""
+  config = config_lib.load(str(CONFIGS / "selfsup" / spec))
+  backbone = config.model.backbone
+  small = {"width": 16, "depth": 1, "heads": 2}
+  backbone.update(small)
+  if "decoder" in config.model:
+    config.model.decoder.update(small)
+  schedule = config_lib.build(experiment.Schedule, config.schedule, "schedule")
+  method = methods.build(config.model, methods.Plan(16, 10, 10))
+  views = config_lib.build(Data, config.data, "data").views
+  batch = example_batch(views, method.slots(len(each(views))))
+  params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+  params = jax.tree.map(lambda x: jnp.ones(x.shape), params)
+  settings = experiment._without_frozen(schedule.optimizer, method)
+  optimizer = optim.make(settings, lambda step: 1.0, params)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): bool(x.any())
+    for path, x in jax.tree_util.tree_flatten_with_path(updates)[0]
+  }
+
+
+def test_mae_decays_all_but_biases_and_norms():
+  found = decayed("mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k.py")
+  for path, shrinks in found.items():
+    assert shrinks == (not path.endswith(("bias", "scale"))), path
+  assert found["backbone/cls_token"] and found["decoder/mask_token"]
+  assert not found["backbone/blocks_0/attn/qkv/bias"]  # Not one-dimensional.
+
+
+def test_mocov3_decays_all_of_a_vit_but_what_is_frozen():
+  found = decayed("mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k.py")
+  for path, shrinks in found.items():
+    assert shrinks == ("patch_embed" not in path), path
+
+
+def test_mocov3s_small_vit_has_12_heads():
+  config = config_lib.load(
+    f"{CONFIGS}/selfsup/mocov3_vit-small-p16_16xb256-bf16-coslr-300e_in1k.py"
+  )
+  method = methods.build(config.model, methods.Plan(16, 10, 10))
+  assert method.backbone.sizes == (384, 12, 12)
 
 
 def test_the_entry_point_defaults_to_cifar10():
