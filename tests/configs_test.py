@@ -1,6 +1,7 @@
 """Every shipped config loads, is accepted, and describes a model."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from sslx import config as config_lib
@@ -61,6 +62,11 @@ def test_config_is_accepted_and_its_parameters_have_shapes(spec):
     ("swav_resnet18_1xb256-mcrop-2-6-coslr-200e_cifar10-32-18.py", 0.6),
     ("relative-loc_resnet50_8xb64-steplr-70e_in1k.py", 0.2),
     ("relative-loc_resnet18_8xb64-steplr-70e_cifar10.py", 0.2),
+    ("mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k.py", 2.4e-3),
+    ("mocov3_resnet50_8xb512-bf16-coslr-100e_in1k.py", 9.6),
+    ("mocov3_resnet50_8xb512-bf16-coslr-300e_in1k.py", 4.8),
+    ("mae_vit-base-p16_8xb512-bf16-coslr-1600e_in1k.py", 2.4e-3),
+    ("mae_vit-huge-p14_8xb512-bf16-coslr-1600e_in1k.py", 2.4e-3),
   ],
 )
 def test_published_peak_learning_rates(spec, peak):
@@ -188,7 +194,55 @@ def test_published_figures(spec):
       assert found == figure, f"{section}.{key}"
 
 
-@pytest.mark.parametrize("entry", ["simclr", "mocov2", "swav", "relative_loc"])
+def decayed(spec):
+  """Paths of the parameters that one step of zero gradients shrinks."""
+  modules = ("backbone", "decoder") if spec.startswith("mae") else ("backbone",)
+  small = {"width": "16", "depth": "1", "heads": "2"}
+  config = config_lib.load(
+    str(CONFIGS / "selfsup" / spec),
+    [(f"model.{m}.{k}", v) for m in modules for k, v in small.items()],
+  )
+  schedule = config_lib.build(experiment.Schedule, config.schedule, "schedule")
+  method = methods.build(config.model, methods.Plan(16, 10, 10))
+  views = config_lib.build(Data, config.data, "data").views
+  batch = example_batch(views, method.slots(len(each(views))))
+  params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+  params = jax.tree.map(lambda x: jnp.ones(x.shape), params)
+  settings = experiment._without_frozen(schedule.optimizer, method)
+  optimizer = optim.make(settings, lambda step: 1.0, params)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): bool(x.any())
+    for path, x in jax.tree_util.tree_flatten_with_path(updates)[0]
+  }
+
+
+def test_mae_decays_all_but_biases_and_norms():
+  found = decayed("mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k.py")
+  for path, shrinks in found.items():
+    assert shrinks == (not path.endswith(("bias", "scale"))), path
+  assert found["backbone/cls_token"] and found["decoder/mask_token"]
+  assert not found["backbone/blocks_0/attn/qkv/bias"]  # Not one-dimensional.
+
+
+def test_mocov3_decays_all_of_a_vit_but_what_is_frozen():
+  found = decayed("mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k.py")
+  for path, shrinks in found.items():
+    assert shrinks == ("patch_embed" not in path), path
+
+
+def test_mocov3s_small_vit_has_12_heads():
+  config = config_lib.load(
+    f"{CONFIGS}/selfsup/mocov3_vit-small-p16_16xb256-bf16-coslr-300e_in1k.py"
+  )
+  method = methods.build(config.model, methods.Plan(16, 10, 10))
+  assert method.backbone.sizes == (384, 12, 12)
+
+
+@pytest.mark.parametrize(
+  "entry", ["simclr", "mocov2", "swav", "relative_loc", "mocov3", "mae"]
+)
 def test_the_entry_point_defaults_to_cifar10(entry):
   default = config_lib.load(str(CONFIGS / f"{entry}.py"))
   named = config_lib.load(str(CONFIGS / f"{entry}.py:cifar10"))

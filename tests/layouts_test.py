@@ -1,6 +1,7 @@
 """Sharded parameters and accumulated gradients change no result."""
 
 import contextlib
+import re
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from sslx import checkpoint, parallel
 from sslx import config as config_lib
 from sslx import experiment as experiment_lib
+from sslx.benchmark import work
 from sslx.config import ConfigError
 from tests import tiny
 from tests.naive import assert_near
@@ -59,6 +61,16 @@ def test_layouts_agree_on_three_steps(
     assert any(sharded), tree
   start = reference[method][0]
   assert_same_steps(three_steps(config, 8, start), reference[method])
+
+
+def test_a_block_takes_four_sums_over_the_model_axis_and_moves_no_batch():
+  """Two forward and two backward, as in Megatron-LM, figure 4."""
+  config = config_of("mae", "tensor", model__decoder__depth=1)
+  text = work.compile_step(experiment_lib.build(config)).as_text()
+  # 4 of 16 images on a device; the encoder has 1 + 4 tokens.
+  sums = re.findall(r"= f32\[4,5,32\]\S* all-reduce\(", text)
+  assert len(sums) == 4 * 2
+  assert not re.search(r" (all-gather|all-to-all)\(", text)
 
 
 def test_features_are_evaluated_on_sharded_parameters(small_is_sharded):
