@@ -433,6 +433,8 @@ def test_stopped_by_the_keyboard(tmp_path):
     f"--out={tmp_path}/out",
     code=SMALL_SHARDS.replace("5", "20"),
     start_new_session=True,
+    # A test run in the background ignores it, and so would its children.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   left = tmp_path / "out/pets_short300_q90/1.0.0.incomplete"
   wait_for(lambda: list(left.glob("*.partial")))
