@@ -1,4 +1,7 @@
-"""SimCLR: `--config=configs/simclr.py[:cifar10|:imagenet|:quickstart]`."""
+"""SimCLR: `--config=configs/simclr.py[:cifar10|:imagenet|:quickstart]`.
+
+`:imagenet,width=0.5` is a recipe with a narrower or wider backbone.
+"""
 
 from ml_collections import ConfigDict
 
@@ -11,11 +14,14 @@ RECIPES = {
 }
 
 
-def get_config(recipe: str = "cifar10") -> ConfigDict:
-  """The recipe of that name."""
+def get_config(
+  recipe: str = "cifar10", width: float | None = None
+) -> ConfigDict:
+  """The recipe of that name, and its backbone's width if that is given."""
   if recipe not in RECIPES:
     raise ConfigError(
       f"configs/simclr.py has no recipe {recipe!r}; it has"
       f" {', '.join(RECIPES)}."
     )
-  return inherit(RECIPES[recipe])
+  changes = {} if width is None else {"backbone": {"width": width}}
+  return inherit(RECIPES[recipe], model=changes)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 DATA = "data"
 
@@ -89,9 +90,15 @@ class Axis:
     return lax.all_gather(x, self.name, axis=0, tiled=True)
 
   def replicate(self, x: jax.Array) -> jax.Array:
-    """Like `all_gather`, for what goes into the state: the same everywhere."""
+    """Like `all_gather`, for what goes into the state: the same everywhere.
+
+    Its size is what moves between devices, in the global view as well.
+    """
     if self.name is None:
-      return x
+      if self.sharding is None:
+        return x
+      whole = NamedSharding(self.sharding.mesh, P())
+      return lax.with_sharding_constraint(x, whole)
     return lax.all_gather(x, self.name, axis=0, tiled=True, to="invarying")
 
   def spread(self, x: jax.Array) -> jax.Array:

@@ -58,8 +58,16 @@ class Checkpoints:
     directory: str | pathlib.Path,
     settings: Checkpoint,
     steps_per_epoch: int,
+    metadata: dict[str, Any] | None = None,
   ):
-    """Opens the directory; nothing is read or written yet."""
+    """Opens the directory; nothing is read or written yet.
+
+    Args:
+      directory: of one run.
+      settings: when to save and what to keep.
+      steps_per_epoch: optimiser steps.
+      metadata: JSON to keep beside every checkpoint, such as the config's hash.
+    """
     save, keep = (
       ocp.training.save_decision_policies,
       ocp.training.preservation_policies,
@@ -78,6 +86,7 @@ class Checkpoints:
       preservation_policy=keep.AnyPreservationPolicy(kept),
       cleanup_tmp_directories=True,
     )
+    self._metadata = metadata
     self._saving: tuple[int, Any] | None = None
     self._failure_raised = False
 
@@ -100,7 +109,10 @@ class Checkpoints:
     self.wait()
     try:
       response = self._orbax.save_checkpointables_async(
-        step, {"state": state, "data": data}, force=True
+        step,
+        {"state": state, "data": data},
+        force=True,
+        custom_metadata=self._metadata,
       )
     except Exception as error:
       raise self._failed(step, error) from error

@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx import methods, optim
 from sslx.checkpoint import Checkpoint
-from sslx.data import pipeline, sources
+from sslx.data import loader, pipeline, sources
 from sslx.data import views as views_lib
+from sslx.data.order import Order
 from sslx.evaluate.online import Evaluate, Online
 from sslx.evaluate.probe import OnlineProbe
 from sslx.parallel import Parallel, Partitioner
@@ -53,6 +54,8 @@ class Runtime:
     checkpoint: when to save and what to keep.
     evaluate: online evaluation.
     init_from: workdir of a run whose weights to start from, or None.
+    custom_imports: modules that `config.load` imports, so that they can add to
+      METHODS, BACKBONES, SOURCES or OPERATIONS.
   """
 
   seed: int = 0
@@ -61,6 +64,7 @@ class Runtime:
   checkpoint: Checkpoint = Checkpoint()
   evaluate: Evaluate = Evaluate()
   init_from: str | None = None
+  custom_imports: tuple[str, ...] = ()
 
   def __post_init__(self):
     config_lib.require(self, "log_every", self.log_every >= 1, "at least 1")
@@ -87,7 +91,7 @@ class Experiment:
   schedule: Schedule
   runtime: Runtime
   partitioner: Partitioner
-  order: pipeline.Order
+  order: Order
   train: sources.Arrays | sources.Encoded
   notes: tuple[str, ...]
   online: Online
@@ -121,7 +125,7 @@ class Experiment:
     """`(state, batch) -> (state, metrics)`; donates the state."""
     return self.partitioner.compile(self.step, self.state_shardings)
 
-  def host_batches(self, start: int = 0) -> Iterator[pipeline.HostBatch]:
+  def host_batches(self, start: int = 0) -> Iterator[loader.HostBatch]:
     """This process's rows of the batches, as numpy."""
     return pipeline.host_batches(
       self.train,
@@ -198,9 +202,7 @@ def build(
     notes.append("no labels: neither kNN nor a linear probe is evaluated")
   elif test is None or test.num_classes is None:
     notes.append("no labelled test set: kNN and the probe are not evaluated")
-  order = pipeline.Order(
-    len(train), data.batch_size, schedule.epochs, runtime.seed
-  )
+  order = Order(len(train), data.batch_size, schedule.epochs, runtime.seed)
   plan = methods.Plan(data.batch_size, order.steps_per_epoch, len(order))
   method = _method(config.model, plan, schedule.accumulate, partitioner)
   slots = method.slots(len(views_lib.each(data.views)))

@@ -7,6 +7,8 @@ view.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -76,7 +78,7 @@ def info_nce(
   Args:
     queries: f32[b, d] of unit length.
     positives: f32[b], the similarity of each to its key.
-    negatives: f32[K, d] of unit length; no gradient flows into them.
+    negatives: f32[K, d] of unit length.
     temperature: divides the similarities.
 
   Returns:
@@ -151,18 +153,25 @@ def sinkhorn(
   References:
     Caron et al., SwAV, 2020, section 3.1 and eq. 3 to 5; Cuturi, 2013.
   """
-  every = scores if past is None else jnp.concatenate([scores, past])
-  sample = jnp.zeros((len(every), 1))  # what each row has been divided by
+  # Apart, not concatenated: each stays spread over the devices as it is.
+  blocks = [scores] if past is None else [scores, past]
+  # The logarithm of what each row has been divided by, [rows, 1].
+  divisors = [jnp.zeros((len(x), 1)) for x in blocks]
 
-  def over_samples(x: jax.Array) -> jax.Array:
+  def over_samples(blocks: list[jax.Array]) -> jax.Array:
     """Logarithm of the sum over all samples, f32[K]."""
-    largest = axis.pmax(jnp.max(x, axis=0))
-    return largest + jnp.log(axis.psum(jnp.sum(jnp.exp(x - largest), axis=0)))
+    largest = functools.reduce(jnp.maximum, [jnp.max(x, 0) for x in blocks])
+    largest = axis.pmax(largest)
+    sums = (jnp.sum(jnp.exp(x - largest), axis=0) for x in blocks)
+    return largest + jnp.log(axis.psum(sum(sums)))
 
   for _ in range(iterations):
-    prototype = over_samples(every - sample)
-    left = every - prototype
-    sample = jax.nn.logsumexp(left, axis=1, keepdims=True)
+    prototype = over_samples(
+      [x - divisor for x, divisor in zip(blocks, divisors, strict=True)]
+    )
+    divisors = [
+      jax.nn.logsumexp(x - prototype, axis=1, keepdims=True) for x in blocks
+    ]
     # A row that is no sample stays at -inf.
-    sample = jnp.where(jnp.isneginf(sample), 0, sample)
+    divisors = [jnp.where(jnp.isneginf(x), 0, x) for x in divisors]
   return jax.nn.softmax(scores - prototype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 
 from sslx import checkpoint, metrics, train
 from sslx import config as config_lib
@@ -46,6 +46,8 @@ def main(overrides: list[tuple[str, str]]) -> None:
   Args:
     overrides: (dotted key, text of the value), in the order given.
   """
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # Libraries tell of each file.
   if _DISTRIBUTED.value:
     jax.distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value

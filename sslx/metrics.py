@@ -26,8 +26,9 @@ from sslx import parallel
 class Writer:
   """Appends scalars to the files of a workdir, and adds pictures."""
 
-  def __init__(self, workdir: pathlib.Path, step: int):
-    """Opens them to go on after `step`."""
+  def __init__(self, workdir: pathlib.Path, step: int, config: str = ""):
+    """Opens them to go on after `step`, by a config of this fingerprint."""
+    self._config = {"config": config} if config else {}
     self._path = workdir / "metrics.jsonl"
     rows = [row for row in read(workdir) if row["step"] <= step]
     new = self._path.with_suffix(".tmp")
@@ -40,7 +41,9 @@ class Writer:
 
   def write(self, step: int, scalars: dict[str, float]) -> None:
     """Adds one row."""
-    self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+    self._file.write(
+      json.dumps({"step": step, **self._config, **scalars}) + "\n"
+    )
     for name, value in scalars.items():
       self._board.add_scalar(name.replace("+", "_"), value, step)
 
@@ -114,6 +117,7 @@ class Log:
     self._batch_size = batch_size
     self._pending: list[tuple[int, Any, dict[str, float]]] = []
     self._compiled = False
+    self._bad_images = 0
     self._start_lap()
 
   def _start_lap(self) -> None:
@@ -137,7 +141,9 @@ class Log:
       step: its number.
       metrics: its scalars, which may still be running.
       waited: seconds that the loop waited for its batch.
-      bad_images: different images of this process that could not be decoded.
+      bad_images: how many images this process had to replace so far, since
+        they could not be decoded. A row has those since the row before, which
+        a run that was interrupted counts as one that was not.
 
     Raises:
       NotFiniteError: an earlier step's loss or gradient was not finite.
@@ -156,7 +162,8 @@ class Log:
         lap = time.perf_counter() - self._since
         host["images_per_second"] = self._batch_size * self._steps / lap
         host["data_wait"] = self._waited / lap
-      host["bad_images"] = bad_images
+      host["bad_images"] = bad_images - self._bad_images
+      self._bad_images = bad_images
       self._start_lap()
     self._pending.append((step, metrics, host))
 

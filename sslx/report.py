@@ -20,8 +20,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sslx import config as config_lib
 from sslx import step as step_lib
-from sslx.data import augment, crops, pipeline, sources
+from sslx.data import augment, crops, loader, pipeline, sources
 from sslx.data import views as views_lib
+from sslx.data.order import Order
 from sslx.data.views import Patches, View
 
 _GAP, _LINE, _LEGEND = 12, 14, 6  # pixels, pixels, lines
@@ -60,7 +61,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
   data = config_lib.build(pipeline.Data, config.data, "data")
   seed = config.runtime.seed
   images = sources.load(data.records, "train")
-  order = pipeline.Order(len(images), data.batch_size, 1, seed)
+  order = Order(len(images), data.batch_size, 1, seed)
   rows = slice(0, min(n, data.batch_size))
   indices = order[0][rows]
   rng = jax.random.wrap_key_data(step_lib.first_rng(jax.random.key(seed)))
@@ -73,15 +74,15 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
     cuts = _device_cuts(data.views, originals[0].shape[:2], keys)
   else:
     slots = views_lib.unshuffled(len(views_lib.each(data.views)))
-    loader = pipeline.CutViews(images, order, rows, data.views, slots, 1)
-    arrays = loader(0).arrays
+    cutter = loader.CutViews(images, order, rows, data.views, slots, 1)
+    arrays = cutter(0).arrays
     views = augment.colour_views(data.views, arrays["views"], keys)
     encoded, _ = images.read(indices)
     originals = [
       x if isinstance(x, np.ndarray) else crops.decode(x) for x in encoded
     ]
     places = np.arange(len(indices))
-    cuts = loader.cuts(0, places, [x.shape[:2] for x in originals])
+    cuts = cutter.cuts(0, places, [x.shape[:2] for x in originals])
   colours = [
     _colour_legends(view, augment.fold(keys, n))
     for n, view in enumerate(views_lib.each(data.views))

@@ -104,7 +104,7 @@ class TrainStep:
 
     Args:
       state: before the step.
-      batch: this device's rows of `pipeline.HostBatch.arrays`.
+      batch: this device's rows of `loader.HostBatch.arrays`.
       axis: identity in the global view, collectives in the per-device view.
 
     Returns:

@@ -66,13 +66,14 @@ def run(
     workdir / "checkpoints",
     experiment.runtime.checkpoint,
     experiment.order.steps_per_epoch,
+    {"config": config_lib.fingerprint(config)},
   )
   with contextlib.closing(checkpoints):
     state = _start(experiment, checkpoints, progress.note)
     first = int(parallel.to_host(state.step))
     writer = None
     if parallel.is_main_process():
-      writer = metrics.Writer(workdir, first)
+      writer = metrics.Writer(workdir, first, config_lib.fingerprint(config))
       for note in (*experiment.notes, _overview(experiment, workdir)):
         progress.note(note)
     try:
@@ -118,7 +119,8 @@ def _start(
       experiment.abstract_state.params,
       experiment.abstract_state.model_state,
     )
-    state = state.replace(params=params, model_state=model_state)
+    aux = experiment.step.method.adopt(params, model_state, state.aux)
+    state = state.replace(params=params, model_state=model_state, aux=aux)
     note(f"weights from {source}")
   return state
 
@@ -206,7 +208,7 @@ def steps(
     batch = next(batches)
     waited = time.perf_counter() - asked
     state, step_metrics = train_step(state, batch)
-    log.add(step, step_metrics, waited, len(batches.bad))
+    log.add(step, step_metrics, waited, batches.replaced)
     # The host may run ahead of the devices, but each step that waits holds a
     # batch in their memory.
     running.append(step_metrics["loss"])

@@ -70,3 +70,118 @@ def test_l2_normalize_of_zero_has_no_nan():
   np.testing.assert_allclose(
     losses.l2_normalize(jnp.array([[3.0, 4.0]])), [[0.6, 0.8]], rtol=1e-6
   )
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_info_nce_is_a_cross_entropy_over_positive_and_queue(temperature):
+  rng = np.random.default_rng(0)
+  q, k, queue = (
+    x / np.linalg.norm(x, axis=1, keepdims=True)
+    for x in (rng.normal(size=(n, 4)) for n in (6, 6, 9))
+  )
+  k += 0.5 * q
+  k /= np.linalg.norm(k, axis=1, keepdims=True)
+  logits = np.concatenate([(q * k).sum(1)[:, None], q @ queue.T], axis=1)
+  softmax = np.exp(logits / temperature)
+  softmax /= softmax.sum(axis=1, keepdims=True)
+  f32 = np.float32
+  loss, accuracy = losses.info_nce(
+    f32(q), f32((q * k).sum(1)), f32(queue), temperature
+  )
+  np.testing.assert_allclose(loss, -np.log(softmax[:, 0]).mean(), rtol=1e-5)
+  correct = (logits.argmax(axis=1) == 0).mean()
+  assert 0 < correct < 1
+  np.testing.assert_allclose(accuracy, correct, rtol=1e-6)
+
+
+def official_sinkhorn(scores, iterations):
+  """SwAV's code on one process, in float64: codes of scores / epsilon."""
+  q = np.exp(np.float64(scores) - np.max(scores)).T
+  k, b = q.shape
+  q /= q.sum()
+  for _ in range(iterations):
+    q /= q.sum(axis=1, keepdims=True)
+    q /= k
+    q /= q.sum(axis=0, keepdims=True)
+    q /= b
+  q *= b
+  return q.T
+
+
+def sinkhorn(scores, past, devices, iterations=3):
+  """Codes of ours, in the per-device view; the global one for 0 devices."""
+  if not devices:
+    return losses.sinkhorn(scores, past, iterations, Axis())
+  mesh = Partitioner.create(Parallel(), jax.devices()[:devices]).mesh
+  return jax.jit(
+    jax.shard_map(
+      lambda s, p: losses.sinkhorn(s, p, iterations, Axis("data")),
+      mesh=mesh,
+      in_specs=(P("data"), P("data")),
+      out_specs=P("data"),
+    )
+  )(scores, past)
+
+
+def scores_of(rows, seed=0):
+  """Cosines over an epsilon of 0.05, for seven prototypes."""
+  rng = np.random.default_rng(seed)
+  x, prototypes = rng.normal(size=(rows, 5)), rng.normal(size=(7, 5))
+  unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+  return np.float32(unit(x) @ unit(prototypes).T / 0.05)
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+@pytest.mark.parametrize("past", [0, 24])
+@pytest.mark.parametrize("devices", [0, 1, 8])
+def test_sinkhorn_is_the_official_one_over_the_global_batch(
+  devices, past, iterations
+):
+  scores = scores_of(16 + past)
+  found = sinkhorn(
+    scores[:16], scores[16:] if past else None, devices, iterations
+  )
+  expected = official_sinkhorn(scores, iterations)[:16]
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+  # With sums over the samples of each of 8 processes they are others.
+  alone = [official_sinkhorn(s, iterations) for s in np.split(scores, 8)]
+  assert abs(np.concatenate(alone)[:16] - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_sinkhorn_marginals_are_equal_shares(devices):
+  codes = np.asarray(sinkhorn(scores_of(64), None, devices, iterations=100))
+  np.testing.assert_allclose(codes.sum(axis=1), 1, rtol=1e-5)
+  np.testing.assert_allclose(codes.sum(axis=0), 64 / 7, rtol=1e-3)
+
+
+def test_sinkhorn_leaves_out_rows_that_are_no_sample():
+  scores, empty = scores_of(16), np.full((24, 7), -np.inf, np.float32)
+  for devices in (0, 8):
+    found = sinkhorn(scores, empty, devices)
+    np.testing.assert_allclose(
+      found, official_sinkhorn(scores, 3), rtol=1e-4, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e6])
+def test_sinkhorn_of_scores_whose_exponentials_overflow_is_finite(scale):
+  """exp(12) is above float16, exp(89) above float32."""
+  scores = scores_of(16) * scale / 20
+  assert scores.max() > 89
+  codes = np.asarray(sinkhorn(scores, scores_of(8, seed=1), 8))
+  assert np.isfinite(codes).all()
+  np.testing.assert_allclose(codes.sum(axis=1), 1, rtol=1e-5)
+  assert len(set(codes.argmax(axis=1))) > 1
+
+
+def test_sinkhorn_of_scores_in_float16_overflows_there_but_not_here():
+  scores = np.float16(scores_of(16))
+  with np.errstate(over="ignore"):
+    assert np.isinf(np.exp(scores)).any()
+  np.testing.assert_allclose(
+    sinkhorn(np.float32(scores), None, 0),
+    official_sinkhorn(scores, 3),
+    rtol=1e-4,
+    atol=1e-7,
+  )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from sslx import config as config_lib
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -149,8 +150,13 @@ def test_a_run_says_what_it_does_and_learns(straight):
   for name in ("effective_rank", "probe_test_accuracy"):
     assert all(f"eval/{name}" in row for row in evaluated), name
   assert all("feature_std" in row for row in found if "loss" in row)
-  saved = json.loads((workdir / "config.json").read_text())
-  assert saved["schedule"]["epochs"] == 3
+  saved = config_lib.load(str(workdir / "config.json"))
+  assert saved.schedule.epochs == 3
+  name = config_lib.fingerprint(saved)
+  assert {row["config"] for row in found} == {name}
+  with ocp.training.Checkpointer(workdir / "checkpoints") as orbax:
+    metadata = orbax.checkpointables_metadata(12).custom_metadata
+  assert metadata == {"config": name}
   assert list((workdir / "tensorboard").glob("events.*"))
 
 
@@ -222,6 +228,39 @@ def test_sigterm_saves_and_resumes(straight, cache, tmp_path):
   assert "is saved" in output
   run(tmp_path, cache, *RUN)
   assert rows(tmp_path) == rows(straight[0])
+
+
+@pytest.mark.parametrize(
+  ("method", "small"),
+  [
+    ("mocov2", ("data.views.0.size=16", "model.queue_size=1024")),
+    ("swav", ("data.views.0.size=16", "model.prototypes=16")),
+    ("relative_loc", ("data.views.0.size=5", "model.backbone.stem=imagenet")),
+  ],
+)
+def test_quickstart_trains_evaluates_and_goes_on_after_sigterm(
+  method, small, cache, tmp_path
+):
+  of_simclr = ("projector.dims", "views.0.size", "configs/simclr.py")
+  arguments = [
+    f"--config=configs/{method}.py:quickstart",
+    *[x for x in RUN if not any(word in x for word in of_simclr)],
+    *[f"--config.{x}" for x in small],
+    "--config.schedule.epochs=2",
+  ]
+  process = start(tmp_path, cache, *arguments)
+  wait_for_step(process, tmp_path, 3)
+  process.send_signal(signal.SIGTERM)
+  output = finish(process)
+  assert process.returncode == 128 + signal.SIGTERM, output
+  assert "is saved" in output
+  assert "resumed from step" in run(tmp_path, cache, *arguments)
+  found = rows(tmp_path)
+  losses = {row["step"]: row["loss"] for row in found if "loss" in row}
+  assert list(losses) == list(range(1, 9))
+  assert all(np.isfinite(loss) for loss in losses.values())
+  evaluated = [row["step"] for row in found if "eval/knn_20" in row]
+  assert evaluated == [0, 4, 8]
 
 
 def test_a_finished_run_has_nothing_left_to_do(straight, cache):
@@ -302,6 +341,10 @@ def test_a_full_disk_stops_the_run_and_harms_no_checkpoint(cache, tmp_path):
       "need mode='pjit'",
     ),
     (["--config.runtime.init_from=/no/such/run"], "/no/such/run"),
+    (
+      ["--config.runtime.custom_imports=('no_such',)"],
+      "'no_such', which cannot be imported: ModuleNotFoundError",
+    ),
     (["--wrkdir=x"], "Did you mean: workdir"),
     (["extra"], "unexpected arguments ['extra']"),
   ],

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +36,15 @@ def log(writer, stream=None, every=2):
     steps_per_epoch=5,
     batch_size=8,
   )
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """Stands still until it is moved on."""
+  clock = types.SimpleNamespace(now=100.0)
+  fake = types.SimpleNamespace(perf_counter=lambda: clock.now)
+  monkeypatch.setattr(metrics, "time", fake)
+  return clock
 
 
 @pytest.fixture
@@ -115,6 +125,39 @@ def test_the_first_step_counts_as_compilation(writer, tmp_path):
   first, second = metrics.read(tmp_path)
   assert "images_per_second" not in first
   assert second["images_per_second"] > 0
+
+
+def test_rows_say_how_long_the_loop_waited_for_data(writer, tmp_path, clock):
+  one = log(writer, every=2)
+  # Compilation; then 1 s, of which 0.25 s is the wait for the batch.
+  for step, waited in enumerate([5, 0.25, 0.25, 0.25, 0, 0.5], start=1):
+    clock.now += 1 if step > 1 else 60
+    one.add(step, scalars(), waited)
+    if step == 4:
+      one.pause(7)  # An evaluation is not training.
+      clock.now += 7
+  one.flush()
+  rows = metrics.read(tmp_path)
+  assert [r["step"] for r in rows] == [2, 4, 6]
+  # Shares of one second, and of two.
+  np.testing.assert_allclose([r["data_wait"] for r in rows], [0.25, 0.25, 0.25])
+  np.testing.assert_allclose([r["images_per_second"] for r in rows], 8)
+
+
+@pytest.mark.parametrize("first", [0, 2, 4])
+def test_rows_count_the_bad_images_since_the_row_before(
+  writer, tmp_path, first
+):
+  """So that a run that goes on has the rows of one that did not stop."""
+  one = log(writer, every=2)
+  replaced = [0, 1, 1, 3, 3, 3, 3, 4]  # after each step of the whole run
+  before = replaced[first - 1] if first else 0
+  for step in range(first + 1, 9):
+    one.add(step, scalars(), 0.0, replaced[step - 1] - before)
+  one.flush()
+  found = {r["step"]: r["bad_images"] for r in metrics.read(tmp_path)}
+  whole = {2: 1, 4: 2, 6: 0, 8: 1}
+  assert found == {k: v for k, v in whole.items() if k > first}
 
 
 def test_duration():

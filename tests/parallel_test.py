@@ -233,6 +233,8 @@ def test_axis_views_agree():
       "sum": axis.psum(x.sum()),
       "max": axis.pmax(x.max()),
       "gathered": axis.pmean(gathered),
+      "replicated": axis.replicate(x),
+      "shared": axis.psum(jnp.sum(axis.share(axis.replicate(x)) * x)),
       "positions": axis.psum(jnp.zeros(16).at[axis.positions(2)].set(x)),
     }
 
@@ -243,5 +245,7 @@ def test_axis_views_agree():
   assert out["sum"] == Axis().psum(x.sum())
   assert out["max"] == Axis().pmax(x.max())
   assert (out["gathered"] == Axis().all_gather(x)).all()
+  assert (out["replicated"] == Axis().replicate(x)).all()
+  assert out["shared"] == jnp.sum(Axis().share(x) * x)
   assert (out["positions"] == x).all()
   assert (Axis().positions(16) == jnp.arange(16)).all()

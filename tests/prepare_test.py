@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -402,9 +401,15 @@ def test_killed_and_resumed_is_the_same_as_straight(tmp_path):
   wait_for(lambda: len(done()) >= 2)
   workers = children_of(killed.pid)
   assert workers
-  killed.send_signal(signal.SIGKILL)
+  killed.kill()
+  killed.wait()
+  try:
+    wait_for(lambda: all(map(gone, workers)), seconds=20)
+  finally:  # Not to leave them behind, should they not have ended.
+    for pid in workers:
+      if not gone(pid):
+        os.kill(int(pid), signal.SIGKILL)
   killed.communicate()
-  wait_for(lambda: all(map(gone, workers)))
   first = {path: path.stat().st_mtime_ns for path in done()}
   assert 2 <= len(first) < 12
   assert not (left / "dataset_info.json").exists()
@@ -421,22 +426,23 @@ def test_killed_and_resumed_is_the_same_as_straight(tmp_path):
 
 
 def test_stopped_by_the_keyboard(tmp_path):
-  folder = write_folder(tmp_path / "pets", train=30, size=(1200, 900))
+  folder = write_folder(tmp_path / "pets", train=20, size=(2400, 1800))
   arguments = ("pets", f"--from={folder}", "--short_side=300", "--workers=2")
   process = start(
     *arguments,
     f"--out={tmp_path}/out",
-    code=SMALL_SHARDS,
+    code=SMALL_SHARDS.replace("5", "20"),
     start_new_session=True,
   )
   left = tmp_path / "out/pets_short300_q90/1.0.0.incomplete"
-  wait_for(lambda: list(left.glob("*-of-000??")))
+  wait_for(lambda: list(left.glob("*.partial")))
   os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
   _, error = process.communicate(timeout=30)
-  # The workers say nothing; the message is made from this by the command.
+  # The workers say nothing; the command makes a message of what is left.
   assert error.strip().endswith("KeyboardInterrupt")
   assert error.count("Traceback") == 1
   assert process.returncode == -signal.SIGINT
+  assert not list(left.glob("*-of-000??"))  # They did not go on to the end.
 
 
 @needs_proc
@@ -457,8 +463,12 @@ def test_a_worker_that_ends_is_an_error(tmp_path):
 def test_full_disk(tmp_path, small_shards):
   folder = write_folder(tmp_path / "pets", train=20, size=(400, 300))
   arguments = ("pets", f"--from={folder}", f"--out={tmp_path}/out")
-  limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
-  full = start(*arguments, "--workers=1", preexec_fn=limit)
+  code = (
+    "import resource, runpy;"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000));"
+    "runpy.run_module('sslx.prepare', run_name='__main__')"
+  )
+  full = start(*arguments, "--workers=1", code=code)
   _, error = full.communicate()
   assert full.returncode == 1
   assert error.startswith("error: ")

@@ -3,8 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from sslx import experiment as experiment_lib
+from sslx.data.views import Slot, View
+from sslx.parallel import Axis, Parallel, Partitioner
+from sslx.step import TrainStep
 from tests import tiny
 
 
@@ -32,18 +36,6 @@ def reference():
   }
 
 
-def assert_close(new, old, tolerance):
-  """Each array's error is below `tolerance` of its norm."""
-
-  def check(path, a, b):
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    error, norm = np.linalg.norm(a - b), np.linalg.norm(b)
-    name = jax.tree_util.keystr(path)
-    assert error <= tolerance * (norm + 1e-6), f"{name}: {error} of {norm}"
-
-  jax.tree.map_with_path(check, new, old)
-
-
 @pytest.mark.parametrize("groups", [1, 8])
 @pytest.mark.parametrize(
   ("mode", "devices"),
@@ -58,9 +50,9 @@ def test_three_steps_do_not_depend_on_devices_or_mode(
   # Step one sees the same parameters. The state after the last has the
   # gradients in its momentum; rounding that moves one value across a ReLU's
   # zero changes single elements of them.
-  assert_close(metrics[0], old_metrics[0], 1e-4)
-  assert_close(metrics, old_metrics, 5e-3)
-  assert_close(state, old_state, 1e-2)
+  tiny.assert_close(metrics[0], old_metrics[0], 1e-4)
+  tiny.assert_close(metrics, old_metrics, 5e-3)
+  tiny.assert_close(state, old_state, 1e-2)
 
 
 def test_initial_state_does_not_depend_on_devices_or_rules(reference):
@@ -77,5 +69,27 @@ def test_fsdp_gives_the_same_three_steps(reference):
   config = tiny.config(runtime__parallel__rules="fsdp")
   start, old_metrics, old_state = reference[1]
   _, metrics, state = three_steps(config, 8, start)
-  assert_close(metrics, old_metrics, 5e-3)
-  assert_close(state, old_state, 1e-2)
+  tiny.assert_close(metrics, old_metrics, 5e-3)
+  tiny.assert_close(state, old_state, 1e-2)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_shuffled_view_is_the_same_view_in_another_row(devices):
+  view = View(8, count=2, jitter=(0.4, 0.4, 0.4, 0.1), grey=0.2)
+  slots = (Slot(1), Slot(1, shuffled=True))
+  step = TrainStep(
+    None, None, None, None, (view,), slots, (0.5,) * 3, (0.25,) * 3
+  )
+  batch = tiny.batch(0, size=12)
+  place = np.random.default_rng(0).permutation(tiny.BATCH).astype(np.int32)
+  batch |= {"place": place, "shuffled_image": batch["image"][place]}
+  mesh = Partitioner.create(Parallel(), jax.devices()[:devices]).mesh
+  preprocess = jax.shard_map(
+    lambda batch: step.preprocess(batch, jax.random.key(0), Axis("data")),
+    mesh=mesh,
+    in_specs=P("data"),
+    out_specs=P("data"),
+  )
+  straight, shuffled = jax.jit(preprocess)(batch)
+  np.testing.assert_allclose(shuffled, straight[place], atol=1e-6)
+  assert abs(straight - straight[place]).max() > 0.1

@@ -1,15 +1,28 @@
-"""A config small enough to compile in seconds, and the batches for it."""
+"""Experiments small enough to compile in seconds, and the batches for them."""
 
+import contextlib
+import functools
+import itertools
+import math
 import pathlib
+import re
+from typing import Literal
+from unittest import mock
 
+import flax.linen as nn
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from sslx import config as config_lib
-from sslx.data import shapes
+from sslx import experiment as experiment_lib
+from sslx import models, parallel
+from sslx.data import shapes, sources
+from sslx.models import norm
 
 ROOT = pathlib.Path(__file__).parent.parent
 BATCH = 16
+IMAGES, SIDE = 64, 20  # of `Pixels`: four steps an epoch
 
 
 def config(**changes) -> ConfigDict:
@@ -31,11 +44,7 @@ def config(**changes) -> ConfigDict:
     "runtime.log_every": 1,
     "runtime.evaluate.pixels": False,
   }
-  tiny |= {key.replace("__", "."): value for key, value in changes.items()}
-  return config_lib.load(
-    f"{ROOT}/configs/simclr.py:quickstart",
-    [(key, repr(value)) for key, value in tiny.items()],
-  )
+  return _load("simclr.py:quickstart", tiny, changes)
 
 
 def vit_config(method: str, **changes) -> ConfigDict:
@@ -87,3 +96,194 @@ def batch(seed: int, size: int = 32) -> dict[str, np.ndarray]:
     "image": rng.integers(0, 256, (BATCH, size, size, 3), dtype=np.uint8),
     "label": rng.integers(0, shapes.NUM_CLASSES, BATCH, dtype=np.int32),
   }
+
+
+class Convs(nn.Module):
+  """A backbone that compiles in a second, and is smooth.
+
+  Rounding moves no value across the zero of a ReLU, so that methods can be
+  compared closely over several steps.
+  """
+
+  norm_groups: int = 1
+  dtype: Literal["float32", "bfloat16"] = "float32"
+
+  @nn.compact
+  def __call__(self, x, *, train, axis=parallel.Axis(), every=False):
+    bn = functools.partial(norm.BatchNorm, groups=self.norm_groups, axis=axis)
+    x = nn.Conv(8, (3, 3), 2, use_bias=False, name="conv1")(x)
+    x = nn.softplus(bn(name="bn1")(x, train))
+    middle = x.mean((1, 2))
+    x = nn.Conv(12, (3, 3), 2, use_bias=False, name="conv2")(x)
+    x = nn.softplus(bn(name="bn2")(x, train)).mean((1, 2))
+    return {"final": x, "stage3": middle} if every else x
+
+
+class Flat(nn.Module):
+  """A linear backbone: the features of an image depend on no other image."""
+
+  norm_groups: int = 1
+  dtype: Literal["float32", "bfloat16"] = "float32"
+
+  @nn.compact
+  def __call__(self, x, *, train, axis=parallel.Axis(), every=False):
+    x = nn.Dense(12, use_bias=False)(x.reshape(len(x), -1))
+    return {"final": x} if every else x
+
+
+models.BACKBONES |= {"convs": Convs, "flat": Flat}
+
+_VIEW = {
+  "size": 12,
+  "count": 2,
+  "crop_scale": (0.4, 1.0),
+  "interpolation": "bilinear",
+  "flip": 0.5,
+}
+_METHODS = {
+  "simclr": (
+    "selfsup/simclr_resnet50_8xb32-coslr-200e_in1k.py",
+    (_VIEW,),
+    {"model.projector.dims": (16, 8)},
+  ),
+  "mocov2": (
+    "selfsup/mocov2_resnet50_8xb32-coslr-200e_in1k.py",
+    (_VIEW,),
+    {
+      "model.projector.dims": (16, 8),
+      "model.queue_size": 4 * BATCH,
+      "model.momentum": 0.9,
+    },
+  ),
+  "swav": (
+    "selfsup/swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96.py",
+    (_VIEW, _VIEW | {"size": 8, "crop_scale": (0.1, 0.4)}),
+    {
+      "model.projector.dims": (16, 8),
+      "model.prototypes": 12,
+      "model.queue_size": 2 * BATCH,
+      "model.queue_start_epoch": 0,
+      "schedule.optimizer.freeze_steps": 2,
+      "schedule.optimizer.lr": 200.0,  # Of which LARC takes a thousandth.
+    },
+  ),
+  "relative_loc": (
+    "selfsup/relative-loc_resnet50_8xb64-steplr-70e_in1k.py",
+    ({"kind": "patches", "size": 5, "resize": 20, "crop": 18, "grey": 0.5},),
+    {"model.head.hidden": 24},
+  ),
+}
+METHODS = tuple(_METHODS)
+
+
+def method_config(method: str, backbone: str = "convs", **changes):
+  """The ImageNet recipe of a method, with a tiny network and tiny views.
+
+  Args:
+    method: one of METHODS.
+    backbone: `convs` or `flat`.
+    **changes: dotted keys, dots as double underscores; `views`, new ones.
+  """
+  recipe, views, tiny = _METHODS[method]
+  views = changes.pop("views", views)
+  # A rate at which three steps change the parameters visibly.
+  shared = {
+    "data.batch_size": BATCH,
+    "schedule.optimizer.lr": 1.0,
+    "runtime.evaluate.knn.k": (5,),
+  }
+  made = _load(recipe, shared | tiny, changes)
+  with made.unlocked(), made.ignore_type():
+    made.model.backbone = ConfigDict({"name": backbone})
+    made.data.views = views
+    made.runtime.evaluate.probe = None
+  return made
+
+
+class Pixels:
+  """64 random images of ten classes, cut on the host like ImageNet's."""
+
+  num_classes = 10
+
+  def __init__(self):
+    rng = np.random.default_rng(0)
+    self.pixels = rng.integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
+
+  def __len__(self):
+    return IMAGES
+
+  def read(self, indices):
+    labels = np.asarray(indices, np.int32) % self.num_classes
+    return [self.pixels[i] for i in indices], labels
+
+  def name(self, index):
+    return f"image {index}"
+
+
+def build_method(config: ConfigDict, devices: int = 1):
+  """An experiment of a config from `method_config`, on `Pixels`."""
+  with mock.patch.object(sources, "load", lambda *_: Pixels()):
+    return experiment_lib.build(config, jax.devices()[:devices])
+
+
+def batches(experiment, count: int, start: int = 0) -> list:
+  """Batches of a run, on its devices."""
+  with contextlib.closing(experiment.batches(start)) as taken:
+    return list(itertools.islice(taken, count))
+
+
+def compile_step(experiment, batch):
+  """Without LLVM's optimisations, which take longer than all the steps."""
+  step = experiment.compiled_step().lower(experiment.abstract_state, batch)
+  return step.compile(compiler_options={"xla_backend_optimization_level": 0})
+
+
+def run_steps(experiment, state, batches, step=None):
+  """Metrics of each step, and the state after, on the host.
+
+  Args:
+    experiment: what to run.
+    state: where to start, on the host or anywhere.
+    batches: one for each step.
+    step: the compiled step, if there is one already.
+  """
+  step = step or compile_step(experiment, batches[0])
+  state = jax.device_put(jax.device_get(state), experiment.state_shardings)
+  metrics = []
+  for batch in batches:
+    state, out = step(state, batch)
+    metrics.append(jax.device_get(out))
+  return metrics, jax.device_get(state)
+
+
+def collectives(compiled) -> list[tuple[str, int]]:
+  """(kind, elements) of each array that a compiled step moves."""
+  kinds = "all-gather|all-to-all|collective-permute|all-reduce|reduce-scatter"
+  pattern = rf"= (\S+|\([^=]*?\)) ({kinds})(?:-start)?\("
+  return [
+    (kind, math.prod(int(n) for n in shape.split(",") if n))
+    for shapes, kind in re.findall(pattern, compiled.as_text())
+    for shape in re.findall(r"\w+\[([\d,]*)\]", shapes)
+  ]
+
+
+def assert_close(new, old, tolerance):
+  """Each array's error is below `tolerance` of its norm."""
+
+  def check(path, a, b):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    error, norm = np.linalg.norm(a - b), np.linalg.norm(b)
+    name = jax.tree_util.keystr(path)
+    assert error <= tolerance * (norm + 1e-6), f"{name}: {error} of {norm}"
+
+  jax.tree.map_with_path(check, new, old)
+
+
+def _load(spec: str, *layers: dict) -> ConfigDict:
+  """A config, with dots of keys as they are or as double underscores."""
+  merged = {}
+  for layer in layers:
+    merged |= {key.replace("__", "."): value for key, value in layer.items()}
+  return config_lib.load(
+    f"{ROOT}/configs/{spec}", [(k, repr(v)) for k, v in merged.items()]
+  )

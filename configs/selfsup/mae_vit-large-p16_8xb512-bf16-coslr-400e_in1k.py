@@ -8,7 +8,8 @@ from sslx.config import inherit
 def get_config() -> ConfigDict:
   """Parameters sharded over the devices, activations computed anew."""
   return inherit(
-    "./mae_vit-base-p16_8xb512-bf16-coslr-400e_in1k.py",
+    "./mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k.py",
     model={"backbone": {"variant": "large", "remat": True}},
+    schedule={"epochs": 400},
     runtime={"parallel": {"rules": "fsdp"}},
   )

@@ -14,9 +14,13 @@ def get_config() -> ConfigDict:
     "../_base_/default_runtime.py",
     model={
       "backbone": {"width": 0.25, "stem": "imagenet"},
-      "projector": {"dims": (256, 64)},
+      # BatchNorm in the head, both views as queries and a fast key encoder:
+      # all that a run of 384 steps can do with.
+      "projector": {"dims": (256, 64), "norm": True},
       "temperature": 0.2,
+      "momentum": 0.99,
       "queue_size": 2048,
+      "symmetric": True,
     },
     schedule={
       "epochs": 24,

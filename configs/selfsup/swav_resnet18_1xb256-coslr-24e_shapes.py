@@ -15,7 +15,10 @@ def get_config() -> ConfigDict:
     model={
       "backbone": {"width": 0.25, "stem": "imagenet"},
       "projector": {"dims": (256, 64)},
-      "prototypes": 128,
+      # Sharp codes, and as many prototypes as images in a batch. Softer ones
+      # are predicted from brightness and colour alone, and shapes not learnt.
+      "prototypes": 256,
+      "epsilon": 0.01,
       "queue_size": 0,
       "queue_start_epoch": 0,
     },

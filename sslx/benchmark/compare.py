@@ -16,10 +16,17 @@ import numpy as np
 from PIL import Image
 
 from sslx.benchmark import peers
-from sslx.benchmark.measure import device_part, in_turns, on_cpu, spread
+from sslx.benchmark.measure import (
+  device_part,
+  in_turns,
+  on_cpu,
+  one_device,
+  spread,
+)
 from sslx.config import ConfigError
-from sslx.data import augment, crops, pipeline
+from sslx.data import augment, crops, loader, pipeline
 from sslx.data import views as views_lib
+from sslx.data.order import Order
 from sslx.data.sources import Arrays, Encoded
 from sslx.data.views import Patches
 
@@ -47,7 +54,7 @@ def compare(data: pipeline.Data, images: Arrays | Encoded, rounds: int) -> None:
   chunks = _chunks(images, rounds)
   in_memory = isinstance(images, Arrays)
   ours = {_WHOLE: _pixels(data)} if in_memory else _encoded(data)
-  listed = {f"{p.label}": p for p in peers.peers(data)}
+  listed = {p.label: p for p in peers.peers(data)}
   prepare = ours | {k: p.make(data) for k, p in listed.items() if p.version}
   runs = {
     name: [make(chunk) for chunk in chunks] for name, make in prepare.items()
@@ -57,7 +64,6 @@ def compare(data: pipeline.Data, images: Arrays | Encoded, rounds: int) -> None:
   clock = time.process_time if on_cpu() else time.perf_counter
   seconds = in_turns(work, rounds, clock=clock, least=_LEAST)
 
-  kind = jax.devices()[0].device_kind
   what = "uint8 pixels" if in_memory else "encoded bytes"
   time_of = "core" if on_cpu() else "wall"
   print(
@@ -68,11 +74,11 @@ def compare(data: pipeline.Data, images: Arrays | Encoded, rounds: int) -> None:
   first, *_ = seconds
   for name, times in seconds.items():
     rates = spread([len(chunks[0]) / x for x in times])
-    line = f"  {name:28} {rates:30}"
+    line = f"  {name:28} {rates}"
     if name in listed:
       ratios = [a / b for a, b in zip(times, seconds[first], strict=True)]
-      peer = listed[name]
-      line += f"  ours {statistics.median(ratios):.2f} x, {peer.version}"
+      ratio = f"ours {statistics.median(ratios):.2f} x"
+      line = f"{line:62}  {ratio}, {listed[name].version}"
     print(line)
   for name, peer in listed.items():
     if not peer.version:
@@ -80,20 +86,20 @@ def compare(data: pipeline.Data, images: Arrays | Encoded, rounds: int) -> None:
 
   left = _left_to_the_device(data)
   if in_memory:
-    print(f"ours is done by one {kind}: gather, transfer, cut, {left}")
+    print(f"ours is done by one {one_device()}: gather, transfer, cut, {left}")
   else:
     pairs = zip(seconds[_WHOLE], seconds[_OURS], strict=True)
     part = statistics.median(a - b for a, b in pairs) / len(chunks[0])
     print(
-      f"ours leaves to the device: {left}; transfer and all that take"
-      f" {part * 1e3:.2f} ms an image\non one {kind}, and the peers do it on"
-      " the host (but for the blur, where it says so)"
+      f"ours leaves to the device: {left}; with the transfer that\ntakes"
+      f" {part * 1e3:.2f} ms of one {one_device()} an image. The peers do it on"
+      " the host\n(one of them all but the blur, if there is any)."
     )
   psnr = [x for chunk in chunks for x in _psnr(data, chunk)]
   print(
-    f"our crops against Pillow's of the same boxes, PSNR: median"
-    f" {statistics.median(psnr):.1f} dB, worst {min(psnr):.1f} dB"
-    f" ({len(psnr)} views)"
+    "PSNR of our crops against Pillow's of the same boxes: median"
+    f" {statistics.median(psnr):.1f} dB, worst {min(psnr):.1f} dB,"
+    f" {len(psnr)} views"
   )
 
 
@@ -161,9 +167,16 @@ def _encoded(data: pipeline.Data) -> dict[str, peers.Prepare]:
 
   def prepare(images):
     n = len(images)
-    order = pipeline.Order(n, n, 1_000_000, 0)
+    order = Order(n, n, 1_000_000, 0)
     memory = _InMemory(images)
-    cut = pipeline.CutViews(memory, order, slice(0, n), data.views, threads=1)
+    cut = loader.CutViews(
+      memory,
+      order,
+      slice(0, n),
+      data.views,
+      views_lib.unshuffled(len(views_lib.each(data.views))),
+      threads=1,
+    )
     batches = map(cut, itertools.count())
     return lambda: next(batches).arrays
 
@@ -180,7 +193,7 @@ def _pixels(data: pipeline.Data) -> peers.Prepare:
 
   def prepare(images):
     pixels, n = np.stack(images), len(images)
-    order = pipeline.Order(n, n, 1_000_000, 0)
+    order = Order(n, n, 1_000_000, 0)
     labels = np.full(n, -1, np.int32)
     batches = itertools.count()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from sslx.data import views as views_lib
 from sslx.data.pipeline import Data
 from sslx.parallel import Axis, Parallel, Partitioner
 from sslx.step import TrainStep
@@ -49,11 +50,11 @@ def in_turns(
   seconds = {name: [] for name in work}
   for turn in (0, *range(rounds)):
     for name, call in work.items():
-      calls, began = 0, clock()
-      while not calls or clock() - began < least:
+      calls, elapsed, began = 0, -1.0, clock()
+      while elapsed < least:
         call(turn)
-        calls += 1
-      seconds[name].append((clock() - began) / calls)
+        calls, elapsed = calls + 1, clock() - began
+      seconds[name].append(elapsed / calls)
   return {name: times[1:] for name, times in seconds.items()}
 
 
@@ -80,6 +81,7 @@ def device_part(data: Data) -> tuple[Callable, Callable]:
     learning_rate=None,
     probe=None,
     views=data.views,
+    slots=views_lib.unshuffled(len(views_lib.each(data.views))),
     mean=data.mean,
     std=data.std,
   )
@@ -91,3 +93,8 @@ def device_part(data: Data) -> tuple[Callable, Callable]:
 def on_cpu() -> bool:
   """Whether the device is a CPU."""
   return jax.devices()[0].platform == "cpu"
+
+
+def one_device() -> str:
+  """What the device is called, of a process that is pinned to one core."""
+  return "core of this CPU" if on_cpu() else jax.devices()[0].device_kind

@@ -24,6 +24,10 @@ from sslx.data import views as views_lib
 from sslx.data.pipeline import Data
 from sslx.data.views import View
 
+# Before any of them is imported, which some are by others.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # It asks a server.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 # Given images, a peer makes a function without arguments that makes all views
 # of them: what is before that call is not measured.
 Prepare = Callable[[list[Any]], Callable[[], Any]]
@@ -195,7 +199,6 @@ def _crop_only(view: View) -> bool:
 
 def _albumentations(data: Data) -> Prepare:
   """The same steps by OpenCV."""
-  os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # It asks a server.
   import albumentations as A
 
   def decode(image):
@@ -245,7 +248,6 @@ def _tf_data(data: Data, *, blur: bool) -> Prepare:
     data: config section.
     blur: on the host; else it is left to the device, as the official code does.
   """
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   import tensorflow as tf
 
   tf.config.set_visible_devices([], "GPU")
@@ -294,6 +296,8 @@ def _tf_data(data: Data, *, blur: bool) -> Prepare:
     )
     options = tf.data.Options()
     options.autotune.enabled = False
+    # These have it work ahead, on other threads, while others are measured.
+    options.experimental_optimization.apply_default_optimizations = False
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
     batches = iter(dataset.batch(len(images)).with_options(options))

@@ -28,7 +28,7 @@ Rgb = tuple[float, float, float]
 
 # Streams of one key. An operation takes fixed places in its stream, so that
 # leaving it out changes no other.
-_BOX, _FLIP, _COLOUR = range(3)
+_BOX, _FLIP, _COLOUR, _THEN = range(4)
 _CONTRAST, _SATURATION = 1, 2  # brightness is 0, hue is 3
 _ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
 fold = jax.vmap(jax.random.fold_in, (0, None))  # a number into every key
@@ -135,7 +135,7 @@ def augment_colour(view: View, images: Array, keys: Array) -> Array:
   """
   images = _unit_float(images)
   jitter = view.jitter_prob and any(view.jitter)
-  if not any((jitter, view.grey, view.blur, view.solarize)):
+  if not any((jitter, view.grey, view.blur, view.solarize, view.then)):
     return images
   colour = draw_colour(view, keys)
 
@@ -154,6 +154,8 @@ def augment_colour(view: View, images: Array, keys: Array) -> Array:
     images = where(colour.blurred, blurred)
   if view.solarize:
     images = where(colour.solarized, solarize(images))
+  for n, name in enumerate(view.then):
+    images = views_lib.OPERATIONS[name](images, fold(keys, _THEN + n))
   return images
 
 

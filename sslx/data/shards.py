@@ -120,7 +120,13 @@ def write(
   else:
     pool = futures.ThreadPoolExecutor(1, "shards", _start, arguments)
   try:
-    waiting = {pool.submit(_write, shard): shard for shard in todo}
+    # Workers inherit that Ctrl-C, which a terminal sends to all processes, is
+    # not for them. They start at the first `submit`.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+      waiting = {pool.submit(_write, shard): shard for shard in todo}
+    finally:
+      signal.signal(signal.SIGINT, handler)
     while waiting:
       finished, _ = futures.wait(waiting, 0.2, futures.FIRST_COMPLETED)
       for future in finished:
@@ -168,7 +174,6 @@ def _start(job: Job, done, stop) -> None:
   global _worker
   _worker = job, done, stop
   if multiprocessing.parent_process() is not None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent says when.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

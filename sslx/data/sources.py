@@ -13,7 +13,7 @@ import difflib
 import math
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -21,6 +21,10 @@ import numpy as np
 
 from sslx.config import ConfigError
 from sslx.data import files, records, shapes
+
+# Sets from outside sslx, which a module of `runtime.custom_imports` adds: name
+# to a function that opens a split of a Source, as `load` does.
+SOURCES: dict[str, Callable[[Source, str], Any]] = {}
 
 # Images of one size up to this side are held in memory. Fixed, and not a matter
 # of how much memory there is: where views are cut decides what is drawn.
@@ -114,6 +118,8 @@ def load(
       or more of them than memory does. Damage inside a file shows when that
       place is read, all else before the first image is.
   """
+  if source.name in SOURCES:
+    return SOURCES[source.name](source, split)
   name = {"train": source.train, "test": source.test}[split]
   if source.name == "shapes":
     if name not in (None, split):

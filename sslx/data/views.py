@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from sslx.config import require
 
+# Augmentations from outside sslx, which a module of `runtime.custom_imports`
+# adds: name to a function of f32[b, h, w, 3] images in [0, 1] and keys [b],
+# pure and for use inside jit.
+OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {}
 INTERPOLATIONS = ("bilinear", "bicubic")
 TRIES = 10
 BOX_UNIFORMS = 2 * TRIES + 2  # what `random_boxes` takes for each image
@@ -47,6 +52,7 @@ class View:
   blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels
   blur_kernel: int = 23  # taps, odd
   solarize: float = 0.0
+  then: tuple[str, ...] = ()  # of OPERATIONS, after all of these
 
   def __post_init__(self):
     for name in ("size", "count", "blur_kernel"):
@@ -63,6 +69,9 @@ class View:
       self, "jitter", self.jitter[HUE] <= 0.5, "0.5 or less in hue, the last"
     )
     require(self, "blur_kernel", self.blur_kernel % 2 == 1, "odd")
+    known = set(self.then) <= OPERATIONS.keys()
+    accepted = f"names of views.OPERATIONS, which has {sorted(OPERATIONS)}"
+    require(self, "then", known, accepted)
     fits = not self.blur or self.blur_kernel // 2 < self.size
     require(self, "blur_kernel", fits, f"below 2 * size = {2 * self.size}")
 
@@ -136,7 +145,7 @@ class Slot(NamedTuple):
 
   Attributes:
     view: which of the views of `each`.
-    shuffled: whether its rows are in the order of `pipeline.Order.shuffle`
+    shuffled: whether its rows are in the order of `order_lib.Order.shuffle`
       instead of that of the batch.
   """
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from sslx import parallel
 from sslx.config import ConfigError, require
-from sslx.data import augment, pipeline
+from sslx.data import augment, loader
 from sslx.data.sources import Arrays, Encoded
 from sslx.data.views import Centre
 from sslx.evaluate import knn, monitors
@@ -164,7 +164,7 @@ class Online:
       return {}
     n = self._partitioner.num_devices
     batch_size = -(-_PICTURED // n) * n
-    ((pixels, _),) = pipeline.evaluation_batches(
+    ((pixels, _),) = loader.evaluation_batches(
       self._train if self._test is None else self._test,
       batch_size,
       self._partitioner.local_rows(batch_size),
@@ -207,7 +207,7 @@ class Online:
     n = self._partitioner.num_devices
     batch_size = -(-self._settings.batch_size // n) * n
     batches = []
-    for batch in pipeline.evaluation_batches(
+    for batch in loader.evaluation_batches(
       images,
       batch_size,
       self._partitioner.local_rows(batch_size),

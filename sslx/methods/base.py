@@ -68,6 +68,9 @@ class Method(Protocol):
   ) -> tuple[Params, ModelState, Aux]:
     """Draws parameters; of `batch` only the shapes matter."""
 
+  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
+    """`aux`, where another run's weights take the place of those of `init`."""
+
   def loss(
     self,
     params: Params,
@@ -86,7 +89,7 @@ class Method(Protocol):
       aux: the method's own state.
       batch: `views`, a tuple of normalised f32[b, s, s, 3], one for each slot;
         `label`, int32[b], which a self-supervised method must not use; if some
-        slot is shuffled `place` and `back`, see `pipeline.HostBatch`.
+        slot is shuffled `place` and `back`, see `loader.HostBatch`.
       rng: the key of this step, the same on all devices.
       step: int32 scalar, optimiser steps taken before this one.
       axis: identity in the global view, collectives in the per-device view.

@@ -98,14 +98,17 @@ class MoCo:
       batch["views"][0],
     )
     shape = (self.queue_size, self.projector.dims[-1])
-    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # Donated on its own.
     aux = {
-      "params": copy(params),
-      "model_state": copy(model_state),
       "queue": losses.l2_normalize(jax.random.normal(rng_queue, shape)),
       "pointer": jnp.int32(0),
     }
-    return params, model_state, aux
+    return params, model_state, self.adopt(params, model_state, aux)
+
+  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
+    """The key encoder becomes a copy of the query encoder."""
+    # In memory too: each is donated on its own.
+    copy = lambda tree: jax.tree.map(jnp.copy, tree)
+    return {**aux, "params": copy(params), "model_state": copy(model_state)}
 
   def loss(
     self,
@@ -119,10 +122,8 @@ class MoCo:
   ) -> tuple[jax.Array, Output]:
     """Algorithm 1."""
     del rng
-    views = batch["views"]
-    queries = views[:2] if self.symmetric else views[:1]
-    # With both symmetric, the key of a query is of the other view.
-    keys = views[-2:][::-1] if self.symmetric else views[-1:]
+    count = 2 if self.symmetric else 1
+    queries, others = batch["views"][:count], batch["views"][-count:]
 
     # Views pass on their own, as in the official code: BatchNorm sees B
     # examples, and its running statistics move once for each.
@@ -132,11 +133,9 @@ class MoCo:
       h.append(features)
       q.append(losses.l2_normalize(z))
     key_state = aux["model_state"]
-    for x in keys[::-1]:  # In the order of the views.
+    for x in others[::-1]:  # Of two, the key of a query is of the other view.
       _, z, key_state = self._encode(aux["params"], key_state, x, axis)
       k.append(self._in_order(losses.l2_normalize(z), batch, axis))
-    if self.symmetric:
-      k = k[::-1]
 
     loss, accuracy, similarity = 0.0, 0.0, 0.0
     for query, (key, _) in zip(q, k, strict=True):
@@ -149,10 +148,10 @@ class MoCo:
       similarity += jnp.mean(positives) / len(q)
 
     # After the loss: a key is never among the negatives of its own query.
-    new = jnp.concatenate([everyones for _, everyones in k])
+    new = jnp.concatenate([everyones for _, everyones in k[::-1]])
     at = aux["pointer"]
     queue = jax.lax.dynamic_update_slice(aux["queue"], new, (at, 0))
-    held = jnp.minimum(step * len(new), self.queue_size) / len(new)
+    held = jnp.minimum(step, self.queue_size // len(new))  # Batches in it.
     output = Output(
       model_state=model_state,
       aux={
@@ -165,8 +164,9 @@ class MoCo:
       metrics={
         "contrast_accuracy": accuracy,
         "positive_similarity": similarity,
-        # Steps since a key was computed, on average over those in the queue.
-        "queue_age": (held + 1) / 2,
+        # Steps since a key was computed, on average over those in the queue:
+        # 1, 2, ... batch by batch. The random ones of the start do not count.
+        "queue_age": jnp.where(held > 0, (held + 1) / 2, 0.0),
         "embedding_std": monitors.feature_std(q[0], axis),
       },
     )

@@ -63,6 +63,8 @@ class RelativeLoc:
 
   def __post_init__(self):
     config_lib.require(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
+    right = self.head.classes == PATCHES - 1
+    config_lib.require(self.head, "classes", right, "8, one for each place")
 
   def slots(self, views: int) -> tuple[Slot, ...]:
     """One view, of nine patches."""
@@ -91,6 +93,11 @@ class RelativeLoc:
     pair = jnp.zeros((2, 2 * h["final"].shape[-1]))
     head_params, head_state = base.init({"head": self.head}, rng_head, pair)
     return params | head_params, model_state | head_state, {}
+
+  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
+    """Nothing: there is no copy of them."""
+    del params, model_state
+    return aux
 
   def loss(
     self,

@@ -117,6 +117,11 @@ class SwAV:
       }
     return params, model_state, aux
 
+  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
+    """Nothing: SwAV keeps no copy of them."""
+    del params, model_state
+    return aux
+
   def loss(
     self,
     params: Params,
@@ -140,13 +145,11 @@ class SwAV:
     loss, metrics = 0.0, []
     for i in range(CODE_VIEWS):
       past = self._past_scores(aux, i, score, axis)
-      codes = lax.stop_gradient(
-        losses.sinkhorn(
-          lax.stop_gradient(scores[:, i]) / self.epsilon,
-          past,
-          self.sinkhorn_iterations,
-          axis,
-        )
+      codes = losses.sinkhorn(
+        lax.stop_gradient(scores[:, i]) / self.epsilon,
+        past,
+        self.sinkhorn_iterations,
+        axis,
       )
       others = sum(log_p[:, v] for v in range(views) if v != i) / (views - 1)
       loss -= jnp.mean(jnp.sum(codes * others, axis=-1)) / CODE_VIEWS
@@ -213,6 +216,7 @@ class SwAV:
     return lax.cond(
       aux["filled"] == self.queue_size,
       lambda x: lax.stop_gradient(score(x)) / self.epsilon,
+      # Made from x, so that both sides are known to vary over the devices.
       lambda x: x[:, :1] * 0 + jnp.full(self.prototypes, -jnp.inf),
       rows,
     )

@@ -99,7 +99,8 @@ class PairHead(nn.Module):
   """Classifier of pairs of features, of relative location.
 
   A linear layer, BatchNorm, ReLU, dropout, and a linear layer; weights start at
-  N(0, 0.01^2) and N(0, 0.005^2), biases at 0, as in MMSelfSup.
+  N(0, 0.01^2) and N(0, 0.005^2), as in MMSelfSup. The first layer has no bias,
+  since the BatchNorm would subtract it; that of the second starts at 0.
 
   Attributes:
     hidden: width of the hidden layer.
@@ -139,7 +140,9 @@ class PairHead(nn.Module):
       f32[n, classes].
     """
     dense = functools.partial(nn.Dense, dtype=self.dtype)
-    x = dense(self.hidden, kernel_init=_normal(0.01), name="fc1")(x)
+    x = dense(
+      self.hidden, use_bias=False, kernel_init=_normal(0.01), name="fc1"
+    )(x)
     x = norm.BatchNorm(
       groups=self.norm_groups,
       momentum=0.997,  # torch's 0.003

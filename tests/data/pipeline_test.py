@@ -6,6 +6,7 @@ import pytest
 
 from sslx.config import ConfigError
 from sslx.data import pipeline
+from sslx.data.order import Order
 from sslx.data.sources import Arrays
 from sslx.data.views import View
 from sslx.parallel import Parallel, Partitioner
@@ -33,7 +34,7 @@ def host_labels(order, rows=slice(0, 8)):
 
 
 def test_every_epoch_is_another_permutation_and_drops_the_partial_batch():
-  order = pipeline.Order(50, 8, epochs=3, seed=0)
+  order = Order(50, 8, epochs=3, seed=0)
   assert len(order) == 18
   epochs = [
     np.concatenate([order[6 * e + i] for i in range(6)]) for e in range(3)
@@ -45,15 +46,13 @@ def test_every_epoch_is_another_permutation_and_drops_the_partial_batch():
 
 
 def test_order_depends_on_the_seed_alone():
-  first, again, other = (
-    pipeline.Order(50, 8, epochs=1, seed=s)[2] for s in (0, 0, 1)
-  )
+  first, again, other = (Order(50, 8, epochs=1, seed=s)[2] for s in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
   assert not np.array_equal(first, other)
 
 
 def test_processes_load_disjoint_rows_of_the_same_batches():
-  order = pipeline.Order(50, 8, epochs=1, seed=3)
+  order = Order(50, 8, epochs=1, seed=3)
   whole = host_labels(order)
   halves = zip(
     host_labels(order, slice(0, 4)),
@@ -65,13 +64,13 @@ def test_processes_load_disjoint_rows_of_the_same_batches():
 
 
 def test_images_belong_to_labels():
-  for batch, _ in host(pipeline.Order(50, 8, epochs=1, seed=0)):
+  for batch, _ in host(Order(50, 8, epochs=1, seed=0)):
     np.testing.assert_array_equal(batch["image"][:, 1, 1, 2], batch["label"])
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5, 6, 11])
 def test_state_is_of_the_batches_handed_out_not_of_those_made_ahead(taken):
-  order = pipeline.Order(50, 8, epochs=2, seed=0)
+  order = Order(50, 8, epochs=2, seed=0)
   straight = host_labels(order)
   batches = pipeline.Batches(host(order), lambda x: x, ahead=3)
   for _ in range(taken):
@@ -90,7 +89,7 @@ def test_an_error_of_the_thread_reaches_the_consumer():
   def put(batch):
     raise RuntimeError("the device is gone")
 
-  order = pipeline.Order(50, 8, epochs=1, seed=0)
+  order = Order(50, 8, epochs=1, seed=0)
   batches = pipeline.Batches(host(order), put)
   for _ in range(2):
     with pytest.raises(RuntimeError, match="the device is gone"):
@@ -101,7 +100,7 @@ def test_an_error_of_the_thread_reaches_the_consumer():
 def test_batches_are_spread_over_the_devices_in_order():
   partitioner = Partitioner.create(Parallel(), jax.devices())
   assert partitioner.local_rows(16) == slice(0, 16)
-  order = pipeline.Order(50, 16, epochs=1, seed=0)
+  order = Order(50, 16, epochs=1, seed=0)
   batches = pipeline.Batches(host(order, slice(0, 16)), partitioner.put)
   batch = next(batches)
   batches.close()
@@ -113,4 +112,4 @@ def test_batches_are_spread_over_the_devices_in_order():
 
 def test_a_batch_larger_than_the_set_is_refused():
   with pytest.raises(ConfigError, match="batch_size is 64, .* only 50 images"):
-    pipeline.Order(50, 64, epochs=1, seed=0)
+    Order(50, 64, epochs=1, seed=0)

@@ -29,6 +29,10 @@ def get_config() -> ConfigDict:
         "views": (view,),
         "mean": (0.4914, 0.4822, 0.4465),
         "std": (0.2023, 0.1994, 0.2010),
+        "centre": {"size": 224, "resize": 256, "interpolation": "bilinear"},
+        "max_bad": 0.01,
+        "threads": None,
+        "workers": 0,
       }
     },
     sort_keys=False,

@@ -1,0 +1,39 @@
+"""Configs: inheritance, references, overrides, identity, and typed settings.
+
+A config has four sections: `model`, `data`, `schedule` and `runtime`. It is
+made by a file (`files`) that may inherit (`merge`) from others and refer to its
+own values (`reference`), changed by flags (`overrides`), and handed over as a
+locked ConfigDict, whose sections are checked against settings classes
+(`schema`). `python -m sslx.config` prints, compares, lints and migrates.
+"""
+
+from sslx.config.errors import ConfigError, unknown_key
+from sslx.config.files import inherit, load, read
+from sslx.config.identity import (
+  differences,
+  fingerprint,
+  to_json,
+  to_python,
+  to_yaml,
+)
+from sslx.config.overrides import override, split_overrides
+from sslx.config.reference import ref
+from sslx.config.schema import build, require
+
+__all__ = [
+  "ConfigError",
+  "build",
+  "differences",
+  "fingerprint",
+  "inherit",
+  "load",
+  "override",
+  "read",
+  "ref",
+  "require",
+  "split_overrides",
+  "to_json",
+  "to_python",
+  "to_yaml",
+  "unknown_key",
+]

@@ -1,0 +1,147 @@
+"""Looks at configs without running them: `python -m sslx.config COMMAND`.
+
+  print CONFIG [--config.a.b=v ...]   the resolved config; --provenance says
+                                      which file or flag set each value
+  diff CONFIG CONFIG                  what differs, key by key
+  lint [FILE ...]                     what is wrong with configs and their names
+  tree [FILE ...]                     who inherits from whom
+  migrate FILE                        the recipe nearest to an MMSelfSup config
+
+CONFIG is a file, with an argument after a colon if it takes one. Without FILE,
+all configs below ./configs are meant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from sslx import config as config_lib
+from sslx.config import lint as lint_lib
+from sslx.config.files import Loaded
+from sslx.config.migrate import migrate
+from sslx.config.tree import leaves, plain
+
+CONFIGS = pathlib.Path("configs")
+FORMATS = {
+  "yaml": config_lib.to_yaml,
+  "json": config_lib.to_json,
+  "python": config_lib.to_python,
+}
+
+
+def print_(spec: str, overrides: list[tuple[str, str]], style: str) -> None:
+  """Prints a resolved config.
+
+  Args:
+    spec: file, with an argument after a colon if it takes one.
+    overrides: (dotted key, text of the value).
+    style: a key of FORMATS, or "provenance".
+  """
+  loaded = config_lib.read(spec, overrides)
+  config = loaded.config()
+  if style != "provenance":
+    print(FORMATS[style](config), end="")
+    return
+  written = {path: repr(value) for path, value in leaves(loaded.tree)}
+  for path, value in leaves(plain(config)):
+    leaf = path
+    while leaf not in written:  # A reference to a group has no leaves itself.
+      leaf = leaf.rpartition(".")[0]
+    text = "" if written[leaf] == repr(value) else f": {written[leaf]}"
+    line = f"{path} = {value!r}"
+    print(f"{line:<50}  # {loaded.origin(path)}{text}")
+
+
+def diff(one: str, two: str) -> int:
+  """Prints what differs between two configs; 1 if anything does."""
+  old, new = (
+    json.loads(config_lib.to_json(config_lib.read(spec).config()))
+    for spec in (one, two)
+  )
+  changed = config_lib.differences(old, new)
+  for key, (a, b) in changed.items():
+    print(f"config.{key}: {a!r} -> {b!r}")
+  return int(bool(changed))
+
+
+def lint(files: Sequence[pathlib.Path]) -> int:
+  """Prints what is wrong with files; 1 if that is more than warnings."""
+  errors = 0
+  for file in files:
+    for message in lint_lib.lint(file):
+      print(f"{file}: {message}")
+      errors += not message.startswith("warning")
+  print(f"{len(files)} files, {errors} errors")
+  return int(bool(errors))
+
+
+def tree(loaded: Loaded, indent: str = "") -> None:
+  """Prints a config's name, and below it those that it inherits from."""
+  print(f"{indent}{loaded.file}")
+  for base in loaded.bases:
+    tree(base, indent + "  ")
+
+
+def main(argv: list[str]) -> int:
+  """Runs what the command line says; returns the exit status."""
+  overrides, rest = config_lib.split_overrides(argv)
+  parser = argparse.ArgumentParser(
+    prog="python -m sslx.config",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  commands = parser.add_subparsers(dest="command", required=True)
+  one = commands.add_parser("print")
+  one.add_argument("config")
+  style = one.add_mutually_exclusive_group()
+  style.add_argument("--format", choices=FORMATS, default="yaml")
+  style.add_argument("--provenance", action="store_true")
+  two = commands.add_parser("diff")
+  two.add_argument("config", nargs=2)
+  for name in ("lint", "tree"):
+    some = commands.add_parser(name)
+    some.add_argument("file", nargs="*", type=pathlib.Path)
+  foreign = commands.add_parser("migrate")
+  foreign.add_argument("file", type=pathlib.Path)
+  flags = parser.parse_args(rest)
+  if overrides and flags.command != "print":
+    parser.error("--config.KEY=VALUE go with print alone")
+
+  if flags.command == "print":
+    print_(
+      flags.config,
+      overrides,
+      "provenance" if flags.provenance else flags.format,
+    )
+  elif flags.command == "diff":
+    return diff(*flags.config)
+  elif flags.command == "migrate":
+    print(migrate(flags.file, _shipped("selfsup")))
+  else:
+    files = flags.file or _shipped()
+    if flags.command == "lint":
+      return lint(files)
+    for file in files:
+      tree(config_lib.read(str(file)))
+  return 0
+
+
+def _shipped(below: str = "") -> list[pathlib.Path]:
+  files = lint_lib.recipes(CONFIGS / below)
+  if not files:
+    raise config_lib.ConfigError(
+      f"there are no configs in {CONFIGS / below}; run this where the folder"
+      " configs is, or name files."
+    )
+  return files
+
+
+if __name__ == "__main__":
+  try:
+    sys.exit(main(sys.argv[1:]))
+  except config_lib.ConfigError as error:
+    sys.exit(f"error: {error}")

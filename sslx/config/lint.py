@@ -1,0 +1,50 @@
+"""What is wrong with config files, beyond what stops them from loading."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+from sslx.config import names
+from sslx.config.errors import ConfigError
+from sslx.config.files import read
+
+MAX_DEPTH = 3
+
+
+def recipes(configs: pathlib.Path) -> list[pathlib.Path]:
+  """The files below a folder of configs that can be run: no `_base_` parts."""
+  return sorted(
+    file for file in configs.rglob("*.py") if "_base_" not in file.parts
+  )
+
+
+def lint(file: pathlib.Path) -> Iterator[str]:
+  """Errors, and warnings that say so, of one config.
+
+  A file beside the folder `_base_` is an entry point, which picks a recipe by
+  argument; its name is free.
+
+  Args:
+    file: of a config with all sections.
+  """
+  try:
+    loaded = read(str(file))
+    config = loaded.config()
+  except ConfigError as error:
+    yield str(error)
+    return
+  if not (file.parent / "_base_").is_dir():
+    try:
+      yield from names.check(file.stem, config)
+    except AttributeError as error:
+      yield f"the name cannot be checked, as a key is missing: {error}"
+  if loaded.depth > MAX_DEPTH:
+    chain, base = [loaded.file], loaded
+    while base.bases:
+      base = max(base.bases, key=lambda b: b.depth)
+      chain.append(base.file)
+    yield (
+      f"warning: inherits {loaded.depth} deep, more than {MAX_DEPTH}:"
+      f" {' -> '.join(chain)}. Inherit from one nearer to the parts."
+    )

@@ -1,0 +1,162 @@
+"""Names of recipes that tell the truth about their content.
+
+A recipe is called `{algorithm}_{module}_{training}_{data}.py`, as in MMSelfSup:
+
+  swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96.py
+
+algorithm  `model.method`; a paper's version is part of it (mocov2).
+module     `model.backbone`: resnet50, vit-base-p16.
+training   `8xb32`: a global batch of 8 x 32 = 256, with BatchNorm statistics
+           over all of it (`model.norm_groups` 1) or in 8 groups of 32;
+           `mcrop-2-6`: views of 2 sizes, 2 and 6 of them; `accum16`: batches to
+           an optimiser step; `bf16`: compute type; `coslr`, `steplr`,
+           `constlr`: shape of the learning rate; `200e`: epochs.
+data       the set, and the sizes of the crops where they are not its usual one.
+
+What the name leaves out must be the plain case: one size, no accumulation,
+float32, the usual size.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+BACKBONES = {"resnet": "resnet{depth}", "vit": "vit-{variant}-p{patch_size}"}
+SETS = {"imagenet2012": "in1k"}
+USUAL_SIZES = {"in1k": 224, "cifar10": 32, "cifar100": 32, "shapes": 32}
+DTYPES = {"bfloat16": "bf16", "float16": "fp16"}
+SCHEDULES = {"cosine": "coslr", "step": "steplr", "constant": "constlr"}
+
+_WORDS = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+_NAME = re.compile(
+  rf"(?P<algorithm>{_WORDS})_(?P<module>{_WORDS})_"
+  r"(?P<batch>\d+xb\d+)(?:-(?P<crops>mcrop(?:-\d+)+))?"
+  r"(?:-(?P<accumulation>accum\d+))?(?:-(?P<dtype>(?:bf|fp)\d+))?"
+  r"-(?P<schedule>[a-z]+lr)-(?P<epochs>\d+e)"
+  rf"_(?P<data>{_WORDS})"
+)
+_KEYS = {
+  "algorithm": "model.method",
+  "module": "model.backbone",
+  "crops": "data.views",
+  "accumulation": "schedule.accumulate",
+  "dtype": "model.dtype",
+  "schedule": "schedule.lr.kind",
+  "epochs": "schedule.epochs",
+  "data": "data.source and data.views",
+}
+
+
+def facts(config: ConfigDict) -> dict[str, str]:
+  """What each part of the name of a config with this content is.
+
+  Args:
+    config: a resolved config.
+
+  Returns:
+    Text by part of the name; "" for a part that is left out. `batch` is not
+    among them: 8 x 32 and 16 x 16 may both be true, see `check`.
+  """
+  model, data, schedule = config.model, config.data, config.schedule
+  sizes: dict[int, int] = {}
+  for view in data.views:
+    if view.get("kind", "crop") == "crop":
+      sizes[view.size] = sizes.get(view.size, 0) + view.get("count", 1)
+  crops = "-".join(map(str, ["mcrop", *sizes.values()]))
+  accumulation = schedule.get("accumulate", 1)
+  dataset = re.split("[/:]", data.source)[0]
+  dataset = SETS.get(dataset, _word(dataset))
+  usual = not sizes or list(sizes) == [USUAL_SIZES.get(dataset)]
+  return {
+    "algorithm": _word(model.method),
+    "module": _module(model.backbone),
+    "crops": crops if len(sizes) > 1 else "",
+    "accumulation": f"accum{accumulation}" if accumulation > 1 else "",
+    "dtype": DTYPES.get(model.get("dtype"), ""),
+    "schedule": SCHEDULES.get(schedule.lr.kind, schedule.lr.kind),
+    "epochs": f"{schedule.epochs}e",
+    "data": dataset if usual else "-".join(map(str, [dataset, *sizes])),
+  }
+
+
+def check(name: str, config: ConfigDict) -> list[str]:
+  """What is not true in the name of a recipe.
+
+  Args:
+    name: of the file, without suffix.
+    config: its resolved content.
+
+  Returns:
+    One message for each part of the name that is wrong.
+  """
+  match = _NAME.fullmatch(name)
+  if not match:
+    return [
+      "the name is not of the form {algorithm}_{module}_{training}_{data}, with"
+      " training {N}xb{M}[-mcrop-{n}-{n}][-accum{n}][-bf16]-{coslr|steplr|"
+      f"constlr}}-{{n}}e. By its content it would be {full_name(config)!r}."
+    ]
+  wrong = []
+  for part, true in facts(config).items():
+    said = match[part] or ""
+    if said != true:
+      wrong.append(
+        f"{part}: the name has {_shown(said)}, but config.{_KEYS[part]} makes"
+        f" it {_shown(true)}."
+      )
+  groups, each = map(int, match["batch"].split("xb"))
+  if groups * each != config.data.batch_size:
+    wrong.append(
+      f"batch: the name has {match['batch']!r}, {groups * each} in all, but"
+      f" config.data.batch_size is {config.data.batch_size}."
+    )
+  if config.model.get("norm_groups", 1) not in (1, groups):
+    wrong.append(
+      f"batch: the name has {match['batch']!r}, but config.model.norm_groups is"
+      f" {config.model.norm_groups}; it must be {groups}, or 1 for"
+      " synchronised BatchNorm."
+    )
+  return wrong
+
+
+def full_name(config: ConfigDict, groups: int | None = None) -> str:
+  """The name of a recipe with this content.
+
+  Args:
+    config: a resolved config.
+    groups: N of `NxbM`; by default the BatchNorm groups.
+  """
+  parts = facts(config)
+  groups = groups or config.model.get("norm_groups", 1)
+  training = [
+    f"{groups}xb{config.data.batch_size // groups}",
+    *(parts[k] for k in ("crops", "accumulation", "dtype", "schedule")),
+    parts["epochs"],
+  ]
+  return "_".join(
+    [
+      parts["algorithm"],
+      parts["module"],
+      "-".join(filter(None, training)),
+      parts["data"],
+    ]
+  )
+
+
+def _module(backbone: Any) -> str:
+  name = BACKBONES.get(backbone.name, _word(backbone.name))
+  try:
+    return _word(name.format(**backbone))
+  except KeyError as error:
+    return f"{name} without {error}"
+
+
+def _shown(word: str) -> str:
+  return repr(word) if word else "nothing"
+
+
+def _word(text: str) -> str:
+  return re.sub(r"[^a-z0-9]+", "-", text.lower())

@@ -1,0 +1,136 @@
+"""References: values that are read elsewhere in the config once it is whole.
+
+`ref("data.batch_size") * 2` stands for twice the batch size that the run ends
+up with, whatever a file that inherits or a flag makes of it. A value that is
+read from a base in Python (`base.data.batch_size`) is a copy and stays.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, NoReturn
+
+from sslx.config.errors import ConfigError, unknown_key
+
+_OPERATORS = {
+  "+": operator.add,
+  "-": operator.sub,
+  "*": operator.mul,
+  "/": operator.truediv,
+  "//": operator.floordiv,
+  "%": operator.mod,
+  "**": operator.pow,
+}
+
+
+def ref(path: str) -> Ref:
+  """The value of another key of the config, to be looked up at the end.
+
+  Args:
+    path: dotted keys from the top; elements of sequences by number.
+
+  Returns:
+    A stand-in that knows arithmetic (+ - * / // % **), and can be used
+    wherever a config holds a value: in groups, in sequences, in dicts in them.
+  """
+  return Ref(path)
+
+
+class Ref:
+  """An expression over keys of the config; made by `ref`."""
+
+  def __init__(self, path: str | None = None, *expression: Any):
+    """A key's value, or (operator, left, right)."""
+    self.path = path
+    self.expression = expression
+
+  def __repr__(self) -> str:
+    """As it is written in a config file."""
+    if self.path is not None:
+      return f"ref({self.path!r})"
+    name, left, right = self.expression
+    return f"({left!r} {name} {right!r})"
+
+  def _refuse(self, *_: Any) -> NoReturn:
+    raise ConfigError(
+      f"{self!r} has no value yet: references are looked up when all files and"
+      " flags have been read. Read the base's value (base.data.batch_size) for"
+      " a decision in Python."
+    )
+
+  # What would quietly take the stand-in for a value.
+  __bool__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+  __iter__ = __len__ = __int__ = __float__ = __index__ = __format__ = _refuse
+  __hash__ = None
+
+
+def _add_operator(method: str, name: str) -> None:
+  setattr(Ref, f"__{method}__", lambda a, b: Ref(None, name, a, b))
+  setattr(Ref, f"__r{method}__", lambda a, b: Ref(None, name, b, a))
+
+
+for _method, _name in zip(
+  ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"),
+  _OPERATORS,
+  strict=True,
+):
+  _add_operator(_method, _name)
+
+
+def resolve(tree: dict) -> dict:
+  """The tree with every reference replaced by what it refers to.
+
+  Raises:
+    ConfigError: a reference to nothing, to itself, or whose arithmetic fails.
+  """
+  return _resolved(tree, tree, "", ())
+
+
+def resolve_at(tree: dict, value: Any, path: str) -> Any:
+  """The same for one value of the tree, which stands at `path`."""
+  return _resolved(tree, value, path, ())
+
+
+def _resolved(root: dict, value: Any, path: str, via: tuple[str, ...]) -> Any:
+  if isinstance(value, dict):
+    return {
+      key: _resolved(root, item, f"{path}.{key}" if path else key, via)
+      for key, item in value.items()
+    }
+  if isinstance(value, tuple):
+    return tuple(
+      _resolved(root, item, f"{path}.{i}", via) for i, item in enumerate(value)
+    )
+  if not isinstance(value, Ref):
+    return value
+  if value.path is not None:
+    return _looked_up(root, value, path, via)
+  name, *operands = value.expression
+  left, right = (_resolved(root, x, path, via) for x in operands)
+  try:
+    return _OPERATORS[name](left, right)
+  except (TypeError, ArithmeticError) as error:
+    raise ConfigError(
+      f"config.{path} is {value!r}, here {left!r} {name} {right!r}: {error}."
+    ) from None
+
+
+def _looked_up(root: dict, value: Ref, path: str, via: tuple[str, ...]) -> Any:
+  if value.path in via:
+    chain = " -> ".join((*via, value.path))
+    raise ConfigError(f"config.{path} is {value!r}, a circle: {chain}.")
+  node, done = root, ()
+  for key in value.path.split("."):
+    if isinstance(node, Ref):
+      node = _resolved(root, node, ".".join(done), (*via, value.path))
+    if isinstance(node, tuple) and key.lstrip("-").isdigit():
+      found = -len(node) <= int(key) < len(node)
+      key = int(key)
+    else:
+      found = isinstance(node, dict) and key in node
+    if not found:
+      keys = node if isinstance(node, dict) else ()
+      missing = unknown_key(".".join((*done, str(key))), keys)
+      raise ConfigError(f"config.{path} is {value!r}, but {missing}")
+    node, done = node[key], (*done, str(key))
+  return _resolved(root, node, value.path, (*via, value.path))

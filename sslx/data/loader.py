@@ -1,0 +1,257 @@
+"""Batches on the host: images are read, and those of varying size are cut.
+
+Every batch is a function of its number, which any thread or worker process of
+any host computes alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sslx.config import ConfigError
+from sslx.data import crops
+from sslx.data import views as views_lib
+from sslx.data.order import Order
+from sslx.data.sources import Arrays, Encoded
+from sslx.data.views import Centre, Patches, Slot, View
+
+# A stream of the seed of its own, as in `order`.
+_CUTS = 0x63757473
+# More damaged neighbours than this, and it is not the images that are damaged.
+_NEIGHBOURS = 100
+_UNDECODED = -2  # a label
+
+
+class HostBatch(NamedTuple):
+  """What one Grain element is.
+
+  Attributes:
+    arrays: `label`, int32[b], -1 where there is none; and `views`, a tuple of
+      uint8[b, *view.shape] for each slot, or `image`, uint8[b, h, w, 3]. If
+      some slot is shuffled also `place`, int32[b], which example of the global
+      batch is in each of its rows; `back`, int32[b], in which of its rows each
+      example is; and `shuffled_image` beside `image`.
+    bad: (index, reason) of each image that had to be replaced.
+  """
+
+  arrays: dict[str, Any]
+  bad: tuple[tuple[int, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gather:
+  """Makes this process's rows of a batch, of images in memory."""
+
+  images: Arrays
+  order: Order
+  rows: slice
+  slots: tuple[Slot, ...]
+
+  def __call__(self, batch: int) -> HostBatch:
+    indices = self.order[batch]
+    mine = indices[self.rows]
+    if self.images.labels is None:
+      labels = np.full(len(mine), -1, np.int32)
+    else:
+      labels = self.images.labels[mine]
+    arrays = {"image": self.images.images[mine], "label": labels}
+    shuffled = _shuffled(self.order, batch, self.rows, self.slots)
+    if shuffled:
+      moved = indices[shuffled["place"]]
+      arrays |= {"shuffled_image": self.images.images[moved], **shuffled}
+    return HostBatch(arrays, ())
+
+
+@dataclasses.dataclass(frozen=True)
+class CutViews:
+  """Makes this process's rows of a batch, of encoded images.
+
+  An image is decoded once, in whichever rows of whichever slots it is wanted.
+  """
+
+  images: Encoded
+  order: Order
+  rows: slice
+  views: tuple[View | Patches, ...]
+  slots: tuple[Slot, ...]
+  threads: int
+
+  def __call__(self, batch: int) -> HostBatch:
+    """Reads, decodes and cuts."""
+    first, b = self.rows.start, self.rows.stop - self.rows.start
+    shuffled = _shuffled(self.order, batch, self.rows, self.slots)
+    # Of each slot: which example of the global batch is in each of its rows.
+    mine = np.arange(first, first + b)
+    held = [shuffled["place"] if s.shuffled else mine for s in self.slots]
+    places = np.unique(np.concatenate([mine, *held]))
+    row_of = [dict(zip(x.tolist(), range(b), strict=True)) for x in held]
+
+    indices = self.order[batch][places]
+    encoded, labels = self.images.read(indices)
+    sizes = [_size(data) for data in encoded]
+    cuts = self.cuts(batch, places, sizes)
+    kinds = views_lib.each(self.views)
+    outs = [np.empty((b, *kinds[s.view].shape), np.uint8) for s in self.slots]
+
+    def cut(i: int) -> list[tuple[int, str]]:
+      """One image, into all its rows."""
+      targets = [[] for _ in kinds]
+      for slot, rows, out in zip(self.slots, row_of, outs, strict=True):
+        row = rows.get(int(places[i]))
+        if row is not None:
+          # Single pictures: a patch is one of nine of its view.
+          pictures = out[row].reshape(-1, *out.shape[-3:])
+          targets[slot.view].append(pictures)
+      data, encoded[i] = encoded[i], None  # Freed as soon as it is decoded.
+      index, wanted, bad = int(indices[i]), cuts[i], []
+      while True:
+        try:
+          used = [n for n, target in enumerate(targets) if target]
+          crops.cut(
+            data,
+            [c for n in used for c in wanted[n]],
+            [out for n in used for out in targets[n][0]],
+          )
+          break
+        except crops.BadImage as error:
+          bad.append((index, str(error)))
+          if len(bad) == _NEIGHBOURS:
+            raise ConfigError(
+              f"{_NEIGHBOURS} images in a row cannot be decoded, the first"
+              f" being {self.images.name(bad[0][0])}: {bad[0][1]}."
+            ) from error
+        # The neighbour in the set, and so the same one on every machine.
+        index = (index + 1) % len(self.images)
+        (data,), labels[i : i + 1] = self.images.read([index])
+        (wanted,) = self.cuts(batch, places[i : i + 1], [_size(data)])
+      for pictures in targets:
+        for copy in pictures[1:]:
+          copy[:] = pictures[0]
+      return bad
+
+    found = _pool(self.threads).map(cut, range(len(places)))
+    bad = tuple(x for each in found for x in each)
+    labels = labels[np.searchsorted(places, mine)]
+    return HostBatch({"views": tuple(outs), "label": labels, **shuffled}, bad)
+
+  def cuts(
+    self, batch: int, places: np.ndarray, sizes: list[tuple[int, int]]
+  ) -> list[list[list[crops.Cut]]]:
+    """What is cut out of each image: for every view, one `Cut` or nine.
+
+    Args:
+      batch: its number.
+      places: int[n], of the images in the global batch.
+      sizes: height and width of each of them.
+    """
+    # Drawn for the whole global batch, of which this process has some rows.
+    bits = np.random.Philox(
+      np.random.SeedSequence([self.order.seed, batch, _CUTS])
+    )
+    n = crops.uniforms_per_image(self.views)
+    uniforms = np.random.Generator(bits).random((self.order.batch_size, n))
+    return crops.random_cuts(self.views, uniforms[places], *np.array(sizes).T)
+
+
+def _shuffled(
+  order: Order, batch: int, rows: slice, slots: tuple[Slot, ...]
+) -> dict[str, np.ndarray]:
+  """`place` and `back` of `HostBatch`, if some slot is shuffled."""
+  if not any(slot.shuffled for slot in slots):
+    return {}
+  place = order.shuffle(batch)
+  back = np.argsort(place)
+  return {
+    "place": place[rows].astype(np.int32),
+    "back": back[rows].astype(np.int32),
+  }
+
+
+def _size(data: bytes | np.ndarray) -> tuple[int, int]:
+  """Height and width; of what is no image, anything: it will not decode."""
+  try:
+    return crops.size(data)
+  except crops.BadImage:
+    return 1, 1
+
+
+@functools.cache
+def _pool(threads: int) -> futures.ThreadPoolExecutor:
+  """One for all batches of a process, and another in each worker process."""
+  return futures.ThreadPoolExecutor(threads, thread_name_prefix="cut")
+
+
+def default_threads() -> int:
+  """One per core that this process may use."""
+  return len(os.sched_getaffinity(0))
+
+
+def evaluation_batches(
+  images: Arrays | Encoded,
+  batch_size: int,
+  rows: slice,
+  centre: Centre,
+  limit: int | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """A set in its own order, nothing dropped: this process's rows.
+
+  Args:
+    images: the set.
+    batch_size: global; the last batch is padded.
+    rows: the part of each global batch that this process loads.
+    centre: the view of encoded images.
+    limit: only so many images.
+
+  Yields:
+    uint8[rows, h, w, 3], and int32[rows] labels: -1 for padding and for an
+    image that cannot be decoded; 0 where the set has no labels.
+  """
+  total = min(len(images), limit or len(images))
+
+  def load(first: int) -> tuple[np.ndarray, np.ndarray]:
+    indices = np.arange(first + rows.start, first + rows.stop)
+    valid = indices < total
+    indices = np.where(valid, indices, 0)
+    if isinstance(images, Arrays):
+      labels = None if images.labels is None else images.labels[indices]
+      pixels = images.images[indices]
+    else:
+      pixels, labels = _centres(images, indices, centre)
+      valid &= labels != _UNDECODED
+    if images.num_classes is None:
+      labels = np.zeros(len(indices), np.int32)
+    return pixels, np.where(valid, labels, -1).astype(np.int32)
+
+  firsts = range(0, total, batch_size)
+  with futures.ThreadPoolExecutor(1) as ahead:  # Reads on while we encode.
+    pending = None
+    for first in firsts:
+      loading = ahead.submit(load, first)
+      if pending:
+        yield pending.result()
+      pending = loading
+    yield pending.result()
+
+
+def _centres(
+  images: Encoded, indices: np.ndarray, centre: Centre
+) -> tuple[np.ndarray, np.ndarray]:
+  encoded, labels = images.read(indices)
+  out = np.zeros((len(indices), centre.size, centre.size, 3), np.uint8)
+
+  def cut(row: int) -> None:
+    try:
+      where = crops.centre_cut(centre, *crops.size(encoded[row]))
+      crops.cut(encoded[row], [where], [out[row]])
+    except crops.BadImage:
+      labels[row] = _UNDECODED
+
+  list(_pool(default_threads()).map(cut, range(len(indices))))
+  return out, labels

@@ -1,0 +1,119 @@
+"""`python -m sslx.config`, as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sslx import config as config_lib
+from sslx.config import __main__ as cli
+from tests import tiny
+from tests.config_files import write, write_whole
+
+SELFSUP = "configs/selfsup"
+SIMCLR = f"{SELFSUP}/simclr_resnet50_8xb32-coslr-200e_in1k.py"
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch):
+  monkeypatch.chdir(tiny.ROOT)
+
+
+@pytest.mark.parametrize("style", ["json", "yaml", "python"])
+def test_print_is_a_config_to_load(style, capsys, tmp_path):
+  flags = ["--config.schedule.epochs=7", "--config.data.views.0.count=4"]
+  spec = "configs/simclr.py:imagenet"
+  assert cli.main(["print", flags[0], spec, f"--format={style}", flags[1]]) == 0
+  file = tmp_path / f"dump.{style.replace('python', 'py')}"
+  file.write_text(capsys.readouterr().out)
+  overrides = [("schedule.epochs", "7"), ("data.views.0.count", "4")]
+  expected = config_lib.load(spec, overrides)
+  assert config_lib.to_json(config_lib.load(str(file))) == config_lib.to_json(
+    expected
+  )
+
+
+def test_print_provenance_names_file_flag_and_reference(capsys, tmp_path):
+  base = write_whole(tmp_path, "base.py", {"data": {"n": 3}})
+  child = write(
+    tmp_path,
+    "child.py",
+    """inherit('base.py', model={'m': ref('data.n') * 2,
+                          'all': ref('data')})""",
+  )
+  flag = "--config.data.n=5"
+  assert cli.main(["print", child, "--provenance", flag]) == 0
+  lines = [" ".join(x.split()) for x in capsys.readouterr().out.splitlines()]
+  assert lines == [
+    f"model.m = 10 # {child}: (ref('data.n') * 2)",
+    f"model.all.n = 5 # {child}: ref('data')",
+    f"data.n = 5 # {flag}",
+    f"schedule = {{}} # {base}",
+    f"runtime = {{}} # {base}",
+  ]
+
+
+def test_diff(capsys):
+  other = SIMCLR.replace("8xb32", "16xb256")
+  assert cli.main(["diff", SIMCLR, other]) == 1
+  assert capsys.readouterr().out == "config.data.batch_size: 256 -> 4096\n"
+  assert cli.main(["diff", SIMCLR, "configs/simclr.py:imagenet"]) == 0
+  assert capsys.readouterr().out == ""
+
+
+def test_lint(capsys, tmp_path):
+  assert cli.main(["lint"]) == 0
+  assert ", 0 errors" in capsys.readouterr().out
+  lie = write_whole(tmp_path, "simclr.py", {})
+  assert cli.main(["lint", SIMCLR, lie]) == 1
+  out = capsys.readouterr().out
+  assert f"{lie}: the name" in out
+  assert "2 files, 1 errors" in out
+
+
+def test_tree(capsys):
+  name = SIMCLR.replace("8xb32-coslr-200e", "16xb256-coslr-800e")
+  assert cli.main(["tree", name]) == 0
+  assert capsys.readouterr().out.splitlines()[:4] == [
+    name,
+    "  " + SIMCLR.replace("8xb32", "16xb256"),
+    "    " + SIMCLR,
+    "      configs/_base_/models/simclr_resnet50.py",
+  ]
+  assert cli.main(["tree"]) == 0
+  assert "configs/simclr.py\n" in capsys.readouterr().out
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "sslx.config", *arguments],
+    cwd=tiny.ROOT,
+    env=os.environ,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_the_module_runs_and_errors_are_one_line():
+  result = run("print", "configs/simclr.py", "--format=json")
+  assert result.returncode == 0, result.stderr
+  assert json.loads(result.stdout)["model"]["method"] == "simclr"
+  result = run("print", "configs/simclr.py", "--config.data.sourse=x")
+  assert result.returncode == 1
+  assert result.stderr.count("\n") == 1
+  assert "error: config.data.sourse does not exist. Did you" in result.stderr
+  result = run("diff", "configs/simclr.py")
+  assert result.returncode == 2
+  assert "Traceback" not in result.stderr
+  assert "go with print alone" in run("lint", "--config.a=1").stderr
+
+
+def test_without_configs_the_error_says_so(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(
+    config_lib.ConfigError, match="no configs in configs; run"
+  ):
+    cli.main(["lint"])

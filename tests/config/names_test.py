@@ -1,0 +1,156 @@
+"""Names of recipes tell the truth, in all shapes that are to come."""
+
+import re
+import shutil
+
+import pytest
+
+from sslx import config as config_lib
+from sslx.config import lint, names
+from sslx.config.tree import as_config
+from tests import recipes, tiny
+from tests.config_files import write
+
+
+def content(stem):
+  return as_config(recipes.CONTENTS[stem], final=True)
+
+
+@pytest.mark.parametrize("stem", recipes.CONTENTS)
+def test_the_convention_expresses_the_recipes(stem):
+  config = content(stem)
+  assert names.check(stem, config) == []
+  groups = int(re.search(r"_(\d+)xb", stem)[1])
+  assert names.full_name(config, groups) == stem
+
+
+MOCO = "mocov2_resnet50_8xb32-coslr-200e_in1k"
+SWAV = "swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96"
+MAE = "mae_vit-base-p16_8xb512-bf16-coslr-800e_in1k"
+
+
+@pytest.mark.parametrize(
+  ("stem", "old", "new", "message"),
+  [
+    (
+      MOCO,
+      "mocov2",
+      "mocov3",
+      "algorithm: .*'mocov3', but config.model.method",
+    ),
+    (MOCO, "mocov2", "simclr", "makes it 'mocov2'"),
+    (
+      MOCO,
+      "resnet50",
+      "resnet18",
+      "module: .*model.backbone makes it 'resnet50",
+    ),
+    (MOCO, "8xb32", "8xb64", "batch: .*512 in all, .*batch_size is 256"),
+    (MOCO, "8xb32", "16xb16", "norm_groups is 8; it must be 16, or 1"),
+    (MOCO, "coslr", "steplr", "schedule: the name has 'steplr', .* 'coslr'"),
+    (MOCO, "200e", "800e", "epochs: the name has '800e', .* 'schedule|'200e'"),
+    (MOCO, "-coslr", "-accum16-coslr", "accumulation: .*'accum16'.* nothing"),
+    (MOCO, "-coslr", "-bf16-coslr", "dtype: the name has 'bf16'.*it nothing"),
+    (
+      MOCO,
+      "-coslr",
+      "-mcrop-2-6-coslr",
+      "crops: .*data.views makes it nothing",
+    ),
+    (MOCO, "in1k", "cifar10", "data: the name has 'cifar10', .* 'in1k'"),
+    (MOCO, "in1k", "in1k-384", "data: the name has 'in1k-384'"),
+    (SWAV, "mcrop-2-6-", "", "crops: the name has nothing, .* 'mcrop-2-6'"),
+    (SWAV, "2-6", "2-4", "'mcrop-2-4', .* 'mcrop-2-6'"),
+    (SWAV, "-224-96", "", "data: the name has 'in1k', .* 'in1k-224-96'"),
+    (SWAV, "224-96", "96-224", "'in1k-96-224', .* 'in1k-224-96'"),
+    (MAE, "-bf16", "", "dtype: the name has nothing, .*model.dtype .*'bf16'"),
+    (MAE, "base", "large", "'vit-large-p16', .* 'vit-base-p16'"),
+    (MAE, "p16", "p14", "'vit-base-p14'"),
+    (MOCO, "_in1k", "-in1k", "not of the form .* it would be 'mocov2_resnet50"),
+    (MOCO, "-200e", "", "not of the form"),
+    (MOCO, "8xb32-", "", "not of the form"),
+    (MOCO, "in1k", "in1k_v2", "not of the form"),
+    (MOCO, "mocov2", "MoCoV2", "not of the form"),
+  ],
+)
+def test_a_name_that_lies_is_told_so(stem, old, new, message):
+  wrong = names.check(stem.replace(old, new), content(stem))
+  assert wrong
+  assert re.search(message, "\n".join(wrong)), wrong
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "part"),
+  [
+    ("model.method", "mocov3", "algorithm"),
+    ("model.backbone.depth", "101", "module"),
+    ("model.norm_groups", "4", "batch"),
+    ("model.dtype", "bfloat16", "dtype"),
+    ("data.batch_size", "512", "batch"),
+    ("data.source", "cifar10", "data"),
+    ("data.views.0.size", "192", "data"),
+    ("data.views.+", "dict(size=96,count=6)", "crops"),
+    ("schedule.epochs", "100", "epochs"),
+    ("schedule.lr.kind", "step", "schedule"),
+    ("schedule.+accumulate", "4", "accumulation"),
+  ],
+)
+def test_every_part_is_held_against_the_content(key, value, part):
+  config = content(MOCO)
+  assert names.check(MOCO, config) == []
+  config_lib.override(config, key, value)
+  assert any(x.startswith(part) for x in names.check(MOCO, config))
+
+
+def test_synchronised_batch_norm_fits_any_split():
+  config = content(MOCO)
+  config_lib.override(config, "model.norm_groups", "1")
+  for batch in ("1xb256", "8xb32", "16xb16"):
+    assert names.check(MOCO.replace("8xb32", batch), config) == []
+
+
+@pytest.mark.parametrize("file", recipes.SHIPPED, ids=lambda file: file.stem)
+def test_a_shipped_recipe_renamed_word_by_word_is_an_error(file):
+  config = config_lib.load(str(file))
+  words = re.findall(r"[a-z0-9]+", file.stem)
+  for i, word in enumerate(words):
+    for other in (word + "x", re.sub(r"\d+", lambda m: f"1{m[0]}", word), ""):
+      if other != word:
+        renamed = file.stem.replace(word, other)
+        assert names.check(renamed, config), (i, renamed)
+
+
+@pytest.mark.parametrize("file", recipes.SHIPPED, ids=lambda file: file.stem)
+def test_lint_finds_a_renamed_file(file, tmp_path):
+  shutil.copytree(tiny.ROOT / "configs", tmp_path / "configs")
+  copy = tmp_path / "configs" / "selfsup" / file.name
+  assert list(lint.lint(copy)) == []
+  epochs = re.search(r"\d+e_", file.name)[0]
+  renamed = copy.rename(copy.with_name(file.name.replace(epochs, f"9{epochs}")))
+  (message,) = lint.lint(renamed)
+  assert f"'9{epochs[:-1]}', but config.schedule.epochs makes it" in message
+  # Or one that inherits from it, or the entry point, misses it.
+  broken = [list(lint.lint(f)) for f in lint.recipes(tmp_path / "configs")]
+  assert sum(map(bool, broken)) >= 1
+
+
+def test_lint_warns_of_deep_inheritance(tmp_path):
+  write(tmp_path, "d0.py", repr(recipes.CONTENTS[MOCO]))
+  for i in range(1, 6):
+    write(tmp_path, f"d{i}.py", f"inherit('d{i - 1}.py')")
+  (tmp_path / "_base_").mkdir()  # Their names are free.
+  found = {i: list(lint.lint(tmp_path / f"d{i}.py")) for i in range(6)}
+  assert found[3] == []
+  (message,) = found[4]
+  assert message.startswith("warning: inherits 4 deep, more than 3: ")
+  assert re.search(r"d4\.py -> .*d3\.py -> .*d0\.py", message)
+
+
+def test_lint_reports_what_does_not_load(tmp_path):
+  write(tmp_path, "a.py", "inherit('b.py')")
+  (message,) = lint.lint(tmp_path / "a.py")
+  assert "b.py' does not exist" in message
+  write(tmp_path, f"{MOCO}.py", "{'model': {}, 'data': {}, 'schedule': {},"
+        " 'runtime': {}}")  # fmt: skip
+  (message,) = lint.lint(tmp_path / f"{MOCO}.py")
+  assert "cannot be checked" in message
