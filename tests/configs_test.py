@@ -78,10 +78,9 @@ def test_published_peak_learning_rates(spec, peak):
 
 def decayed(spec):
   """Paths of the parameters that one step of zero gradients shrinks."""
-  config = config_lib.load(str(CONFIGS / "selfsup" / spec))
-  backbone = config.model.backbone
+  config = config_lib.load(str(CONFIGS / "selfsup" / spec)).unlock()
   small = {"width": 16, "depth": 1, "heads": 2}
-  backbone.update(small)
+  config.model.backbone.update(small)
   if "decoder" in config.model:
     config.model.decoder.update(small)
   schedule = config_lib.build(experiment.Schedule, config.schedule, "schedule")
