@@ -198,8 +198,10 @@ def test_other_widths_of_queries_and_keys_are_refused():
     experiment_lib.build(config, jax.devices()[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  ("mode", "devices"), [("pjit", 8), ("pmap", 1), ("pmap", 2), ("pmap", 4)]
+  ("mode", "devices"),
+  [("pjit", n) for n in (2, 4, 8)] + [("pmap", n) for n in (1, 2, 4, 8)],
 )
 def test_three_steps_do_not_depend_on_devices_or_mode(reference, mode, devices):
   config = tiny.vit_config("mocov3", runtime__parallel__mode=mode)
