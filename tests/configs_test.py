@@ -53,6 +53,11 @@ def test_config_is_accepted_and_its_parameters_have_shapes(spec):
     ("simclr_resnet50_16xb256-coslr-200e_in1k.py", 4.8),
     ("simclr_resnet50_16xb256-coslr-800e_in1k.py", 4.8),
     ("simclr_resnet18_1xb512-coslr-200e_cifar10.py", 0.24),
+    ("mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k.py", 2.4e-3),
+    ("mocov3_resnet50_8xb512-bf16-coslr-100e_in1k.py", 9.6),
+    ("mocov3_resnet50_8xb512-bf16-coslr-300e_in1k.py", 4.8),
+    ("mae_vit-base-p16_8xb512-bf16-coslr-1600e_in1k.py", 2.4e-3),
+    ("mae_vit-huge-p14_8xb512-bf16-coslr-1600e_in1k.py", 2.4e-3),
     ("mocov2_resnet50_8xb32-coslr-200e_in1k.py", 0.03),
     ("mocov2_resnet50_8xb32-coslr-800e_in1k.py", 0.03),
     ("mocov2_resnet18_8xb64-coslr-200e_cifar10.py", 0.06),
@@ -62,11 +67,6 @@ def test_config_is_accepted_and_its_parameters_have_shapes(spec):
     ("swav_resnet18_1xb256-mcrop-2-6-coslr-200e_cifar10-32-18.py", 0.6),
     ("relative-loc_resnet50_8xb64-steplr-70e_in1k.py", 0.2),
     ("relative-loc_resnet18_8xb64-steplr-70e_cifar10.py", 0.2),
-    ("mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k.py", 2.4e-3),
-    ("mocov3_resnet50_8xb512-bf16-coslr-100e_in1k.py", 9.6),
-    ("mocov3_resnet50_8xb512-bf16-coslr-300e_in1k.py", 4.8),
-    ("mae_vit-base-p16_8xb512-bf16-coslr-1600e_in1k.py", 2.4e-3),
-    ("mae_vit-huge-p14_8xb512-bf16-coslr-1600e_in1k.py", 2.4e-3),
   ],
 )
 def test_published_peak_learning_rates(spec, peak):
@@ -74,6 +74,51 @@ def test_published_peak_learning_rates(spec, peak):
   schedule = config_lib.build(experiment.Schedule, config.schedule, "schedule")
   found = optim.peak_lr(schedule.optimizer, config.data.batch_size)
   assert found == pytest.approx(peak)
+
+
+def decayed(spec):
+  """Paths of the parameters that one step of zero gradients shrinks."""
+  config = config_lib.load(str(CONFIGS / "selfsup" / spec)).unlock()
+  small = {"width": 16, "depth": 1, "heads": 2}
+  config.model.backbone.update(small)
+  if "decoder" in config.model:
+    config.model.decoder.update(small)
+  schedule = config_lib.build(experiment.Schedule, config.schedule, "schedule")
+  method = methods.build(config.model, methods.Plan(16, 10, 10))
+  views = config_lib.build(Data, config.data, "data").views
+  batch = example_batch(views, method.slots(len(each(views))))
+  params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+  params = jax.tree.map(lambda x: jnp.ones(x.shape), params)
+  settings = experiment._without_frozen(schedule.optimizer, method)
+  optimizer = optim.make(settings, lambda step: 1.0, params)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): bool(x.any())
+    for path, x in jax.tree_util.tree_flatten_with_path(updates)[0]
+  }
+
+
+def test_mae_decays_all_but_biases_and_norms():
+  found = decayed("mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k.py")
+  for path, shrinks in found.items():
+    assert shrinks == (not path.endswith(("bias", "scale"))), path
+  assert found["backbone/cls_token"] and found["decoder/mask_token"]
+  assert not found["backbone/blocks_0/attn/qkv/bias"]  # Not one-dimensional.
+
+
+def test_mocov3_decays_all_of_a_vit_but_what_is_frozen():
+  found = decayed("mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k.py")
+  for path, shrinks in found.items():
+    assert shrinks == ("patch_embed" not in path), path
+
+
+def test_mocov3s_small_vit_has_12_heads():
+  config = config_lib.load(
+    f"{CONFIGS}/selfsup/mocov3_vit-small-p16_16xb256-bf16-coslr-300e_in1k.py"
+  )
+  method = methods.build(config.model, methods.Plan(16, 10, 10))
+  assert method.backbone.sizes == (384, 12, 12)
 
 
 SGD = {"name": "sgd", "momentum": 0.9, "nesterov": False, "exclude_1d": False}
@@ -178,6 +223,68 @@ PUBLISHED = {
     },
     "runtime.evaluate": {"features": ("stage3",)},
   },
+  "mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k.py": {
+    "model": {
+      "temperature": 0.2,
+      "momentum": 0.99,
+      "backbone.style": "mocov3",
+      "backbone.frozen_patches": True,
+      "backbone.drop_path": 0,
+      "projector.dims": (4096, 4096, 256),
+      "projector.last_norm": "plain",
+      "projector.use_bias": False,
+      "predictor.dims": (4096, 256),
+      "predictor.last_norm": "plain",
+      "norm_groups": 1,
+    },
+    "schedule.optimizer": {"name": "adamw", "b1": 0.9, "b2": 0.999}
+    | {"weight_decay": 0.1, "exclude": (), "exclude_1d": False},
+    "schedule.lr": {"kind": "cosine", "per": "step", "final": 0}
+    | {"warmup_epochs": 40, "warmup_from": 0},
+    "schedule": {"epochs": 300},
+    "data": {"batch_size": 4096},
+    "data.views": {
+      "0.crop_scale": (0.08, 1),
+      "0.jitter": (0.4, 0.4, 0.2, 0.1),
+      "0.blur": 1.0,
+      "0.solarize": 0,
+      "1.blur": 0.1,
+      "1.solarize": 0.2,
+    },
+  },
+  "mocov3_resnet50_8xb512-bf16-coslr-100e_in1k.py": {
+    "model": {
+      "temperature": 1.0,
+      "momentum": 0.99,
+      "backbone.zero_init_residual": True,
+      "projector.dims": (4096, 256),
+      "projector.last_norm": "plain",
+      "predictor.dims": (4096, 256),
+      "predictor.last_norm": "none",
+    },
+    "schedule.optimizer": {"name": "larc", "momentum": 0.9}
+    | {"weight_decay": 1e-6, "exclude_1d": True, "trust_coefficient": 0.001},
+    "schedule.lr": {"warmup_epochs": 10, "warmup_from": 0, "final": 0},
+    "schedule": {"epochs": 100},
+    "data.views": {"0.crop_scale": (0.2, 1), "1.crop_scale": (0.2, 1)},
+  },
+  "mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k.py": {
+    "model": {
+      "mask_ratio": 0.75,
+      "norm_pix": True,
+      "backbone.style": "mae",
+      "backbone.frozen_patches": False,
+      "decoder.width": 512,
+      "decoder.depth": 8,
+      "decoder.heads": 16,
+    },
+    "schedule.optimizer": {"name": "adamw", "b1": 0.9, "b2": 0.95}
+    | {"weight_decay": 0.05},
+    "schedule.lr": {"kind": "cosine", "per": "step", "final": 0}
+    | {"warmup_epochs": 40, "warmup_from": 0},
+    "data": {"batch_size": 4096},
+    "data.views": {"0.crop_scale": (0.2, 1), "0.interpolation": "bicubic"},
+  },
 }
 
 
@@ -192,52 +299,6 @@ def test_published_figures(spec):
       if isinstance(figure, float):
         figure = pytest.approx(figure)
       assert found == figure, f"{section}.{key}"
-
-
-def decayed(spec):
-  """Paths of the parameters that one step of zero gradients shrinks."""
-  modules = ("backbone", "decoder") if spec.startswith("mae") else ("backbone",)
-  small = {"width": "16", "depth": "1", "heads": "2"}
-  config = config_lib.load(
-    str(CONFIGS / "selfsup" / spec),
-    [(f"model.{m}.{k}", v) for m in modules for k, v in small.items()],
-  )
-  schedule = config_lib.build(experiment.Schedule, config.schedule, "schedule")
-  method = methods.build(config.model, methods.Plan(16, 10, 10))
-  views = config_lib.build(Data, config.data, "data").views
-  batch = example_batch(views, method.slots(len(each(views))))
-  params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
-  params = jax.tree.map(lambda x: jnp.ones(x.shape), params)
-  settings = experiment._without_frozen(schedule.optimizer, method)
-  optimizer = optim.make(settings, lambda step: 1.0, params)
-  zeros = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): bool(x.any())
-    for path, x in jax.tree_util.tree_flatten_with_path(updates)[0]
-  }
-
-
-def test_mae_decays_all_but_biases_and_norms():
-  found = decayed("mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k.py")
-  for path, shrinks in found.items():
-    assert shrinks == (not path.endswith(("bias", "scale"))), path
-  assert found["backbone/cls_token"] and found["decoder/mask_token"]
-  assert not found["backbone/blocks_0/attn/qkv/bias"]  # Not one-dimensional.
-
-
-def test_mocov3_decays_all_of_a_vit_but_what_is_frozen():
-  found = decayed("mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k.py")
-  for path, shrinks in found.items():
-    assert shrinks == ("patch_embed" not in path), path
-
-
-def test_mocov3s_small_vit_has_12_heads():
-  config = config_lib.load(
-    f"{CONFIGS}/selfsup/mocov3_vit-small-p16_16xb256-bf16-coslr-300e_in1k.py"
-  )
-  method = methods.build(config.model, methods.Plan(16, 10, 10))
-  assert method.backbone.sizes == (384, 12, 12)
 
 
 @pytest.mark.parametrize(

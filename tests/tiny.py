@@ -78,11 +78,7 @@ def vit_config(method: str, **changes) -> ConfigDict:
       "model.projector.dims": (32, 32, 16),
       "model.predictor.dims": (32, 16),
     }
-  tiny |= {key.replace("__", "."): value for key, value in changes.items()}
-  config = config_lib.load(
-    f"{ROOT}/configs/{method}.py:quickstart",
-    [(key, repr(value)) for key, value in tiny.items()],
-  )
+  config = _load(f"{method}.py:quickstart", tiny, changes).unlock()
   # Adam divides the gradient by its size. That of the keys' bias is zero but
   # for rounding, which would make its sign, and so its update, a random one.
   config.schedule.optimizer.eps = 1e-3

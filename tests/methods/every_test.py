@@ -69,7 +69,10 @@ def test_fsdp_gives_the_same_three_steps(reference, monkeypatch, method):
   monkeypatch.setattr("sslx.parallel.FSDP_MIN_SIZE", 64)
   changed = config(method, runtime__parallel__rules="fsdp")
   experiment = tiny.build_method(changed, 8)
-  assert not experiment.state_shardings.aux["queue"].is_fully_replicated
+  shardings = experiment.state_shardings
+  assert shardings.aux["queue"].is_fully_replicated  # All of it at each step.
+  parameters = jax.tree.leaves(shardings.params)
+  assert not all(x.is_fully_replicated for x in parameters)
   start, old_metrics, old_state = reference(method)
   batches = tiny.batches(experiment, 3)
   metrics, state = tiny.run_steps(experiment, start, batches)
