@@ -234,7 +234,7 @@ def test_sigterm_saves_and_resumes(straight, cache, tmp_path):
 @pytest.mark.parametrize(
   ("method", "small"),
   [
-    ("mocov2", ("data.views.0.size=16", "model.queue_size=1024")),
+    ("mocov2", ("data.views.0.size=16", "model.queue_size=2048")),
     ("swav", ("data.views.0.size=16", "model.prototypes=16")),
     ("relative_loc", ("data.views.0.size=5", "model.backbone.stem=imagenet")),
   ],
