@@ -431,10 +431,11 @@ def test_stopped_by_the_keyboard(tmp_path):
   process = start(
     *arguments,
     f"--out={tmp_path}/out",
-    code=SMALL_SHARDS.replace("5", "20"),
-    start_new_session=True,
     # A test run in the background ignores it, and so would its children.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    code="import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    + SMALL_SHARDS.replace("5", "20"),
+    start_new_session=True,
   )
   left = tmp_path / "out/pets_short300_q90/1.0.0.incomplete"
   wait_for(lambda: list(left.glob("*.partial")))
