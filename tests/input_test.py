@@ -119,12 +119,13 @@ def run(*arguments):
 
 
 def rows(workdir):
-  """metrics.jsonl without what no two runs share: the times."""
+  """metrics.jsonl without the times, and the hash that workers are part of."""
   lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
   parsed = [json.loads(line) for line in lines]
   for row in parsed:
     row.pop("images_per_second", None)
     row.pop("data_wait", None)
+    assert row.pop("config")
   return parsed
 
 
