@@ -80,8 +80,7 @@ def official_loss(params, images, rng, *, ratio, norm_pix, heads=2):
   return (error * mask).sum() / mask.sum()
 
 
-@pytest.mark.parametrize("norm_pix", [True, False])
-@pytest.mark.parametrize("ratio", [0.75, 0.5])
+@pytest.mark.parametrize(("ratio", "norm_pix"), [(0.75, True), (0.5, False)])
 def test_loss_and_gradients_equal_the_official_formulas(case, ratio, norm_pix):
   _, params, state, aux, batch = case
   method = build(model__mask_ratio=ratio, model__norm_pix=norm_pix)
