@@ -164,8 +164,6 @@ def relative_loc(**changes):
   ("mode", "devices", "parts"), [("pjit", 1, 4), ("pjit", 4, 2), ("pmap", 2, 4)]
 )
 def test_mae_does_not_depend_on_micro_batches(reference, mode, devices, parts):
-  if mode == "pmap" and jax.__version_info__ >= (0, 12):
-    pytest.skip("jax 0.12: erf, of GELU, does not pass shard_map's check_vma")
   config = config_of(
     "mae",
     "replicated",

@@ -87,8 +87,31 @@ class MLP(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [b, t, d] to the same."""
     y = dense(self.hidden, self.dtype, "fc1")(x)
-    y = nn.gelu(y, approximate=False)
+    y = gelu(y)
     return dense(x.shape[-1], self.dtype, "fc2")(y)
+
+
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+  """The exact GELU, x Phi(x); computed in float32, returned in x's dtype.
+
+  Its derivative, Phi(x) + x phi(x), is written out since `shard_map` refuses
+  that of `lax.erfc` in jax 0.12.
+  """
+  y = x.astype(jnp.float32)
+  return (y * _normal_cdf(y)).astype(x.dtype)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  y = x.astype(jnp.float32)
+  pdf = jnp.exp(-0.5 * y * y) / math.sqrt(2 * math.pi)
+  return gelu(x), (_normal_cdf(y) + y * pdf).astype(x.dtype) * dx
+
+
+def _normal_cdf(x):
+  return 0.5 * jax.lax.erfc(-x * math.sqrt(0.5))
 
 
 def blocks(

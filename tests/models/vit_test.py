@@ -6,12 +6,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from sslx import models
 from sslx.config import ConfigError
-from sslx.models import patches, vit
+from sslx.models import patches, transformer, vit
 
 TINY = {"width": 32, "depth": 2, "heads": 2, "patch_size": 4, "image_size": 16}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gelu_and_its_derivative_are_exact_also_in_shard_map(dtype):
+  x = np.asarray(jnp.linspace(-8, 8, 1024).astype(dtype))
+  mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
+
+  def mapped(function):
+    spec = jax.sharding.PartitionSpec("data")
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec)
+    return np.asarray(jax.jit(mapped)(x))
+
+  value = mapped(transformer.gelu)
+  slope = mapped(jax.vmap(jax.grad(transformer.gelu)))
+  assert value.dtype == slope.dtype == dtype
+  x = x.astype(np.float64)
+  cdf, pdf = scipy.stats.norm.cdf(x), scipy.stats.norm.pdf(x)
+  close = {"rtol": 1e-5 if dtype == jnp.float32 else 1e-2, "atol": 1e-6}
+  np.testing.assert_allclose(value.astype(np.float64), x * cdf, **close)
+  np.testing.assert_allclose(slope.astype(np.float64), cdf + x * pdf, **close)
 
 
 def shapes_of(module, size):
