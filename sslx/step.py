@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sslx.data import augment
+from sslx.data import augment, operations
 from sslx.data import views as views_lib
 from sslx.data.views import Patches, Slot, View
 from sslx.evaluate import monitors
@@ -94,7 +94,7 @@ class TrainStep:
       else:
         cut = augment.cut_view(view, images[slot.shuffled], keys)
       coloured = augment.colour_view(view, cut, keys)
-      views.append(augment.normalize(coloured, self.mean, self.std))
+      views.append(operations.normalize(coloured, self.mean, self.std))
     return tuple(views)
 
   def __call__(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sslx import experiment as experiment_lib
 from sslx import report, step
-from sslx.data import augment
+from sslx.data import operations
 from sslx.parallel import Axis
 from tests import tiny
 
@@ -45,7 +45,9 @@ def test_what_is_shown_is_what_the_first_step_is_given(config):
     given = experiment.step.preprocess(next(batches), key, Axis())
   for i, one in enumerate(shown):
     for view, expected in zip(one.views, given, strict=True):
-      view = augment.normalize(view, experiment.data.mean, experiment.data.std)
+      view = operations.normalize(
+        view, experiment.data.mean, experiment.data.std
+      )
       np.testing.assert_allclose(view, expected[i], atol=1e-5)
 
 

@@ -24,7 +24,7 @@ from sslx.benchmark.measure import (
   spread,
 )
 from sslx.config import ConfigError
-from sslx.data import augment, crops, loader, pipeline
+from sslx.data import crops, loader, operations, pipeline
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.data.sources import Arrays, Encoded
@@ -218,7 +218,7 @@ def _psnr(data: pipeline.Data, images: list) -> Iterator[float]:
     cubic = view.interpolation == "bicubic"
     if isinstance(images[0], np.ndarray):
       unflipped = jnp.zeros(len(images), bool)
-      ours = augment.crop_resize(
+      ours = operations.crop_resize(
         np.stack(images), boxes, unflipped, view.size, view.interpolation
       )
       ours = np.asarray(jnp.round(ours * 255))

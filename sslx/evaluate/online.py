@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from sslx import parallel
 from sslx.config import ConfigError, require
-from sslx.data import augment, loader
+from sslx.data import loader, operations
 from sslx.data.sources import Arrays, Encoded
 from sslx.data.views import Centre
 from sslx.evaluate import knn, monitors
@@ -102,12 +102,12 @@ class Online:
     self._probe = probe
 
     def encode(params, model_state, images):
-      images = augment.normalize(images.astype(jnp.float32) / 255, mean, std)
+      images = operations.normalize(images, mean, std)
       features = method.encode(params, model_state, images)
       return {name: features[name] for name in ("final", *settings.features)}
 
     def pictures(params, model_state, images):
-      images = augment.normalize(images.astype(jnp.float32) / 255, mean, std)
+      images = operations.normalize(images, mean, std)
       rows = method.pictures(
         params, model_state, images[:_PICTURED], jax.random.key(0)
       )

@@ -15,7 +15,7 @@ import scipy.stats
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sslx import config
-from sslx.data import augment
+from sslx.data import augment, operations
 from sslx.data.views import View
 
 
@@ -88,7 +88,7 @@ def _jitter_inputs():
 def test_color_jitter_in_every_order(kept):
   images, amounts, order = _jitter_inputs()
   given = [np.float32(a) if i in kept else None for i, a in enumerate(amounts)]
-  got = jax.jit(augment.color_jitter)(np.float32(images), *given, order)
+  got = jax.jit(operations.color_jitter)(np.float32(images), *given, order)
   amounts = np.transpose(amounts)
   rows = zip(images, order, amounts, got, strict=True)
   for image, steps, amount, result in rows:
@@ -102,7 +102,7 @@ def test_color_jitter_in_every_order(kept):
 def test_color_jitter_by_one_is_the_identity():
   images, _, order = _jitter_inputs()
   images, one = np.float32(images), np.ones(24, np.float32)
-  got = jax.jit(augment.color_jitter)(images, one, one, one, None, order)
+  got = jax.jit(operations.color_jitter)(images, one, one, one, None, order)
   np.testing.assert_array_equal(got, images)
 
 
@@ -110,17 +110,17 @@ def test_pointwise_operations():
   image = np.random.default_rng(0).random((2, 3, 4, 3), np.float32)
   image[0, 0, 0] = 0.5, 0.25, 1.0
   np.testing.assert_allclose(
-    augment.grayscale(image), _other(2, image), atol=1e-6
+    operations.grayscale(image), _other(2, image), atol=1e-6
   )
   for threshold in (0.25, 0.5):
     expected = np.float32([v if v < threshold else 1 - v for v in image.flat])
-    solarized = augment.solarize(image, threshold)
+    solarized = operations.solarize(image, threshold)
     np.testing.assert_array_equal(solarized.ravel(), expected)
   mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   expected = np.stack(
     [(image[..., c] - mean[c]) / std[c] for c in range(3)], axis=-1
   )
-  got = augment.normalize(image, mean, std)
+  got = operations.normalize(image, mean, std)
   np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -128,7 +128,7 @@ def test_pointwise_operations():
 def test_gaussian_blur(kernel):
   images = np.random.default_rng(0).random((4, 9, 7, 3), np.float32)
   sigma = np.float32([0.1, 0.7, 2.0, 9.0])
-  got = augment.gaussian_blur(images, sigma, kernel)
+  got = operations.gaussian_blur(images, sigma, kernel)
   for result, image, s in zip(got, images, sigma, strict=True):
     expected = scipy.ndimage.gaussian_filter(
       image, s, mode="mirror", radius=kernel // 2, axes=(0, 1)
@@ -138,7 +138,7 @@ def test_gaussian_blur(kernel):
 
 def test_gaussian_blur_refuses_small_images():
   with pytest.raises(ValueError, match="15-tap blur is too wide for 9 x 7"):
-    augment.gaussian_blur(jnp.zeros((1, 9, 7, 3)), jnp.ones(1), 15)
+    operations.gaussian_blur(jnp.zeros((1, 9, 7, 3)), jnp.ones(1), 15)
 
 
 def _kernel(name, x):
@@ -173,7 +173,7 @@ BOXES = np.array([
   [0, 0, 16, 20], [3, 5, 7, 7], [15, 19, 1, 1], [0, 8, 16, 2], [2, 1, 13, 19]
 ])  # fmt: skip
 FLIPS = np.array([False, True, False, True, True])
-resize = functools.partial(jax.jit, static_argnums=(3, 4))(augment.crop_resize)
+resize = jax.jit(operations.crop_resize, static_argnums=(3, 4))
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic"])
@@ -298,9 +298,9 @@ def test_parameters_are_drawn_per_image_and_uniformly(monkeypatch):
     drawn["blur"] = np.array(sigma), kernel
     return images + 2
 
-  monkeypatch.setattr(augment, "crop_resize", crop)
-  monkeypatch.setattr(augment, "color_jitter", jitter)
-  monkeypatch.setattr(augment, "gaussian_blur", blur)
+  monkeypatch.setattr(operations, "crop_resize", crop)
+  monkeypatch.setattr(operations, "color_jitter", jitter)
+  monkeypatch.setattr(operations, "gaussian_blur", blur)
   view = dataclasses.replace(
     SIMCLR, jitter=(0.4, 1.5, 0.2, 0.1), jitter_prob=0.5
   )

@@ -1,0 +1,220 @@
+"""What can be done to a batch of images on the device, with given parameters.
+
+Every operation is batched over a leading axis b, pure, and equal to
+torchvision's on float tensors. Images are RGB f32[b, h, w, 3] in [0, 1].
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sslx.data.views import HUE
+
+Array = jax.Array
+Rgb = tuple[float, float, float]
+_CONTRAST, _SATURATION = 1, 2  # brightness is 0, hue is 3
+
+
+def to_float(images: Array) -> Array:
+  """float32 in [0, 1]; ValueError if they are neither uint8 nor float."""
+  if images.dtype == jnp.uint8:
+    return images.astype(jnp.float32) / 255
+  if not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(f"images are {images.dtype}; they must be uint8 or float.")
+  return images.astype(jnp.float32)
+
+
+def crop_resize(
+  images: Array, boxes: Array, flips: Array, size: int, interpolation: str
+) -> Array:
+  """Resizes a box of each image with an antialiased filter, as Pillow does.
+
+  The filter widens when the box shrinks. It sees the pixels of the box alone,
+  with weights normalised over them: first a crop, then a resize.
+
+  Args:
+    images: u8 or float [b, h, w, 3].
+    boxes: i32[b, 4], (top, left, height, width) inside the image.
+    flips: bool[b], which results to mirror left to right.
+    size: height and width of the results f32[b, size, size, 3].
+    interpolation: "bilinear", or "bicubic" with a = -1/2, clipped to [0, 1].
+  """
+  images = to_float(images)
+  top, left, tall, wide = boxes.astype(jnp.float32).T
+  resize = functools.partial(_resize_matrix, _FILTERS[interpolation], size)
+  rows = resize(images.shape[1], top, tall)
+  columns = resize(images.shape[2], left, wide)
+  columns = jnp.where(flips[:, None, None], columns[:, ::-1], columns)
+  return jnp.clip(_separable(rows, columns, images), 0, 1)
+
+
+def resize_crops(
+  images: Array, corners: Array, resize: int, size: int, interpolation: str
+) -> Array:
+  """Resizes each image to a square, and cuts n squares out of it.
+
+  Args:
+    images: u8 or float [b, h, w, 3].
+    corners: i32[b, n, 2], top and left in the resized image.
+    resize: height and width of the resized image; only what is cut is computed.
+    size: height and width of the results f32[b, n, size, size, 3].
+    interpolation: as of `crop_resize`.
+  """
+
+  def matrices(length, start):  # f32[b, n, size, length]
+    whole = jnp.float32([length])
+    filter_ = _FILTERS[interpolation]
+    matrix = _resize_matrix(filter_, resize, length, whole * 0, whole)[0]
+    return matrix[start[..., None] + jnp.arange(size)]
+
+  rows = matrices(images.shape[1], corners[..., 0])
+  columns = matrices(images.shape[2], corners[..., 1])
+  separable = jax.vmap(_separable, (1, 1, None), out_axes=1)
+  return jnp.clip(separable(rows, columns, to_float(images)), 0, 1)
+
+
+def color_jitter(
+  images: Array,
+  brightness: Array | None,
+  contrast: Array | None,
+  saturation: Array | None,
+  hue: Array | None,
+  order: Array,
+) -> Array:
+  """Changes the colours of each image, in an order of its own.
+
+  All but hue are clip(f x + (1 - f) y), with y black, the mean grey of the
+  image, or the grey of the pixel; f = 1 is the identity. So every image passes
+  three such slots, one turn of hue, and three more slots, with f = 1 in those
+  it has no use for: much cheaper than a branch per image.
+
+  Args:
+    images: f32[b, h, w, 3].
+    brightness, contrast, saturation: f32[b], factors from 0 up.
+    hue: f32[b], in circles, -1/2 to 1/2. None leaves an operation out.
+    order: i32[b, 4], a permutation of 0 brightness, 1 contrast, 2 saturation,
+      3 hue for each image: the first to do, the second, ...
+  """
+  factors = (brightness, contrast, saturation, None)
+  if all(factor is None for factor in factors):
+    return images if hue is None else _turn_hue(images, hue)
+  factors = [jnp.ones(len(images)) if f is None else f for f in factors]
+  factors = jnp.take_along_axis(jnp.stack(factors, axis=1), order, axis=1)
+  if hue is None:
+    return _blend(images, factors, order)
+  slot, turn = np.arange(4), jnp.argmax(order == HUE, axis=1)[:, None]
+  before = jnp.where(slot < turn, factors, 1)
+  after = jnp.where(slot > turn, factors, 1)
+  images = _turn_hue(_blend(images, before[:, :3], order[:, :3]), hue)
+  return _blend(images, after[:, 1:], order[:, 1:])
+
+
+def grayscale(images: Array) -> Array:
+  """The luma (ITU-R BT.601) of each pixel, in all three channels."""
+  red, green, blue = jnp.split(images, 3, axis=-1)
+  luma = 0.2989 * red + 0.587 * green + 0.114 * blue
+  return jnp.broadcast_to(luma, images.shape)
+
+
+def gaussian_blur(images: Array, sigma: Array, kernel: int) -> Array:
+  """Blurs each image by f32[b] sigma, in pixels, with an odd number of taps.
+
+  Edges are reflected; ValueError if an image is not larger than kernel // 2.
+  A banded matrix per image and axis: a convolution per image is far slower.
+  """
+  height, width = images.shape[1:3]
+  if kernel // 2 >= min(height, width):
+    raise ValueError(f"a {kernel}-tap blur is too wide for {height} x {width}.")
+  rows, columns = (_blur_matrix(sigma, n, kernel) for n in (height, width))
+  return _separable(rows, columns, images)
+
+
+def solarize(images: Array, threshold: float = 0.5) -> Array:
+  """Inverts the values that are not below the threshold."""
+  return jnp.where(images < threshold, images, 1 - images)
+
+
+def normalize(images: Array, mean: Rgb, std: Rgb) -> Array:
+  """(images - mean) / std by channel, of u8 or float images."""
+  return (to_float(images) - jnp.array(mean)) / jnp.array(std)
+
+
+def _per_image(values: Array) -> Array:
+  return values[:, None, None, None]
+
+
+def _separable(rows: Array, columns: Array, images: Array) -> Array:
+  """Applies f32[b, s, h] down and f32[b, t, w] across the images."""
+  # By default a TPU multiplies in bfloat16: no better than the uint8 we have.
+  product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  images = product("bsh,bhwc->bswc", rows, images)
+  return product("btw,bswc->bstc", columns, images)
+
+
+def _cubic(x: Array) -> Array:
+  """Keys 1981, "Cubic convolution interpolation", equation 15, for x >= 0."""
+  far = ((2.5 - 0.5 * x) * x - 4) * x + 2
+  return jnp.where(x < 1, (1.5 * x - 2.5) * x * x + 1, (x < 2) * far)
+
+
+_FILTERS = {"bilinear": lambda x: jnp.maximum(1 - x, 0), "bicubic": _cubic}
+
+
+def _resize_matrix(filter_, size_out, size_in, start, length) -> Array:
+  """f32[b, size_out, size_in] that resamples [start, start + length)."""
+  start, length = start[:, None, None], length[:, None, None]
+  scale = length / size_out
+  centre = start + (np.arange(size_out)[:, None] + 0.5) * scale
+  pixel = np.arange(size_in) + 0.5
+  weights = filter_(abs(pixel - centre) / jnp.maximum(scale, 1))
+  weights *= (pixel > start) & (pixel < start + length)
+  return weights / weights.sum(-1, keepdims=True)
+
+
+def _blur_matrix(sigma: Array, size: int, kernel: int) -> Array:
+  """f32[b, size, size]: the taps, with those past either edge reflected."""
+  i, j, last = np.arange(size)[:, None], np.arange(size), size - 1
+  # Distances from output i to input j and to its images in the two mirrors.
+  direct, left, right = i - j, i + j, 2 * last - i - j
+  weights = 0
+  for distance, exists in ((direct, True), (left, j > 0), (right, j < last)):
+    tap = jnp.exp(-0.5 * (distance / sigma[:, None, None]) ** 2)
+    weights += tap * (exists & (abs(distance) <= kernel // 2))
+  return weights / weights.sum(-1, keepdims=True)
+
+
+def _blend(images: Array, factors: Array, ops: Array) -> Array:
+  """One blend after another: f32[b, n] factors of i32[b, n] operations."""
+
+  def slot(images, factor_and_op):
+    factor, op = map(_per_image, factor_and_op)
+    grey = grayscale(images)[..., :1]
+    other = jnp.where(op == _CONTRAST, grey.mean((1, 2, 3), keepdims=True), 0)
+    other = jnp.where(op == _SATURATION, grey, other)
+    return jnp.clip(factor * images + (1 - factor) * other, 0, 1), None
+
+  # A loop: slots written out would be fused into each other, and computed
+  # again for each channel that reads them (twice as slow on a CPU).
+  return jax.lax.scan(slot, images, (factors.T, ops.T))[0]
+
+
+def _turn_hue(images: Array, turns: Array) -> Array:
+  """To HSV, round the circle, and back, with neither branch nor table."""
+  red, green, blue = jnp.split(images, 3, axis=-1)
+  top = jnp.maximum(jnp.maximum(red, green), blue)
+  bottom = jnp.minimum(jnp.minimum(red, green), blue)
+  chroma = top - bottom
+  unit = 1 / jnp.where(chroma > 0, chroma, 1)
+  hue = 4 + (red - green) * unit
+  hue = jnp.where(top == green, 2 + (blue - red) * unit, hue)
+  hue = jnp.where(top == red, (green - blue) * unit, hue)
+  hue = hue + 6 * _per_image(turns)  # in sixths of the circle
+  hue = hue - 6 * jnp.floor(hue / 6)
+  # Red is full around 0, green around 2, blue around 4.
+  sign, centre, offset = np.float32([[1, -1, -1], [3, 2, 4], [-1, 2, 2]])
+  full = jnp.clip(sign * abs(hue - centre) + offset, 0, 1)
+  return bottom + chroma * full
