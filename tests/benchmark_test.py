@@ -2,7 +2,6 @@
 
 import importlib.util
 import itertools
-import os
 import re
 import subprocess
 import sys
@@ -11,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sslx.benchmark import compare, measure, peers
+from sslx.benchmark import backbone, compare, measure, peers
 from sslx.config import ConfigError
-from sslx.data import pipeline
+from sslx.data import pipeline, sources
 from sslx.data.sources import Arrays
 from sslx.data.views import Patches, View
 from tests import tiny
@@ -39,7 +38,7 @@ def bench(*arguments):
   result = subprocess.run(
     [sys.executable, "-m", "sslx.benchmark", "input", *arguments],
     cwd=tiny.ROOT,
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    env=tiny.environment(),
     capture_output=True,
     text=True,
     check=False,
@@ -170,3 +169,48 @@ def test_a_short_call_is_repeated_for_a_while():
   clock = lambda: float(next(ticks))
   measure.in_turns({"a": calls.append}, 1, clock=clock, least=3)
   assert calls == [0] * 2 * 3
+
+
+def test_a_backbone_is_measured_alone(capsys):
+  backbone.bench_backbone(tiny.vit_config("mae"), 1, 2, peers=False)
+  first, line = capsys.readouterr().out.splitlines()
+  assert first.startswith("ViT, images 16x16x16x3, cpu")
+  assert numbers(r"sslx +([\d,.]+)  \(([\d,.]+) to ([\d,.]+)\)", line)
+
+
+def resnet():
+  return tiny.config(model__backbone__width=1.0)
+
+
+def vit():
+  return tiny.vit_config("mocov3")
+
+
+@pytest.mark.parametrize(
+  ("config", "package"), [(vit, "timm"), (resnet, "torchvision")]
+)
+def test_and_beside_pytorch(config, package, capsys):
+  for name in ("torch", package):
+    pytest.importorskip(name)
+  backbone.bench_backbone(config(), 1, 1, peers=True)
+  line = capsys.readouterr().out.splitlines()[-1]
+  assert package in line and numbers(r"ours ([\d.]+) x", line)
+
+
+@pytest.mark.parametrize(
+  ("method", "message"),
+  [
+    ("relative_loc", "patches, which are no images"),
+    ("simclr", "PyTorch has no Convs"),
+  ],
+)
+def test_what_pytorch_does_not_have(method, message, monkeypatch):
+  monkeypatch.setattr(sources, "load", lambda *_: tiny.Pixels())
+  with pytest.raises(ConfigError, match=message):
+    backbone.bench_backbone(tiny.method_config(method), 1, 1, peers=True)
+
+
+def test_without_pytorch_the_error_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ConfigError, match=r"pip install 'sslx\[torch\]'"):
+    backbone.bench_backbone(tiny.config(), 1, 1, peers=True)

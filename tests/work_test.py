@@ -66,6 +66,23 @@ def test_lines_of_the_report():
   assert memory_line.startswith("peak memory: ")
 
 
+def test_of_micro_batches_one_is_reported():
+  changes = {"data.views.0.size": 16, "schedule.accumulate": 4}
+  experiment = build(
+    "mae.py:quickstart",
+    1,
+    **changes
+    | {
+      "model.backbone.depth": 1,
+      "model.backbone.width": 192,
+      "model.decoder.depth": 1,
+    },
+  )
+  line, _ = work.report(experiment, work.compile_step(experiment))
+  assert "GFLOP a device and micro-batch, the method needs" in line
+  assert 1 < float(line.split("(")[1].split(" times")[0]) < 1.5, line
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("padding", [0, 1, 3])
 def test_operations_of_a_convolution(stride, padding):

@@ -1,4 +1,4 @@
-"""Measures speed: `python -m sslx.benchmark train|input --config=...`.
+"""Measures speed: `python -m sslx.benchmark train|input|backbone --config=...`.
 
 `train` prints images/s of the bare compiled step on a batch that stays on the
 devices, of the full loop (input, prefetch, log), and their ratio; and the time
@@ -8,6 +8,9 @@ persistent compilation cache.
 `input` prints images/s of the loader alone, for each number of threads; how
 long each of its stages takes an image; and, with `--peers`, the same work done
 by other libraries, where they are installed.
+
+`backbone` prints images/s of the network alone, forward and backward; with
+`--peers`, beside the same network in PyTorch.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ import argparse
 import sys
 
 from sslx import config as config_lib
+from sslx.benchmark import backbone, train
 from sslx.benchmark import input as input_lib
-from sslx.benchmark import train
 
 
 def main(argv: list[str]) -> None:
@@ -28,7 +31,9 @@ def main(argv: list[str]) -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("what", choices=("train", "input", "first_step"))
+  parser.add_argument(
+    "what", choices=("train", "input", "backbone", "first_step")
+  )
   parser.add_argument("--config", required=True)
   parser.add_argument(
     "--steps", type=_positive, default=10, help="batches in a round"
@@ -48,7 +53,7 @@ def main(argv: list[str]) -> None:
     help="input: of an accelerator, which takes how many host cores?",
   )
   parser.add_argument(
-    "--peers", action="store_true", help="input: beside other libraries"
+    "--peers", action="store_true", help="beside other libraries"
   )
   flags = parser.parse_args(rest)
   config = config_lib.load(flags.config, overrides)
@@ -63,6 +68,8 @@ def main(argv: list[str]) -> None:
       wanted=flags.images_per_second,
       peers=flags.peers,
     )
+  elif flags.what == "backbone":
+    backbone.bench_backbone(config, flags.steps, flags.rounds, flags.peers)
   else:
     train.bench_train(config, flags.steps, flags.rounds)
     if not flags.nostartup:

@@ -39,11 +39,13 @@ def compile_step(experiment: Experiment) -> jax.stages.Compiled:
 def report(experiment: Experiment, compiled: jax.stages.Compiled) -> list[str]:
   """Lines on the work and the memory of the compiled step, per device."""
   devices = experiment.partitioner.mesh.size
-  flops = compiled.cost_analysis()["flops"]
-  work = f"compiled step: {flops / 1e9:.2f} GFLOP a device"
+  parts = experiment.step.accumulate
+  flops = compiled.cost_analysis()["flops"]  # A loop's body counts once.
+  each = " and micro-batch" if parts > 1 else ""
+  work = f"compiled step: {flops / 1e9:.2f} GFLOP a device{each}"
   needed = analytic(experiment)
   if needed is not None:
-    needed /= devices
+    needed /= devices * parts
     work += (
       f", the method needs {needed / 1e9:.2f} ({flops / needed:.3f} times)"
     )
