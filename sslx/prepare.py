@@ -162,7 +162,8 @@ def verify(name: str, out: str) -> None:
   """
   from sslx.data import check, sources
 
-  builder = sources.prepared(sources.Source(name, out, prepare=False))
+  source = sources.Source(name, out, prepare=False)
+  builder = sources.prepared(source, sources.ARGUMENTS)
   folder = os.fspath(builder.data_path)
   problems = check.problems(folder)
   if problems:
@@ -208,7 +209,7 @@ def main(argv: list[str]) -> None:
     from sslx.data import sources
 
     os.makedirs(out, exist_ok=True)
-    sources.prepared(sources.Source(flags.name, out))
+    sources.prepared(sources.Source(flags.name, out), sources.ARGUMENTS)
     return verify(flags.name, out)
 
   from sslx.data import store

@@ -534,8 +534,10 @@ def test_verify_metadata(tmp_path):
   run("pets", f"--from={folder}", out)
   (tmp_path / "out/pets/1.0.0/features.json").write_text("{")
   assert "json files are damaged" in error_of("pets", out, "--verify")
-  assert "not prepared in" in error_of("cats", out, "--verify")
-  assert "is not prepared" in error_of("cifar10", out, "--verify")
+  assert "NAME='cats' is not" in error_of("cats", out, "--verify")
+  missing = error_of("cifar10", out, "--verify")
+  assert "NAME='cifar10' is not prepared" in missing
+  assert "config." not in missing
 
 
 def test_verify_finds_records_without_image(tmp_path):

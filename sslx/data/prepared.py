@@ -60,7 +60,7 @@ def open_splits(
     ConfigError: it is not there and cannot be prepared, is damaged, or its
       images are not of a kind that becomes smaller.
   """
-  builder = sources.prepared(sources.Source(name, out))
+  builder = sources.prepared(sources.Source(name, out), sources.ARGUMENTS)
   splits = {}
   for split in builder.info.splits:
     found = sources.load(sources.Source(name, out, train=split), "train")

@@ -141,7 +141,7 @@ def load(
     info = builder.info.splits[name]
   except (KeyError, ValueError) as error:
     raise ConfigError(_no_split(source, name, builder.info.splits)) from error
-  where = f"config.data.source={source.name!r}, split {name!r}"
+  where = f"{CONFIG.of(source)}, split {name!r}"
   images = records.Records(
     where, _again(source, builder), builder, name, info, features.num_classes
   )
@@ -151,25 +151,40 @@ def load(
   return images
 
 
-def prepared(source: Source) -> Any:
+class Keys(NamedTuple):
+  """What errors call the name of a set, and the folder it is in."""
+
+  name: str
+  folder: str
+
+  def of(self, source: Source) -> str:
+    """The name, and what it is set to."""
+    return f"{self.name}={source.name!r}"
+
+
+CONFIG = Keys("config.data.source", "config.data.data_dir")
+ARGUMENTS = Keys("NAME", "--out")  # Of sslx.prepare.
+
+
+def prepared(source: Source, keys: Keys = CONFIG) -> Any:
   """TFDS's builder of a set, which is prepared first if it is not there.
 
   Raises:
     ConfigError: there is no such set, or it cannot be prepared here.
   """
-  _check_data_dir(source.data_dir)
-  builder = _builder(source)
+  _check_data_dir(source.data_dir, keys.folder)
+  builder = _builder(source, keys)
   if not os.path.exists(builder.data_path):
-    _prepare(source, builder)
-    builder = _builder(source)
+    _prepare(source, builder, keys)
+    builder = _builder(source, keys)
   return builder
 
 
-def _check_data_dir(data_dir: str | None) -> None:
+def _check_data_dir(data_dir: str | None, key: str) -> None:
   """Refuses a directory that is not there, rather than fill a mistyped one."""
   if data_dir is None:
     return
-  key = f"config.data.data_dir={data_dir!r}"
+  key = f"{key}={data_dir!r}"
   path = os.path.expanduser(data_dir)
   if "://" in data_dir:
     raise ConfigError(
@@ -191,11 +206,10 @@ def _check_data_dir(data_dir: str | None) -> None:
     )
 
 
-def _builder(source: Source) -> Any:
+def _builder(source: Source, keys: Keys) -> Any:
   """TFDS's builder of the set, prepared or not."""
   import tensorflow_datasets as tfds  # Takes a second; `shapes` needs none.
 
-  key = f"config.data.source={source.name!r}"
   data_dir = source.data_dir and os.path.expanduser(source.data_dir)
   try:
     return tfds.builder(source.name, data_dir=data_dir)
@@ -204,15 +218,15 @@ def _builder(source: Source) -> Any:
     near = difflib.get_close_matches(source.name, names, n=3)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ConfigError(
-      f"{key} is not 'shapes', not a set that TFDS {tfds.__version__} knows,"
-      f" and not prepared in {data_dir or 'the default data_dir'}.{hint} See"
+      f"{keys.of(source)} is not 'shapes', not a set that TFDS"
+      f" {tfds.__version__} knows, and not prepared in {data_dir or 'the default data_dir'}.{hint} See"
       " https://www.tensorflow.org/datasets/catalog/overview for all names."
     ) from error
   except Exception as error:  # TFDS raises many kinds, AssertionError too.
     raise ConfigError(
-      f"{key} cannot be opened: {error}\nCorrect the name, version or config;"
-      " if they are right, the set's json files are damaged: delete its"
-      " folder and prepare it again."
+      f"{keys.of(source)} cannot be opened: {error}\nCorrect the name, version"
+      " or config; if they are right, the set's json files are damaged: delete"
+      " its folder and prepare it again."
     ) from error
 
 
@@ -233,12 +247,11 @@ def _again(source: Source, builder: Any) -> str:
   )
 
 
-def _prepare(source: Source, builder: Any) -> None:
+def _prepare(source: Source, builder: Any, keys: Keys) -> None:
   """Downloads and prepares the set, or says why that cannot be."""
   folder, version = os.path.split(builder.data_path)
   missing = (
-    f"config.data.source={source.name!r} is not prepared:"
-    f" {builder.data_path} does not exist."
+    f"{keys.of(source)} is not prepared: {builder.data_path} does not exist."
   )
   found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
   partial = [f for f in found if "incomplete" in f and version in f]
@@ -255,10 +268,8 @@ def _prepare(source: Source, builder: Any) -> None:
     other = f"{source.name.partition(':')[0]}:{versions[-1]}"
     missing += f" Version {versions[-1]} is there: to use it, write {other!r}."
   if not source.prepare:
-    raise ConfigError(
-      f"{missing} Prepare it, or set config.data.prepare=True:"
-      f" {_command(source)}"
-    )
+    hint = ", or set config.data.prepare=True" if keys is CONFIG else ""
+    raise ConfigError(f"{missing} Prepare it{hint}: {_command(source)}")
   if source.name.partition(":")[0] == "imagenet2012":
     raise ConfigError(
       f"{missing} Its files have to be downloaded by hand, from"
@@ -297,7 +308,7 @@ def _check_features(source: Source, builder: Any) -> _Features:
   """What a set that can be read holds."""
   import tensorflow_datasets as tfds
 
-  key = f"config.data.source={source.name!r}"
+  key = CONFIG.of(source)
   path, info = os.fspath(builder.data_path), builder.info
   if not os.path.exists(os.path.join(path, "dataset_info.json")):
     raise ConfigError(
@@ -332,6 +343,6 @@ def _check_features(source: Source, builder: Any) -> _Features:
 
 def _no_split(source: Source, split: str, known: Iterable[str]) -> str:
   return (
-    f"config.data.source={source.name!r} has no split {split!r}; it has"
+    f"{CONFIG.of(source)} has no split {split!r}; it has"
     f" {', '.join(map(repr, known))}."
   )
