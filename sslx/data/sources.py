@@ -219,7 +219,8 @@ def _builder(source: Source, keys: Keys) -> Any:
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ConfigError(
       f"{keys.of(source)} is not 'shapes', not a set that TFDS"
-      f" {tfds.__version__} knows, and not prepared in {data_dir or 'the default data_dir'}.{hint} See"
+      f" {tfds.__version__} knows, and not prepared in"
+      f" {data_dir or 'the default data_dir'}.{hint} See"
       " https://www.tensorflow.org/datasets/catalog/overview for all names."
     ) from error
   except Exception as error:  # TFDS raises many kinds, AssertionError too.
