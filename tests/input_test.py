@@ -86,11 +86,6 @@ def nothing_is_left():
 
 
 def start(data, workdir, cache, *arguments):
-  environment = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "",
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
-  }
   process = subprocess.Popen(
     [
       sys.executable,
@@ -102,7 +97,7 @@ def start(data, workdir, cache, *arguments):
       *arguments,
     ],
     cwd=tiny.ROOT,
-    env=environment,
+    env=tiny.environment(JAX_COMPILATION_CACHE_DIR=str(cache)),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

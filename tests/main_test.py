@@ -1,7 +1,6 @@
 """The command line, as a user runs it: real processes, kills and bad input."""
 
 import json
-import os
 import pathlib
 import random
 import shutil
@@ -42,11 +41,6 @@ def cache(tmp_path_factory):
 
 
 def start(workdir, cache, *arguments, devices=1, prefix=()):
-  environment = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
-  }
   return subprocess.Popen(
     [
       *prefix,
@@ -57,7 +51,7 @@ def start(workdir, cache, *arguments, devices=1, prefix=()):
       f"--workdir={workdir}",
     ],
     cwd=tiny.ROOT,
-    env=environment,
+    env=tiny.environment(devices, JAX_COMPILATION_CACHE_DIR=str(cache)),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
@@ -400,7 +394,7 @@ def test_benchmark_train_prints_the_ratio(cache):
       "--rounds=2",
     ],
     cwd=tiny.ROOT,
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    env=tiny.environment(),
     capture_output=True,
     text=True,
     check=False,

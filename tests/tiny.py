@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import math
+import os
 import pathlib
 import re
 from typing import Literal
@@ -216,6 +217,15 @@ class Pixels:
     return f"image {index}"
 
 
+def environment(devices: int = 1, **variables: str) -> dict[str, str]:
+  """That of a new process, with a number of simulated devices.
+
+  What runs in it runs longer than it compiles, so it is optimised.
+  """
+  flags = f"--xla_force_host_platform_device_count={devices}"
+  return {**os.environ, "XLA_FLAGS": flags, **variables}
+
+
 def build_method(config: ConfigDict, devices: int = 1):
   """An experiment of a config from `method_config`, on `Pixels`."""
   with mock.patch.object(sources, "load", lambda *_: Pixels()):
@@ -229,9 +239,9 @@ def batches(experiment, count: int, start: int = 0) -> list:
 
 
 def compile_step(experiment, batch):
-  """Without LLVM's optimisations, which take longer than all the steps."""
-  step = experiment.compiled_step().lower(experiment.abstract_state, batch)
-  return step.compile(compiler_options={"xla_backend_optimization_level": 0})
+  """The step of an experiment, for more than one trajectory."""
+  step = experiment.compiled_step()
+  return step.lower(experiment.abstract_state, batch).compile()
 
 
 def run_steps(experiment, state, batches, step=None):

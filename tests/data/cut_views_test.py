@@ -2,7 +2,6 @@
 
 import dataclasses
 import multiprocessing
-import os
 import pathlib
 import subprocess
 import sys
@@ -429,7 +428,7 @@ def test_memory_stays_flat(tmp_path, decoder):
   done = subprocess.run(
     [sys.executable, "-c", MEMORY, str(tmp_path), decoder],
     cwd=tiny.ROOT,
-    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    env=tiny.environment(),
     capture_output=True,
     text=True,
     check=False,
