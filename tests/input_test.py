@@ -97,7 +97,7 @@ def start(data, workdir, cache, *arguments):
       *arguments,
     ],
     cwd=tiny.ROOT,
-    env=tiny.environment(JAX_COMPILATION_CACHE_DIR=str(cache)),
+    env=tiny.environment(cache=cache),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

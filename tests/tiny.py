@@ -217,13 +217,20 @@ class Pixels:
     return f"image {index}"
 
 
-def environment(devices: int = 1, **variables: str) -> dict[str, str]:
-  """That of a new process, with a number of simulated devices.
+def environment(devices: int = 1, cache: pathlib.Path | None = None):
+  """That of a new process.
 
-  What runs in it runs longer than it compiles, so it is optimised.
+  Args:
+    devices: how many to simulate.
+    cache: of compiled programs, for processes that run the same ones.
   """
+  # What runs there runs longer than it compiles: no flag against optimisation.
   flags = f"--xla_force_host_platform_device_count={devices}"
-  return {**os.environ, "XLA_FLAGS": flags, **variables}
+  found = os.environ | {"XLA_FLAGS": flags}
+  if cache:
+    found["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    found["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  return found
 
 
 def build_method(config: ConfigDict, devices: int = 1):
