@@ -3,6 +3,7 @@
 import json
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -181,11 +182,14 @@ def test_resumed_on_other_devices_and_mode_is_the_same_to_rounding(
     workdir, cache, *RUN, "--config.runtime.parallel.mode=pmap", devices=4
   )
   assert "config.runtime.parallel.mode: 'pjit' there, 'pmap' now" in output
+  resumed = int(re.search(r"resumed from step (\d+)", output)[1])
   new, old = rows(workdir), rows(straight[0])
   assert [row["step"] for row in new] == [row["step"] for row in old]
   for a, b in zip(new, old, strict=True):
     if "loss" in b:
-      np.testing.assert_allclose(a["loss"], b["loss"], rtol=5e-3)
+      # The first step has the same state; training amplifies its rounding.
+      rtol = 1e-4 if b["step"] <= resumed + 1 else 3e-2
+      np.testing.assert_allclose(a["loss"], b["loss"], rtol=rtol)
       np.testing.assert_allclose(a["lr"], b["lr"], rtol=1e-6)
   assert final_data(workdir) == {"next_index": 12}
 
@@ -210,7 +214,8 @@ def test_two_processes_train_as_one(straight, cache, tmp_path):
   for a, b in zip(rows(workdir)[:6], rows(straight[0])[:6], strict=True):
     assert a["step"] == b["step"]
     if "loss" in b:
-      np.testing.assert_allclose(a["loss"], b["loss"], rtol=5e-3)
+      rtol = 1e-4 if b["step"] == 1 else 3e-2
+      np.testing.assert_allclose(a["loss"], b["loss"], rtol=rtol)
   assert final_data(workdir) == {"next_index": 12}
 
 
