@@ -61,8 +61,7 @@ def main(overrides: list[tuple[str, str]]) -> None:
     metrics.NotFiniteError,
   ) as error:
     # The user's to mend, so the message is all that is shown.
-    notes = getattr(error, "__notes__", [])
-    sys.exit("\n".join(["", f"error: {error}", *notes]))
+    sys.exit(f"\nerror: {error}")
 
 
 def parse_flags(argv: list[str]) -> list[tuple[str, str]]:

@@ -81,7 +81,7 @@ def run(
     except metrics.NotFiniteError as error:
       good = checkpoints.latest()
       kept = f"step {good} in {checkpoints.directory}" if good else "none yet"
-      error.add_note(f"Last good checkpoint: {kept}.")
+      error.args = (f"{error} Last good checkpoint: {kept}.",)
       raise
     finally:
       if writer:

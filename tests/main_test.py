@@ -357,6 +357,15 @@ def test_bad_input_is_one_clear_error(tmp_path, cache, arguments, message):
   assert "Traceback" not in output
 
 
+def test_so_is_what_is_found_while_jax_traces(tmp_path, cache):
+  odd = "--config.data.views.0.size=30"
+  process = start(tmp_path, cache, "--config=configs/mae.py:quickstart", odd)
+  output = finish(process)
+  assert process.returncode == 1
+  assert output.strip().splitlines()[-1].startswith("error: config.model")
+  assert "does not divide images of 30 x 30 pixels." in output
+
+
 def test_a_workdir_of_another_config_says_what_differs(straight, cache):
   process = start(straight[0], cache, *RUN, "--config.model.temperature=0.3")
   output = finish(process)

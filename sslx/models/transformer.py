@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from sslx import parallel
-from sslx.config import require
+from sslx.config import ConfigError, require
 
 
 class Block(nn.Module):
@@ -56,7 +56,16 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [b, t, d] to the same; logits and softmax are float32."""
+    """Maps [b, t, d] to the same; logits and softmax are float32.
+
+    Raises:
+      ConfigError: there is no GPU for the fused kernel.
+    """
+    if self.attention == "cudnn" and jax.default_backend() != "gpu":
+      raise ConfigError(
+        "config.model: attention is 'cudnn', a kernel for NVIDIA GPUs, but this"
+        f" runs on {jax.default_backend()}; use 'xla'."
+      )
     width = x.shape[-1]
     # MAE draws q, k and v as the one matrix that they are, MoCo v3 as three.
     matrices = 1 if self.style == "mae" else 3

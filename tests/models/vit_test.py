@@ -35,6 +35,12 @@ def test_gelu_and_its_derivative_are_exact_also_in_shard_map(dtype):
   np.testing.assert_allclose(slope.astype(np.float64), cdf + x * pdf, **close)
 
 
+def test_the_fused_kernel_needs_a_gpu():
+  module = vit.ViT(**TINY, attention="cudnn", dtype="bfloat16")
+  with pytest.raises(ConfigError, match="but this runs on cpu; use 'xla'"):
+    shapes_of(module, 16)
+
+
 def shapes_of(module, size):
   images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   init = lambda x: module.init(jax.random.key(0), x, train=False)
