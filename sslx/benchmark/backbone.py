@@ -81,9 +81,9 @@ def _repeat(call: Callable[[], None], times: int) -> Callable[[int], None]:
 
 def _ours(backbone: ViT | ResNet, images: np.ndarray) -> Callable[[], None]:
   images = jax.device_put(images)
-  variables = jax.jit(lambda x: backbone.init(jax.random.key(0), x, train=True))
-  variables = dict(variables(images))
-  params, rest = variables.pop("params"), variables
+  init = jax.jit(lambda x: backbone.init(jax.random.key(0), x, train=True))
+  rest = dict(init(images))
+  params = rest.pop("params")
   optimizer = optax.adamw(_RATE)
 
   def loss(params):
@@ -115,10 +115,10 @@ def _theirs(
     )
   package, network = _NETWORKS[type(backbone)]
   packages = "torch", package
-  for package in packages:
-    if importlib.util.find_spec(package) is None:
+  for needed in packages:
+    if importlib.util.find_spec(needed) is None:
       raise ConfigError(
-        f"--peers needs {' and '.join(packages)}, and {package} is not"
+        f"--peers needs {' and '.join(packages)}, and {needed} is not"
         " installed: pip install 'sslx[torch]', or leave out --peers."
       )
   import torch
@@ -136,7 +136,7 @@ def _theirs(
     if device == "cuda":
       torch.cuda.synchronize()
 
-  versions = (f"{package} {metadata.version(package)}" for package in packages)
+  versions = (f"{name} {metadata.version(name)}" for name in packages)
   return ", ".join(versions), call
 
 
