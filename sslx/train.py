@@ -119,8 +119,11 @@ def _start(
       experiment.abstract_state.params,
       experiment.abstract_state.model_state,
     )
-    aux = experiment.step.method.adopt(params, model_state, state.aux)
-    state = state.replace(params=params, model_state=model_state, aux=aux)
+    state = state.replace(params=params, model_state=model_state)
+    method = experiment.step.method
+    if hasattr(method, "adopt"):
+      aux = method.adopt(params, model_state, state.aux)
+      state = state.replace(aux=aux)
     note(f"weights from {source}")
   return state
 

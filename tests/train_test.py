@@ -1,11 +1,14 @@
-"""Who may use a workdir."""
+"""Who may use a workdir, and with what a run starts."""
 
 import json
+import types
 
+import jax
+import numpy as np
 import pytest
 
+from sslx import checkpoint, experiment, train
 from sslx import config as config_lib
-from sslx import train
 from sslx.config import ConfigError
 from tests import tiny
 
@@ -77,3 +80,28 @@ def test_checkpoints_without_a_config_are_refused(tmp_path):
   for overwrite in (False, True):
     with pytest.raises(ConfigError, match=r"no config\.json"):
       claim(tmp_path, overwrite=overwrite)
+
+
+@pytest.mark.parametrize("method", [*tiny.METHODS, "mae", "mocov3"])
+def test_every_method_starts_with_the_weights_of_another_run(
+  method, monkeypatch
+):
+  config = (
+    tiny.vit_config if method in ("mae", "mocov3") else tiny.method_config
+  )
+  changed = config(method, runtime__init_from="elsewhere")
+  build = (
+    tiny.build_method if config is tiny.method_config else experiment.build
+  )
+  built = build(changed)
+  state = jax.device_get(built.init_state())
+  weights = jax.tree.map(lambda x: x + 1, (state.params, state.model_state))
+  monkeypatch.setattr(checkpoint, "load_weights", lambda *_: weights)
+  none = types.SimpleNamespace(restore=lambda _: None)
+  found = train._start(built, none, lambda _: None)
+  for tree, old in zip((found.params, found.model_state), weights, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, tree, old)
+  # What a method keeps of an encoder follows it, without the predictor.
+  for name, old in zip(("params", "model_state"), weights, strict=True):
+    for part, copy in found.aux.get(name, {}).items():
+      jax.tree.map(np.testing.assert_array_equal, copy, old[part])

@@ -50,10 +50,13 @@ class Output(NamedTuple):
 class Method(Protocol):
   """A frozen dataclass of hyper-parameters and modules; holds no arrays.
 
-  A method may also have `accumulates`, true if its loss is a mean over examples
-  that nothing but BatchNorm groups couples, so that a batch may be worked on in
-  parts; and `pictures(params, model_state, images, rng)`, which gives rows of
-  normalised images, f32[rows, b, s, s, 3] by name, to be looked at.
+  A method that keeps a copy of an encoder in `aux` also has
+  `adopt(params, model_state, aux)`, which gives `aux` where the weights of
+  another run take the place of those of `init`. It may have `accumulates`, true
+  if its loss is a mean over examples that nothing but BatchNorm groups couples,
+  so that a batch may be worked on in parts; and
+  `pictures(params, model_state, images, rng)`, which gives rows of normalised
+  images, f32[rows, b, s, s, 3] by name, to be looked at.
   """
 
   def slots(self, views: int) -> tuple[Slot, ...]:
@@ -67,9 +70,6 @@ class Method(Protocol):
     self, rng: jax.Array, batch: Batch
   ) -> tuple[Params, ModelState, Aux]:
     """Draws parameters; of `batch` only the shapes matter."""
-
-  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
-    """`aux`, where another run's weights take the place of those of `init`."""
 
   def loss(
     self,

@@ -94,9 +94,13 @@ class MoCoV3:
       rng,
       batch["views"][0],
     )
-    copy = lambda tree: jax.tree.map(jnp.copy, _encoder(tree))  # Donated too.
-    aux = {"params": copy(params), "model_state": copy(model_state)}
-    return params, model_state, aux
+    return params, model_state, self.adopt(params, model_state, {})
+
+  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
+    """The momentum encoder becomes a copy of the encoder."""
+    # In memory too: each is donated on its own.
+    copy = lambda tree: jax.tree.map(jnp.copy, _encoder(tree))
+    return {**aux, "params": copy(params), "model_state": copy(model_state)}
 
   def loss(
     self,

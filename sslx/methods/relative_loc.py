@@ -94,11 +94,6 @@ class RelativeLoc:
     head_params, head_state = base.init({"head": self.head}, rng_head, pair)
     return params | head_params, model_state | head_state, {}
 
-  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
-    """Nothing: there is no copy of them."""
-    del params, model_state
-    return aux
-
   def loss(
     self,
     params: Params,

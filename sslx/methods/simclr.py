@@ -68,11 +68,6 @@ class SimCLR:
     )
     return params, model_state, {}
 
-  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
-    """Nothing: SimCLR keeps no copy of them."""
-    del params, model_state
-    return aux
-
   def loss(
     self,
     params: Params,

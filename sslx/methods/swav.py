@@ -117,11 +117,6 @@ class SwAV:
       }
     return params, model_state, aux
 
-  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
-    """Nothing: SwAV keeps no copy of them."""
-    del params, model_state
-    return aux
-
   def loss(
     self,
     params: Params,
