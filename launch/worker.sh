@@ -51,7 +51,8 @@ setup() {
   fi
 
   # A host's own Python may be too old, so uv brings one.
-  stamp=$(cat "$code"/setup.* "$code"/sslx/data/_native.c | sha256sum)
+  stamp=$(tar --extract --to-stdout --file="$HOME/$archive" \
+    setup.cfg setup.py sslx/data/_native.c | sha256sum)
   if [[ $(cat "$state/stamp" 2> /dev/null) == "$stamp$extra" ]]; then
     echo "already installed"
     return

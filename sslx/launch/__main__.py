@@ -161,6 +161,8 @@ def _build(kind: type, given: dict[str, typing.Any]) -> typing.Any:
 if __name__ == "__main__":
   try:
     sys.exit(main(sys.argv[1:]))
+  except commands.Failure as error:
+    commands.fail(str(error))
   except commands.Stopped as stopped:
     commands.say(str(stopped))
     sys.exit(128 + stopped.number)

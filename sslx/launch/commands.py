@@ -18,8 +18,9 @@ from typing import NamedTuple, NoReturn
 
 Command = list[str]
 
-# Exit codes of sslx.main: EX_TEMPFAIL asks for a restart.
-RESTART = 75
+# Exit codes of sslx.main: EX_TEMPFAIL asks for a restart, and so does what is
+# given by --restart_code for xpk.
+RESTART, RESTART_XPK = 75, 42
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -30,6 +31,10 @@ class Stopped(Exception):
     """Keeps the number of the signal."""
     super().__init__(f"stopped by {signal.Signals(number).name}")
     self.number = number
+
+
+class Failure(Exception):
+  """The cloud did not do or say what was expected; it may do so later."""
 
 
 class Result(NamedTuple):
@@ -200,15 +205,15 @@ def verdict(codes: Sequence[int]) -> int:
 
   Returns:
     0 if all ended well; the code of one with an error that a restart does not
-    mend, if there is one; else 143 if one was terminated, and 75 for all other
-    ends, which a restart may mend.
+    mend, if there is one; else 143 if one was terminated, and for all other
+    ends, which a restart may mend, the code by which a process asked for it, or
+    else 75.
   """
-  if not any(codes):
-    return 0
-  for code in codes:
-    if code and not restarts(code):
-      return code
-  return TERMINATED if TERMINATED in codes else RESTART
+  lasting = [code for code in codes if code and not restarts(code)]
+  asking = [
+    code for code in (TERMINATED, RESTART_XPK, RESTART) if code in codes
+  ]
+  return (lasting + asking + [RESTART if any(codes) else 0])[0]
 
 
 def restarts(code: int) -> bool:
@@ -216,7 +221,7 @@ def restarts(code: int) -> bool:
 
   So it is after a signal (128 + n) and after a lost connection (ssh's 255).
   """
-  return code == RESTART or code > 128
+  return code in (RESTART, RESTART_XPK) or code > 128
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""Google Kubernetes Engine: TPU slices through xpk or a JobSet, GPUs by xpk.
+"""Google Kubernetes Engine: TPU slices by xpk or a JobSet, GPUs by xpk.
 
-JobSet restarts a job after exit codes 42 and 127 to 255 only (xpk's rule, and
-that of `launch/jobset.yaml`), so 42 stands for sslx.main's "restart me".
+xpk restarts a job after exit codes 42 and 127 to 255 only, so 42 stands for
+sslx.main's "restart me".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import string
 from sslx.launch import commands, slices
 from sslx.launch.commands import Command
 
-RESTART = 42
+_RESTART = f"--restart_code={commands.RESTART_XPK}"
 
 # By GKE's name of the accelerator: chips of a host of a slice of several hosts.
 _ACCELERATORS = {
@@ -65,8 +65,22 @@ class Xpk:
     """The command, and its standard input."""
     if self.tpu:
       machine = [f"--tpu-type={self.tpu}", f"--num-slices={self.num}"]
+      command = shlex.join(main(args))
     else:
       machine = [f"--device-type={self.gpu}", f"--num-nodes={self.num}"]
+      # xpk sets these variables where there are GPUs.
+      command = (
+        "launch/gpu_node.sh --gpus=$GPUS_PER_NODE --nodes=$NNODES"
+        " --node=$NODE_RANK --coordinator=$JAX_COORDINATOR_ADDRESS"
+        f" --port=$JAX_COORDINATOR_PORT -- {shlex.join([_RESTART, *args])}"
+      )
+    # JAX asks the metadata server for these, also for one slice, and fails
+    # where pods may not ask (jax#40854). The pod is the first of xpk's JobSet.
+    of_slice = {
+      "MEGASCALE_NUM_SLICES": "1",
+      "MEGASCALE_SLICE_ID": "0",
+      "MEGASCALE_COORDINATOR_ADDRESS": f"{self.name}-slice-job-0-0.{self.name}",
+    }
     alone = self.tpu and self.num == 1
     return [
       *("xpk", "workload", "create"),
@@ -78,10 +92,8 @@ class Xpk:
       # The default, 30 s, may be short for a checkpoint.
       "--termination-grace-period-seconds=120",
       *([f"--{self.capacity}"] if self.capacity else []),
-      # JAX asks the metadata server for what is missing, and fails (jax#40854).
-      *(["--env=MEGASCALE_NUM_SLICES=1"] if alone else []),
-      *(["--env=MEGASCALE_SLICE_ID=0"] if alone else []),
-      f"--command={shlex.join(main(args))}",
+      *[f"--env={k}={v}" for k, v in of_slice.items() if alone],
+      f"--command={command}",
     ], None
 
   def logs(self) -> Command:
@@ -175,8 +187,7 @@ class JobSet:
 
 def main(args: list[str]) -> list[str]:
   """What runs in the container; before `args`, so that these may differ."""
-  distributed = ["--distributed", f"--restart_code={RESTART}"]
-  return ["python", "-m", "sslx.main", *distributed, *args]
+  return ["python", "-m", "sslx.main", "--distributed", _RESTART, *args]
 
 
 def _logs(name: str) -> Command:

@@ -22,11 +22,13 @@ class Local:
     processes: how many.
     devices: CPU devices of each.
     port: of the coordinator; 0 is any free one.
+    grace: seconds that the others have to end after one has failed.
   """
 
   processes: int = 2
   devices: int = 1
   port: int = 0
+  grace: float = 60.0
 
   def processes_of(
     self, args: list[str]
@@ -53,6 +55,7 @@ class GpuNode:
     node: number of this one, from 0.
     coordinator: address of node 0.
     port: of the coordinator, on node 0.
+    grace: seconds that the others have to end after one has failed.
   """
 
   gpus: int = 0
@@ -60,6 +63,7 @@ class GpuNode:
   node: int = 0
   coordinator: str = "localhost"
   port: int = 8476
+  grace: float = 60.0
 
   def processes_of(
     self, args: list[str]
@@ -115,6 +119,8 @@ def run(where: Local | GpuNode, args: list[str]) -> int:
   """Runs a job on this machine; returns its exit code."""
   started = where.processes_of(args)
   codes = commands.together(
-    [command for command, _ in started], [added for _, added in started]
+    [command for command, _ in started],
+    [added for _, added in started],
+    grace=where.grace,
   )
   return commands.verdict(codes)

@@ -164,7 +164,7 @@ class InstanceGroup:
     if result.code:
       if "not found" in result.output:
         return State(slices.ABSENT, result.output)
-      commands.fail(f"the state of {self.name!r}: {result.output}")
+      raise commands.Failure(f"the state of {self.name!r}: {result.output}")
     rows = [line.split(" ") for line in result.output.splitlines() if line]
     states = [row[1] if len(row) > 1 else "" for row in rows]
     if {"STOPPING", "STOPPED", "SUSPENDED", "TERMINATED"} & set(states):
@@ -179,7 +179,7 @@ class InstanceGroup:
     listed = commands.ask(self._list("value(name)"), dry="\n".join(dry))
     names = sorted(listed.output.split())
     if listed.code or len(names) != self._count():
-      commands.fail(
+      raise commands.Failure(
         f"{self.name!r} should have {self._count()} hosts; gcloud says:"
         f" {listed.output or 'none'}"
       )

@@ -95,7 +95,7 @@ class QueuedResource:
     if result.code:
       if "NOT_FOUND" in result.output or "not found" in result.output:
         return State(slices.ABSENT, result.output)
-      commands.fail(f"the state of {self.name!r}: {result.output}")
+      raise commands.Failure(f"the state of {self.name!r}: {result.output}")
     word = result.output.partition(" ")[0]
     return State(_STATES.get(word, slices.WAITING), result.output)
 

@@ -67,11 +67,17 @@ def retry(
   made: list[Step] = []
   try:
     return _loop(where, args, policy, before, made)
+  except _GivenUp:
+    return commands.RESTART
   finally:
     if made and policy.keep:
       commands.say(f"{where.name!r} is kept, and costs: delete it when done")
     elif slices.delete(made):
       commands.say(f"{where.name!r} could not be deleted, and costs: see above")
+
+
+class _GivenUp(Exception):
+  """Too many failures in a row."""
 
 
 def _loop(
@@ -82,45 +88,40 @@ def _loop(
   made: list[Step],
 ) -> int:
   failures = short = 0  # In a row: all, and runs on the slice that is there.
-  began_waiting = time.monotonic()
+  waiting_since = time.monotonic()
   is_set_up = False
-  dry_state = iter([slices.ABSENT])  # A slice to be made; then it is ready.
+  # Shown without running, a slice is made, and ready at once.
+  states = iter([slices.ABSENT] if commands.dry_run() else ())
 
-  def failed(what: str) -> bool:
-    """Notes a failure, and waits; False if it was the last one."""
+  def failed(what: str) -> None:
+    """Notes a failure, and waits before the next attempt."""
     nonlocal failures
     failures += 1
     commands.say(f"{what} (failure {failures} of {policy.attempts} in a row)")
     if failures >= policy.attempts:
-      return False
+      raise _GivenUp
     time.sleep(policy.seconds(failures))
-    return True
 
-  while True:
+  def attempt() -> int | None:
+    """Takes the job one state further; returns its exit code if it is done."""
+    nonlocal failures, short, waiting_since, is_set_up
     found = slices.state(where)
-    state = next(dry_state, found.state) if commands.dry_run() else found.state
-
+    state = next(states, found.state)
     if state == slices.ABSENT:
+      is_set_up, short, waiting_since = False, 0, time.monotonic()
       steps, result = slices.create(where)
       made.extend(step for step in steps if step not in made)
-      is_set_up, short = False, 0
-      if result.code == 0:
-        began_waiting = time.monotonic()
-        continue
-      if _NEVER.search(result.output) or not _LATER.search(result.output):
+      if result.code and not _worth_waiting(result.output):
         commands.say("that is not for want of capacity: mend it")
         return result.code
-      if not failed("no capacity"):
-        return commands.RESTART
-
+      if result.code:
+        failed("no capacity")
     elif state == slices.WAITING:
-      waited = time.monotonic() - began_waiting
-      if waited > 3600 * policy.patience:
+      if time.monotonic() - waiting_since > 3600 * policy.patience:
         commands.say(f"no slice after {policy.patience:g} hours")
-        return commands.RESTART
+        raise _GivenUp
       commands.say(f"waiting for the slice: {found.detail}")
       time.sleep(policy.poll)
-
     elif state == slices.FAILED:
       if not made:
         commands.say(
@@ -128,30 +129,38 @@ def _loop(
           " command: delete it, or give another --name"
         )
         return 1
-      if not failed(f"the slice is lost: {found.detail}"):
-        return commands.RESTART
-      if slices.delete(made):
-        commands.say("it could not be deleted; trying again")
-
+      failed(f"the slice is lost: {found.detail}")
+      slices.delete(made)  # If that fails, so it is found again.
     else:
-      code, began = 0, time.monotonic()
-      if not is_set_up:
-        code = slices.setup(where)
-        is_set_up = code == 0
-      if code == 0:
-        code = slices.run(where, args, before)
+      began = time.monotonic()
+      code = 0 if is_set_up else slices.setup(where)
+      is_set_up = code == 0
+      code = code or slices.run(where, args, before)
       if code == 0:
         return 0
       if time.monotonic() - began > policy.healthy:
         failures = short = 0
-      if not commands.restarts(code):
-        # When hosts vanish, ssh fails in many ways: ask what became of them.
-        if slices.state(where).state == slices.READY:
-          return code
+      is_there = slices.state(where).state == slices.READY
+      # When hosts vanish ssh fails in many ways, so only if they are there is
+      # the exit code that of the job.
+      if is_there and not commands.restarts(code):
+        return code
       short += 1
-      if not failed(f"the run ended with exit code {code}"):
-        return commands.RESTART
-      # Two in a row on the same hosts: perhaps one of them is bad.
-      if made and short >= 2 and slices.state(where).state == slices.READY:
-        commands.say("replacing the slice")
+      failed(f"the run ended with exit code {code}")
+      if is_there and made and short >= 2:
+        commands.say("twice on the same hosts: one may be bad, so others")
         slices.delete(made)
+    return None
+
+  while True:
+    try:
+      code = attempt()
+    except commands.Failure as error:
+      failed(str(error))
+      continue
+    if code is not None:
+      return code
+
+
+def _worth_waiting(output: str) -> bool:
+  return bool(_LATER.search(output) and not _NEVER.search(output))
