@@ -1,4 +1,4 @@
-"""A job under launch/local.sh: killed, terminated, on other numbers, one run."""
+"""Jobs under launch/local.sh: killed, terminated, and gone on with."""
 
 import os
 import pathlib
