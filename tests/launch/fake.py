@@ -57,7 +57,7 @@ def log(folder: pathlib.Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _scenario(folder: pathlib.Path):
+def changed(folder: pathlib.Path):
   """The scenario, to read and to change, while no other process does."""
   with open(folder / "scenario.json", "r+") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
@@ -103,7 +103,7 @@ def _gcloud(folder: pathlib.Path, arguments: list[str]) -> int:
   )
   if verb in ("ssh", "scp"):
     return getattr(sys.modules[__name__], f"_{verb}")(folder, arguments)
-  with _scenario(folder) as told:
+  with changed(folder) as told:
     made = told.setdefault("made", [])
     # Of an instance group, three things are made; the last is the slice.
     kind = next(
@@ -169,7 +169,7 @@ def _scp(folder: pathlib.Path, arguments: list[str]) -> int:
 
 def _ssh(folder: pathlib.Path, arguments: list[str]) -> int:
   command = next(a for a in arguments if a.startswith("--command="))[10:]
-  with _scenario(folder) as told:
+  with changed(folder) as told:
     runs = told["life"].get("runs")
     if runs is not None:
       if "worker.sh run" not in command:

@@ -142,6 +142,22 @@ def test_every_name_in_the_jobset_is_filled_in():
   assert "${" not in json.dumps(jobset()[0])
 
 
+def test_xpk_has_what_jax_would_ask_the_metadata_server_for():
+  """Of several slices xpk itself sets it."""
+  names = ("NUM_SLICES", "SLICE_ID", "COORDINATOR_ADDRESS")
+  for slices, given in ((1, ("1", "0", "mae-slice-job-0-0.mae")), (2, ())):
+    where = gke.Xpk("mae", "c", "image", tpu="v6e-16", num=slices)
+    command, stdin = where.create(["--config=c"])
+    expected = [
+      f"--env=MEGASCALE_{name}={value}"
+      for name, value in zip(names, given, strict=False)
+    ]
+    assert [word for word in command if "MEGASCALE" in word] == expected
+    assert stdin is None
+  # The one code below 127 that it restarts after.
+  assert "--restart_code=42" in command[-1]
+
+
 def sky():
   return yaml.safe_load((FOLDER / "sky.yaml").read_text())
 

@@ -5,9 +5,7 @@ machine with the environment that the provider gives.
 """
 
 import contextlib
-import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -47,94 +45,109 @@ def hosts_of_tpus(names, numbers, cache, **more):
       attributes = {"tpu-env": f"TPU_WORKER_ID: '{number}'"} | more
       if more:
         attributes["agent-worker-number"] = str(number)
-      settings = tiny.environment(1, cache)
-      kept = {k: v for k, v in settings.items() if k.startswith(("JAX", "XLA"))}
-      environments[name] = kept | {
-        "JAX_PLATFORMS": "cpu",
+      environments[name] = jobs.environment(cache) | {
         "JAX_COORDINATOR_PORT": port,
         "GCE_METADATA_IP": stack.enter_context(jobs.metadata(attributes)),
       }
     yield environments
 
 
-def preempt(folder, workdir, state, launcher):
-  """Once two steps are done, ends the processes as their host's end does."""
+def preempt(folder, workdir, launcher):
+  """Once three steps are done, ends the processes as their host's end does."""
   path = workdir / "metrics.jsonl"
-  while not (path.exists() and '"step": 2,' in path.read_text()):
+  while not (path.exists() and '"step": 3,' in path.read_text()):
     if launcher.poll() is not None:
       return
     time.sleep(0.05)
-  with fake._scenario(folder) as told:
-    told["life"]["states"] = [state]
+  with fake.changed(folder) as told:
+    told["life"]["states"] = ["SUSPENDED"]
   for pid in folder.glob("hosts/*/.sslx/runs/t/pid"):
     os.kill(int(pid.read_text()), signal.SIGTERM)
 
 
-def retried(tmp_path, where, flags, life, lost, environments):
-  """Runs a job by tpu_retry.sh, preempts it once, and checks the result."""
-  folder, workdir = tmp_path / "fake", tmp_path / "run"
-  lives = [json.loads(json.dumps(life)) for _ in range(2)]
-  scenario = {"lives": lives, "environment": environments}
-  environment = fake.install(folder, scenario)
-  # Twelve steps, so that there is one to be preempted at.
-  args = [*jobs.ARGS, "--config.schedule.epochs=3", f"--workdir={workdir}"]
-  launcher = launch(
-    *("tpu_retry", where, "--name=t", *flags, "--wait=0.1", "--poll=0.1"),
-    args=args,
-    environment=environment,
-  )
-  preemption = threading.Thread(
-    target=preempt, args=(folder, workdir, lost, launcher)
-  )
-  preemption.start()
-  output, _ = launcher.communicate(timeout=400)
-  preemption.join()
-  assert launcher.returncode == 0, output
-  assert "the slice is lost" in output or "exit code 143" in output, output
-  assert "resumed from step" in output
-  assert "2 x 512" in output
-  assert list(jobs.losses(workdir)) == list(range(1, 13))
-  assert json.loads((folder / "scenario.json").read_text())["made"] == []
+def end_hosts(folder):
+  """Ends what a test that failed left on its hosts."""
+  for run in folder.glob("hosts/*/.sslx/runs/t"):
+    if not (run / "exit").exists():
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(int((run / "pid").read_text()), signal.SIGKILL)
 
 
 def test_a_pod_is_preempted_and_its_job_goes_on(cache, tmp_path):
+  folder, workdir = tmp_path / "fake", tmp_path / "run"
   endpoints = {"worker-network-endpoints": "localhost,localhost"}
   names = ["t-0", "t-1"]
-  with hosts_of_tpus(names, (0, 1), cache, **endpoints) as environments:
+  # Twelve steps, so that there is one to be preempted at.
+  args = [*jobs.ARGS, "--config.schedule.epochs=3", f"--workdir={workdir}"]
+  with contextlib.ExitStack() as stack:
+    environments = stack.enter_context(
+      hosts_of_tpus(names, (0, 1), cache, **endpoints)
+    )
     for environment in environments.values():
       environment["JAX_FORCE_TPU_INIT"] = "1"
-    retried(
-      tmp_path,
-      "pod",
-      ["--zone=us-east5-b", "--type=v5p-16", "--spot"],
-      {"states": ["PROVISIONING", "ACTIVE"]},
-      "SUSPENDED",
-      environments,
+    lives = [{"states": ["PROVISIONING", "ACTIVE"]} for _ in range(2)]
+    scenario = {"lives": lives, "environment": environments}
+    environment = fake.install(folder, scenario)
+    stack.callback(end_hosts, folder)
+    launcher = launch(
+      *("tpu_retry", "pod", "--name=t", "--zone=us-east5-b", "--spot"),
+      *("--type=v5p-16", "--wait=0.1", "--poll=0.1"),
+      args=args,
+      environment=environment,
+    )
+    preemption = threading.Thread(
+      target=preempt, args=(folder, workdir, launcher)
+    )
+    preemption.start()
+    try:
+      output, _ = launcher.communicate(timeout=400)
+    finally:
+      launcher.kill()
+      preemption.join()
+  assert launcher.returncode == 0, output
+  assert "exit code 143" in output
+  assert "the slice is lost: SUSPENDED" in output
+  assert "resumed from step" in output
+  assert "2 x 512" in output
+  assert list(jobs.losses(workdir)) == list(range(1, 13))
+  with fake.changed(folder) as told:
+    assert (told["made"], told["lives"]) == ([], []), (
+      "two were made, and deleted"
     )
 
 
-def test_so_is_a_group_whose_names_are_not_in_the_order_of_numbers(
+def test_a_group_whose_names_are_not_in_the_order_of_its_numbers(
   cache, tmp_path
 ):
+  folder = tmp_path / "fake"
   names = ["127.0.0.1", "127.0.0.2"]  # That are hosts of this machine.
-  with hosts_of_tpus(names, (1, 0), cache) as environments:
-    retried(
-      tmp_path,
-      "mig",
-      [
-        *("--project=p", "--zone=us-east5-b", "--topology=2x4"),
-        "--machine=ct6e-standard-4t",
-      ],
-      {
-        "states": [
-          f"{names[0]} STAGING",
-          "\n".join(f"{n} RUNNING" for n in names),
-        ]
-      },
-      "\n".join(f"{n} STOPPING" for n in names),
-      environments,
-    )
-  log = fake.log(tmp_path / "fake")
+  args = [*jobs.ARGS, f"--workdir={tmp_path / 'run'}"]
+  where = [
+    *("--name=t", "--project=p", "--zone=us-east5-b", "--topology=2x4"),
+    "--machine=ct6e-standard-4t",
+  ]
+  with contextlib.ExitStack() as stack:
+    environments = stack.enter_context(hosts_of_tpus(names, (1, 0), cache))
+    life = {"states": ["\n".join(f"{name} RUNNING" for name in names)]}
+    scenario = {"lives": [life], "environment": environments}
+    environment = fake.install(folder, scenario)
+    stack.callback(end_hosts, folder)
+    output = ""
+    for verb in ("create", "setup", "run", "status"):
+      extra = ["--", *args] if verb == "run" else []
+      done = subprocess.run(
+        [tiny.ROOT / "launch" / "tpu_mig.sh", verb, *where, *extra],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+      )
+      output += done.stdout
+      assert done.returncode == 0, output + done.stderr
+  assert "2 x 512" in output
+  assert output.count("ended with exit code 0") == 2
+  log = fake.log(folder)
   first = next(x for x in log if "ssh 127.0.0.1" in x and "worker.sh run" in x)
   assert (
     "--coordinator=127.0.0.2:8482 --num_processes=2 --process_id=1" in first
@@ -195,30 +208,6 @@ def test_a_jobset_of_two_slices(cache, tmp_path):
     ]
   assert len(environments) == 2
   output = finish(jobs.start(container["command"], environments, cache))
-  assert "2 x 512" in output
-
-
-def test_xpk_with_a_slice_of_two_hosts(cache, tmp_path):
-  environment = fake.install(tmp_path / "fake", {})
-  launcher = launch(
-    *("gke_xpk", "create", "--name=t", "--cluster=c", "--image=i"),
-    "--tpu=v6e-8",
-    args=[*jobs.ARGS, f"--workdir={tmp_path / 'run'}"],
-    environment=environment,
-  )
-  finish([launcher])
-  (line,) = fake.log(tmp_path / "fake")
-  command = line.partition(" --command=")[2]
-  given = dict(
-    word.removeprefix("--env=").split("=")
-    for word in shlex.split(line.partition(" --command=")[0])
-    if word.startswith("--env=")
-  )
-  port = {"JAX_COORDINATOR_PORT": str(jobs.port())}
-  environments = [
-    given | gke(i, 2) | port | with_python(tmp_path) for i in range(2)
-  ]
-  output = finish(jobs.start(["bash", "-c", command], environments, cache))
   assert "2 x 512" in output
 
 

@@ -151,15 +151,13 @@ def ends_as(slurm, number):
 
 def test_terminated_it_is_queued_again_and_goes_on(slurm, tmp_path):
   workdir, cache = tmp_path / "run", tmp_path / "cache"
-  environment = tiny.environment(1, cache)
   number = submit(
     slurm,
     f'exec {sys.executable} "$@"',
     *jobs.ARGS,
     "--config.schedule.epochs=3",
     f"--workdir={workdir}",
-    JAX_PLATFORMS="cpu",
-    **{k: v for k, v in environment.items() if k.startswith(("JAX", "XLA"))},
+    **jobs.environment(cache),
   )
   log, metrics = slurm.folder / f"{number}.log", workdir / "metrics.jsonl"
   wait_for(lambda: metrics.exists() and '"step": 3,' in metrics.read_text())
