@@ -12,7 +12,7 @@ import threading
 
 from tests import tiny
 
-# Four steps of one epoch, and a checkpoint after each second one; of a model
+# Four steps, and a checkpoint after each second one; of a model
 # that compiles fast.
 ARGS = [
   "--config=configs/mae.py:quickstart",
