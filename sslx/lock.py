@@ -111,20 +111,36 @@ class Lock:
     """Renews a lease; nothing to do where the kernel keeps the lock.
 
     Raises:
-      WorkdirError: another run has taken the workdir.
+      WorkdirError: the workdir is no longer this run's.
       StorageError: the file cannot be read or written.
     """
     if self._file:
       return
-    found = None if first else owner(self._path)
-    if found and found.get("token") != self.token:
+    if not first:
+      self.check()
+    self._renewals += 1
+    lease = {**self._owner, "renewals": self._renewals}
+    storage.write(self._path, json.dumps(lease))
+
+  def check(self) -> None:
+    """Checks that the workdir is still this run's.
+
+    Raises:
+      WorkdirError: it was deleted, moved, or taken by another run.
+      StorageError: the lock file cannot be read.
+    """
+    found = owner(self._path)
+    if found is None:
+      raise WorkdirError(
+        f"{self._path} is gone: somebody has deleted or moved"
+        f" {self._path.parent} while this run wrote to it. What was in it may"
+        " be lost. Start anew, or move it back and start again."
+      )
+    if found.get("token") != self.token:
       raise WorkdirError(
         f"{_who(found)} has taken {self._path.parent}, so this run stops. It"
         " took this one for dead, or started at the same moment."
       )
-    self._renewals += 1
-    lease = {**self._owner, "renewals": self._renewals}
-    storage.write(self._path, json.dumps(lease))
 
   def release(self, *, forget: bool = False) -> None:
     """Lets the next run in.

@@ -289,6 +289,8 @@ def _loop(
 
   def save(step: int, state: TrainState) -> None:
     job.at("saving", step=step)
+    if job.lock:
+      job.lock.check()  # Else a save would make a deleted workdir anew.
     log.flush()  # A state that is not finite is never saved.
     checkpoints.save(step, state, batches.state)
 

@@ -1,6 +1,7 @@
 """Jobs in real processes: faults in one of them, signals, second runs."""
 
 import json
+import os
 import pathlib
 import random
 import re
@@ -9,8 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 
+import jax
+import numpy as np
+import psutil
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from tests import tiny
 
@@ -69,7 +75,8 @@ def start(cache, tmp_path):
   yield start
   for process in started:
     process.kill()
-    process.communicate()
+    process.wait()
+    process.stdout.close()
 
 
 @pytest.fixture
@@ -327,6 +334,21 @@ def test_a_coordinator_that_does_not_answer_is_one_clear_error(start):
   assert "Traceback" not in output
 
 
+@pytest.mark.parametrize(
+  "environment",
+  [{}, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}],
+)
+def test_distributed_where_nothing_is_detected_is_one_clear_error(
+  start, environment
+):
+  process = start("--distributed", **environment)
+  output = finish(process)
+  assert process.returncode == 1, output
+  assert "--distributed found no other processes" in output
+  assert "--coordinator=HOST:PORT" in output
+  assert "Traceback" not in output
+
+
 DISK = """
 ulimit -S -f 60  # KiB: TensorBoard's and the metrics' files grow beyond it.
 exec "$@"
@@ -346,3 +368,74 @@ def test_a_disk_that_is_full_between_checkpoints_ends_the_run(start, tmp_path):
   assert "cannot be written: File too large." in output
   assert "Last good checkpoint: none" in output
   assert "Traceback" not in output
+
+
+def rows(workdir):
+  """metrics.jsonl without the timings, which no two runs share."""
+  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  timings = ("images_per_second", "data_wait")
+  return [
+    {k: v for k, v in json.loads(line).items() if k not in timings}
+    for line in lines
+  ]
+
+
+def arrays(workdir, step):
+  folder = pathlib.Path(workdir) / "checkpoints" / str(step)
+  with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "Sharding info not provided")
+    return jax.tree.leaves(ocp.load_checkpointables(folder)["state"])
+
+
+def test_kills_at_any_moment_change_nothing(start, tmp_path):
+  """SSLX_KILLS says how many; three take half a minute."""
+  kills = int(os.environ.get("SSLX_KILLS", "3"))
+  epochs = 2 * kills + 2
+  total, random_ = 4 * epochs, random.Random(0)
+  length = f"--config.schedule.epochs={epochs}"
+  straight = start(length, workdir=tmp_path / "straight")
+  assert finish(straight) and straight.returncode == 0
+  workdir = tmp_path / "run"
+  killed = before_the_first_step = 0
+  while killed < kills:
+    process = start(length, "--config.data.workers=1", workdir=workdir)
+    done = len(rows(workdir)) if (workdir / "metrics.jsonl").exists() else 0
+    if random_.random() < 0.2:  # At some moment of the start.
+      time.sleep(random_.uniform(0, 8))
+      before_the_first_step += 1
+    else:
+      remaining = total - done
+      target = done + random_.randint(1, max(1, 2 * remaining // (kills + 1)))
+      end = time.monotonic() + 120
+      while process.poll() is None and time.monotonic() < end:
+        path = workdir / "metrics.jsonl"
+        if path.exists() and path.read_text().count("\n") > target:
+          break
+        time.sleep(0.001)
+      time.sleep(random_.uniform(0, 0.1))
+    children = []
+    if process.poll() is None:
+      children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    if process.returncode == 0:
+      break  # It was faster than the kill.
+    assert process.returncode == -signal.SIGKILL
+    killed += 1
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, f"orphans: {alive}"
+  process = start(length, "--config.data.workers=1", workdir=workdir)
+  output = finish(process)
+  assert process.returncode == 0, output
+  print(f"{killed} kills, {before_the_first_step} of them at the start")
+  expected = rows(tmp_path / "straight")
+  for row in expected + (found := rows(workdir)):
+    row.pop("config")  # `workers` is part of the hash.
+  assert found == expected
+  pairs = zip(
+    arrays(workdir, total), arrays(tmp_path / "straight", total), strict=True
+  )
+  for a, b in pairs:
+    np.testing.assert_array_equal(a, b)
+  left = [p.name for p in (workdir / "checkpoints").iterdir()]
+  assert all(name.isdigit() for name in left), left

@@ -186,6 +186,16 @@ def test_links_are_neither_followed_nor_written_through(tmp_path, name):
   assert kept.read_text() == "precious"
 
 
+def test_a_workdir_that_is_deleted_under_a_run_is_noticed(tmp_path):
+  run = epath.Path(tmp_path / "run")
+  lock = workdir.claim(run, tiny.config(), False, print)
+  lock.check()
+  run.rmtree()
+  with pytest.raises(WorkdirError, match="deleted or moved"):
+    lock.check()
+  lock.release()
+
+
 def test_a_workdir_may_itself_be_a_link(tmp_path):
   (tmp_path / "run").mkdir()
   (tmp_path / "latest").symlink_to(tmp_path / "run")
