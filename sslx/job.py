@@ -73,7 +73,7 @@ class Job:
     self._mutex = threading.Lock()
     self._asked: tuple[int, float] | None = None  # signal, time
     self._stop: tuple[int, int] | None = None  # signal, step
-    self._closed = False
+    self._ending = self._closed = False
     self._handlers = {}
 
   def __enter__(self) -> Job:
@@ -215,20 +215,30 @@ class Job:
 
   def _end_if_settled(self) -> None:
     """Ends a process that would do nothing but go on evaluating, say."""
-    with self._mutex:
-      phase, stop = self._phase, self._stop
-      if not stop or not phase.finish or self._step < stop[1]:
-        return
-      phase.finish()
-    print(
-      f"ended by {signal.Signals(stop[0]).name} while {phase.name}; nothing is"
-      " lost",
-      flush=True,
-    )
-    if self.peers:
-      self.peers.leave(128 + stop[0])
-    sys.stdout.flush()
-    os._exit(128 + stop[0])
+    if self._stop and not self._ending and self._phase.finish:
+      self._ending = True
+      # In a thread: a save may take long, and a second signal must be heard.
+      threading.Thread(target=self._end, daemon=True, name="ending").start()
+
+  def _end(self) -> None:
+    try:
+      with self._mutex:  # The main thread waits where it is.
+        phase, (signum, step) = self._phase, self._stop
+        if not phase.finish or self._step < step:
+          self._ending = False  # It has gone on meanwhile, and ends by itself.
+          return
+        phase.finish()
+        print(
+          f"ended by {signal.Signals(signum).name} while {phase.name}; nothing"
+          " is lost",
+          flush=True,
+        )
+        if self.peers:
+          self.peers.leave(128 + signum)
+        sys.stdout.flush()
+        os._exit(128 + signum)
+    except Exception as error:  # A helper thread never dies unseen.
+      self.fail(f"{type(error).__name__}: {error}")
 
   def _end_if_stalled(self, now: float) -> None:
     phase = self._phase
