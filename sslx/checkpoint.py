@@ -3,21 +3,25 @@
 A checkpoint is `{state, data}`: the whole TrainState and the state of the data
 iterator, committed together or not at all. Saves run in the background; Orbax
 renames a finished one into place, so a kill at any moment leaves the last good
-one as it was.
+one as it was. The metadata hold a checksum of each array.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-import pathlib
+import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from sslx import checksum, parallel, storage
 from sslx.config import require
+from sslx.errors import RunError
 from sslx.state import TrainState
 
 # Orbax logs at length what it does, and the whole stack of every failure that
@@ -27,7 +31,7 @@ logging.getLogger("absl").addFilter(
 )
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RunError):
   """A save or a restore that failed; the message says what is still good."""
 
 
@@ -39,11 +43,14 @@ class Checkpoint:
     every_epochs: between saves; may be a fraction. The end is always saved.
     keep_last: how many of the newest stay.
     keep_every_epochs: of these, every one stays; None keeps the newest only.
+    fall_back: go on from an earlier checkpoint if the newest cannot be read. It
+      is moved to the folder `damaged` of the workdir.
   """
 
   every_epochs: float = 10.0
   keep_last: int = 2
   keep_every_epochs: int | None = None
+  fall_back: bool = False
 
   def __post_init__(self):
     require(self, "every_epochs", self.every_epochs > 0, "positive")
@@ -55,7 +62,7 @@ class Checkpoints:
 
   def __init__(
     self,
-    directory: str | pathlib.Path,
+    directory: str | os.PathLike,
     settings: Checkpoint,
     steps_per_epoch: int,
     metadata: dict[str, Any] | None = None,
@@ -78,17 +85,37 @@ class Checkpoints:
       kept.append(
         keep.EveryNSteps(settings.keep_every_epochs * steps_per_epoch)
       )
-    self._orbax = ocp.training.Checkpointer(
-      epath.Path(directory).resolve(),  # Orbax refuses relative paths.
+    self._metadata = metadata or {}
+    self._fall_back = settings.fall_back
+    self._orbax = self._open(
+      storage.path(directory, "directory"),
       save_decision_policy=save.AnySavePolicy(
         [save.FixedIntervalPolicy(self.every)]
       ),
       preservation_policy=keep.AnyPreservationPolicy(kept),
       cleanup_tmp_directories=True,
     )
-    self._metadata = metadata
     self._saving: tuple[int, Any] | None = None
     self._failure_raised = False
+
+  def _open(
+    self, directory: epath.Path, **settings: Any
+  ) -> ocp.training.Checkpointer:
+    """Orbax's checkpointer, which reads the metadata of every checkpoint."""
+    try:
+      return ocp.training.Checkpointer(directory, **settings)
+    except Exception as error:  # Whatever is in a damaged file.
+      steps = _damaged_metadata(directory)
+      message = (
+        f"{directory} cannot be opened: {_reason(error)}\nThe metadata of"
+        f" {'steps ' + ', '.join(steps) if steps else 'no step'} are damaged."
+        f" {_ADVICE}"
+      )
+      if not steps or not self._fall_back:
+        raise UnreadableError(message) from error
+    for step in steps:
+      _move_away(directory, step)
+    return ocp.training.Checkpointer(directory, **settings)
 
   @property
   def directory(self) -> str:
@@ -99,6 +126,18 @@ class Checkpoints:
     """Step of the newest committed checkpoint, asked of the directory."""
     self._orbax.reload()
     return self._orbax.latest.step if self._orbax.latest else None
+
+  def good(self) -> str:
+    """Which checkpoint a run would go on from, in words."""
+    try:
+      step = self.latest() if self._orbax.directory.exists() else None
+    except Exception as error:  # Of the file system or the store, any.
+      return f"not known, since {self.directory} cannot be read ({error})"
+    return (
+      f"none in {self.directory}"
+      if step is None
+      else (f"step {step} in {self.directory}")
+    )
 
   def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
     """Starts a save; returns when `state` may be donated.
@@ -112,7 +151,7 @@ class Checkpoints:
         step,
         {"state": state, "data": data},
         force=True,
-        custom_metadata=self._metadata,
+        custom_metadata=self._metadata | {"checksums": checksum.of(state)},
       )
     except Exception as error:
       raise self._failed(step, error) from error
@@ -134,37 +173,41 @@ class Checkpoints:
 
   def _failed(self, step: int, error: Exception) -> CheckpointError:
     self._failure_raised = True
-    good = self.latest()
-    last = (
-      f"The last good checkpoint is step {good}"
-      if good is not None
-      else "There is no earlier checkpoint"
-    )
     return CheckpointError(
       f"the checkpoint of step {step} could not be saved: {_reason(error)}\n"
-      f"{last} in {self.directory}. Remove the cause (is the disk full?) and"
-      " start the same command again to go on from there."
+      f"The last good checkpoint: {self.good()}. Remove the cause (is the disk"
+      " full?) and start the same command again to go on from there."
     )
 
   def restore(
-    self, abstract_state: TrainState
+    self, abstract_state: TrainState, note: Callable[[str], None] = print
   ) -> tuple[TrainState, dict[str, Any]] | None:
     """The newest checkpoint, laid out as `abstract_state` says.
 
     Args:
       abstract_state: ShapeDtypeStructs with shardings; any number of devices.
+      note: told of a checkpoint that cannot be read, where the settings allow
+        to fall back to the one before.
 
     Returns:
       State and iterator state, or None if there is no checkpoint.
 
     Raises:
-      CheckpointError: it cannot be read, or is not of this model.
+      CheckpointError: it cannot be read, its bytes have changed, or it is not
+        of this model.
     """
-    step = self.latest()
-    if step is None:
-      return None
-    loaded = _load(self._orbax, step, {"state": abstract_state, "data": None})
-    return loaded["state"], loaded["data"]
+    wanted = {"state": abstract_state, "data": None}
+    while (step := self.latest()) is not None:
+      try:
+        loaded = _load(self._orbax, step, wanted)
+      except UnreadableError as error:
+        if not self._fall_back or len(self._orbax.checkpoints) < 2:
+          raise
+        note(f"{error}\nruntime.checkpoint.fall_back: taking the one before.")
+        _move_away(self._orbax.directory, str(step))
+      else:
+        return loaded["state"], loaded["data"]
+    return None
 
   def close(self) -> None:
     """Waits for the save under way and releases the directory."""
@@ -194,50 +237,114 @@ def load_weights(
     CheckpointError: no checkpoint there, or of another model; says which
       parameters differ.
   """
-  path = epath.Path(directory).resolve() / "checkpoints"
+  name = "config.runtime.init_from"
+  path = storage.path(directory, name) / "checkpoints"
   if not path.is_dir():
     raise CheckpointError(
-      f"config.runtime.init_from is {directory!r}: there is no folder"
-      f" {str(path)!r}. Give the workdir of another run."
+      f"{name} is {directory!r}: there is no folder {str(path)!r}. Give the"
+      " workdir of another run."
     )
   with ocp.training.Checkpointer(path) as orbax:
     if orbax.latest is None:
       raise CheckpointError(
-        f"config.runtime.init_from is {directory!r}: no checkpoint has been"
-        " committed there yet."
+        f"{name} is {directory!r}: no checkpoint has been committed there yet."
       )
     wanted = {"params": params, "model_state": model_state}
     loaded = _load(orbax, orbax.latest.step, {"state": wanted})["state"]
   return loaded["params"], loaded["model_state"]
 
 
+_ADVICE = (
+  "Go on from the one before with --config.runtime.checkpoint.fall_back=True,"
+  " or start anew with --overwrite or another --workdir."
+)
+# Of each checkpoint, Orbax keeps these in `_CHECKPOINT_METADATA`.
+_METADATA_KEYS = {
+  "commit_timestamp_nsecs",
+  "custom_metadata",
+  "init_timestamp_nsecs",
+  "item_handlers",
+  "metrics",
+  "performance_metrics",
+}
+
+
+class UnreadableError(CheckpointError):
+  """A checkpoint that is damaged; an earlier one may be good."""
+
+
+def _damaged_metadata(directory: epath.Path) -> list[str]:
+  """The steps whose metadata Orbax cannot read, the newest first."""
+  folders = [x for x in directory.iterdir() if x.name.isdigit()]
+  damaged = []
+  for folder in sorted(folders, key=lambda x: -int(x.name)):
+    try:
+      found = json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
+      known = found.keys() == _METADATA_KEYS
+      good = known and all(
+        isinstance(found[key], int)
+        for key in ("init_timestamp_nsecs", "commit_timestamp_nsecs")
+      )
+    except (ValueError, OSError, AttributeError, RecursionError):
+      good = False
+    if not good:
+      damaged.append(folder.name)
+  return damaged
+
+
+def _move_away(directory: epath.Path, step: str) -> None:
+  """Moves a checkpoint out of the way, to the folder `damaged`."""
+  folder = directory.parent / "damaged"
+  parallel.barrier("found damaged")  # All processes have read it.
+  if parallel.is_main_process():
+    storage.make_folder(folder)
+    with storage.accessing(folder):
+      if (folder / step).exists():
+        (folder / step).rmtree()
+      (directory / step).rename(folder / step)
+  parallel.barrier("moved away")
+
+
 def _load(
   orbax: ocp.training.Checkpointer, step: int, wanted: dict[str, Any]
 ) -> dict[str, Any]:
-  """Loads what is wanted; `wanted["state"]` may be a part of the state."""
+  """Loads what is wanted; `wanted["state"]` may be a part of the state.
+
+  Raises:
+    UnreadableError: it cannot be read, or its bytes have changed.
+    CheckpointError: it is of another model.
+  """
   where = f"the checkpoint of step {step} in {orbax.directory}"
-  advice = (
-    f"Remove {orbax.directory / str(step)} to go on from the checkpoint"
-    " before it, or start anew with --overwrite or another --workdir."
-  )
   context = ocp.Context()
   context.pytree.loading.partial_load = True
   try:
-    found = _shapes(orbax.checkpointables_metadata(step).metadata["state"])
+    saved = orbax.checkpointables_metadata(step)
+    found = _shapes(saved.metadata["state"])
+    checksums = (saved.custom_metadata or {}).get("checksums", {})
     if not found:
       raise ValueError("it holds no arrays")
-  except Exception as error:
-    raise CheckpointError(
-      f"{where} cannot be read: {_reason(error)}\n{advice}"
+  except Exception as error:  # Whatever is in a damaged file.
+    raise UnreadableError(
+      f"{where} cannot be read: {_reason(error)}\n{_ADVICE}"
     ) from error
   _check_same(_shapes(wanted["state"]), found, where)
   try:
     with context:
-      return orbax.load_checkpointables(step, wanted)
+      loaded = orbax.load_checkpointables(step, wanted)
   except Exception as error:
-    raise CheckpointError(
-      f"{where} cannot be read: {_reason(error)}\n{advice}"
+    raise UnreadableError(
+      f"{where} cannot be read: {_reason(error)}\n{_ADVICE}"
     ) from error
+  if checksums:  # Older versions wrote none.
+    sums = checksum.of(loaded["state"])
+    changed = [key for key, x in sums.items() if checksums.get(key) != x]
+    if changed:
+      raise UnreadableError(
+        f"{where} has changed since it was written: the checksums of"
+        f" {len(changed)} of {len(sums)} arrays differ, such as {changed[0]}."
+        f"\n{_ADVICE}"
+      )
+  return loaded
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -1,14 +1,25 @@
-"""Trains: `python -m sslx.main --config=configs/simclr.py --workdir=...`."""
+"""Trains: `python -m sslx.main --config=configs/simclr.py --workdir=...`.
+
+Exit codes: 0 finished; 1 an error to mend first; 175 nothing moved or a process
+was lost, so start again; 128 + signal after a signal, with all saved.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import pathlib
+import platform
 import sys
 
 import jax
 from absl import app, flags, logging
 
-from sslx import checkpoint, metrics, train
 from sslx import config as config_lib
+from sslx import distributed, train
+from sslx.errors import RunError
+from sslx.job import Job
+from sslx.peers import Peers
 
 _CONFIG = flags.DEFINE_string(
   "config",
@@ -20,8 +31,8 @@ _CONFIG = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_string(
   "workdir",
   None,
-  "Folder of the run: checkpoints, metrics, config. A run goes on by itself"
-  " from the newest checkpoint in it.",
+  "Folder of the run: checkpoints, metrics, config; local, or gs://... A run"
+  " goes on by itself from the newest checkpoint in it.",
   required=True,
 )
 _OVERWRITE = flags.DEFINE_boolean(
@@ -30,7 +41,7 @@ _OVERWRITE = flags.DEFINE_boolean(
 _DISTRIBUTED = flags.DEFINE_boolean(
   "distributed",
   False,
-  "Join the other processes of the job. TPU pods, SLURM and GKE are"
+  "Join the other processes of the job. Cloud TPU, GKE, SLURM and Open MPI are"
   " detected; elsewhere give the next three flags.",
 )
 _COORDINATOR = flags.DEFINE_string(
@@ -38,6 +49,45 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "In the job.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one, from 0.")
+_LOCAL_DEVICE_IDS = flags.DEFINE_list(
+  "local_device_ids",
+  None,
+  "The GPUs that this process uses, as 0,1,2,3; all by default, and one in a"
+  " SLURM task.",
+)
+_BIND_ADDRESS = flags.DEFINE_string(
+  "coordinator_bind_address",
+  None,
+  "host:port that process 0 listens at; by default all addresses.",
+)
+_INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
+  "initialization_timeout",
+  300,
+  "Seconds to wait for the other processes at the start.",
+  lower_bound=1,
+)
+_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+  "heartbeat_timeout",
+  60,
+  "Seconds of silence after which a process is lost, and the job ends.",
+  lower_bound=5,
+)
+_STALL_TIMEOUT = flags.DEFINE_float(
+  "stall_timeout",
+  900,
+  "Seconds that a step, a batch or a save may take before the job ends with"
+  " exit code 175; compilation and evaluation may take six times as long. 0: no"
+  " limit.",
+  lower_bound=0,
+)
+_COMPILATION_CACHE = flags.DEFINE_string(
+  "compilation_cache",
+  None,
+  "Folder of compiled programs, so that a restart need not compile. By default"
+  " JAX_COMPILATION_CACHE_DIR, or a folder in the user's cache. 'off': none.",
+)
+# Least recently used programs beyond this are deleted; only in our own folder.
+_CACHE_BYTES = 8 * 2**30
 
 
 def main(overrides: list[tuple[str, str]]) -> None:
@@ -48,20 +98,82 @@ def main(overrides: list[tuple[str, str]]) -> None:
   """
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Libraries tell of each file.
-  if _DISTRIBUTED.value:
-    jax.distributed.initialize(
-      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-    )
+  peers = None
   try:
-    config = config_lib.load(_CONFIG.value, overrides)
-    train.run(config, _WORKDIR.value, overwrite=_OVERWRITE.value)
-  except (
-    config_lib.ConfigError,
-    checkpoint.CheckpointError,
-    metrics.NotFiniteError,
-  ) as error:
-    # The user's to mend, so the message is all that is shown.
-    sys.exit(f"\nerror: {error}")
+    _set_cache(_COMPILATION_CACHE.value)
+    if _DISTRIBUTED.value:
+      _join()
+      peers = Peers(_HEARTBEAT_TIMEOUT.value)
+  except (config_lib.ConfigError, RunError) as error:
+    _exit(error)
+  with Job(peers, _STALL_TIMEOUT.value or None) as job:
+    try:
+      config = config_lib.load(_CONFIG.value, overrides)
+      workdir, overwrite = _WORKDIR.value, _OVERWRITE.value
+      train.run(config, workdir, overwrite=overwrite, job=job)
+    except (config_lib.ConfigError, RunError) as error:
+      if peers:
+        job.fail(str(error), getattr(error, "exit_code", 1))
+      _exit(error)
+    except Exception as error:
+      if peers:  # Without them Python shows the traceback.
+        job.crash(error, patience=_HEARTBEAT_TIMEOUT.value + 5)
+      raise
+
+
+def _exit(error: Exception) -> None:
+  """Shows an error that the user can mend: the message is all that counts."""
+  print(f"\nerror: {error}", file=sys.stderr)
+  sys.exit(getattr(error, "exit_code", 1))
+
+
+def _join() -> None:
+  ids = _LOCAL_DEVICE_IDS.value
+  if ids is not None and not all(text.isdigit() for text in ids):
+    raise config_lib.ConfigError(
+      f"--local_device_ids={','.join(ids)} is not a list of numbers, such as"
+      " 0,1,2,3."
+    )
+  distributed.initialize(
+    _COORDINATOR.value,
+    _NUM_PROCESSES.value,
+    _PROCESS_ID.value,
+    local_device_ids=[int(text) for text in ids] if ids else None,
+    bind_address=_BIND_ADDRESS.value,
+    initialization_timeout=_INITIALIZATION_TIMEOUT.value,
+    heartbeat_timeout=_HEARTBEAT_TIMEOUT.value,
+    note=lambda text: print(text, flush=True),
+  )
+
+
+def _set_cache(folder: str | None) -> None:
+  """Turns on JAX's persistent compilation cache."""
+  if folder == "off":
+    jax.config.update("jax_enable_compilation_cache", False)
+    return
+  if folder is None:
+    if jax.config.jax_compilation_cache_dir:
+      return  # The user's own, by the environment.
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    folder = pathlib.Path(cache) / "sslx" / f"xla-{_machine()}"
+    jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    print(f"note: no compilation cache in {folder}: {error.strerror}")
+    return
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _machine() -> str:
+  """Names the kind of CPU: a program compiled for another one may crash."""
+  kind = platform.machine()
+  cpus = pathlib.Path("/proc/cpuinfo")
+  if cpus.exists():
+    lines = cpus.read_text().splitlines()
+    kind += "".join(sorted({x for x in lines if x.startswith("flags")}))
+  return hashlib.sha256(kind.encode()).hexdigest()[:8]
 
 
 def parse_flags(argv: list[str]) -> list[tuple[str, str]]:

@@ -7,79 +7,167 @@ step once whatever happened to the run.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-import pathlib
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
+from etils import epath
 from PIL import Image
 
-from sslx import parallel
+from sslx import parallel, storage
+from sslx.errors import RunError
+from sslx.tensorboard import Board
+
+# Below this `monitors.feature_std`, images are said to have the same features.
+_COLLAPSED = 0.01
 
 
 class Writer:
   """Appends scalars to the files of a workdir, and adds pictures."""
 
-  def __init__(self, workdir: pathlib.Path, step: int, config: str = ""):
-    """Opens them to go on after `step`, by a config of this fingerprint."""
+  def __init__(
+    self,
+    workdir: epath.Path,
+    step: int,
+    config: str = "",
+    *,
+    resumed: bool = True,
+    note: Callable[[str], None] = print,
+  ):
+    """Opens them to go on after `step`.
+
+    Args:
+      workdir: of the run.
+      step: rows of later steps are dropped.
+      config: its fingerprint, for every row.
+      resumed: False drops every row: the run begins anew at this step.
+      note: told of rows that cannot be read.
+
+    Raises:
+      StorageError: the files cannot be read or written.
+    """
     self._config = {"config": config} if config else {}
+    self._workdir = workdir
     self._path = workdir / "metrics.jsonl"
-    rows = [row for row in read(workdir) if row["step"] <= step]
-    new = self._path.with_suffix(".tmp")
-    new.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(new, self._path)
-    self._file = self._path.open("a", buffering=1)
-    self._board = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=10
-    )
+    rows = read(workdir, note) if resumed else []
+    lines = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
+    storage.write(self._path, "".join(lines))
+    self._file, self._lines = None, lines  # In a store, all lines are kept.
+    if not storage.is_remote(workdir):
+      with storage.accessing(self._path):
+        self._file = open(self._path, "a", buffering=1)
+    self._board = Board(workdir / "tensorboard", step + 1 if resumed else 0)
 
   def write(self, step: int, scalars: dict[str, float]) -> None:
-    """Adds one row."""
-    self._file.write(
-      json.dumps({"step": step, **self._config, **scalars}) + "\n"
-    )
+    """Adds one row.
+
+    Raises:
+      StorageError: it cannot be written; the disk is full, say.
+    """
+    row = json.dumps({"step": step, **self._config, **scalars}) + "\n"
+    if self._file:
+      with storage.accessing(self._path):
+        self._file.write(row)
+    else:
+      self._lines.append(row)
     for name, value in scalars.items():
       self._board.add_scalar(name.replace("+", "_"), value, step)
 
   def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
-    """Writes uint8[h, w, 3] to `<name>/<step>.png`."""
-    folder = self._path.parent / name
-    folder.mkdir(exist_ok=True)
-    Image.fromarray(picture).save(folder / f"{step}.png")
-    self._board.add_image(name, picture, step, dataformats="HWC")
+    """Writes uint8[h, w, 3] to `<name>/<step>.png`.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    folder = self._workdir / name
+    storage.make_folder(folder)
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, format="png")
+    storage.write(folder / f"{step}.png", png.getvalue())
+    self._board.add_picture(name, picture, step)
 
   def flush(self) -> None:
-    """Puts all rows on the disk, where a kill cannot reach them."""
-    self._file.flush()
-    os.fsync(self._file.fileno())
+    """Puts all rows on the disk, where a kill cannot reach them.
+
+    Raises:
+      StorageError: they cannot be written.
+    """
+    if self._file:
+      with storage.accessing(self._path):
+        self._file.flush()
+        os.fsync(self._file.fileno())
+    else:
+      storage.write(self._path, "".join(self._lines))
     self._board.flush()
 
   def close(self) -> None:
-    """Closes the files."""
+    """Closes the files.
+
+    Raises:
+      StorageError: the last rows cannot be written.
+    """
     self.flush()
-    self._file.close()
+    if self._file:
+      self._file.close()
     self._board.close()
 
 
-def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """Rows of a workdir's `metrics.jsonl`; a row cut by a kill is left out."""
-  path = workdir / "metrics.jsonl"
-  rows = []
-  for line in path.read_text().splitlines() if path.exists() else []:
-    try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
-      print(f"{path}: an incomplete row was dropped.", flush=True)
+def read(
+  workdir: epath.Path, note: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+  """Rows of a workdir's `metrics.jsonl`.
+
+  A kill may cut the last row, which is left out. Of a file with other damage a
+  copy is kept beside it, as `metrics.damaged.jsonl`.
+
+  Args:
+    workdir: of a run.
+    note: told of what is left out.
+
+  Raises:
+    StorageError: the file cannot be read.
+  """
+  path = epath.Path(workdir) / "metrics.jsonl"
+  with storage.accessing(path, "read"):
+    data = path.read_bytes() if path.exists() else b""
+  rows, wrong = [], []
+  lines = data.splitlines()
+  for number, line in enumerate(lines, 1):
+    row = _parsed(line)
+    if row is None:
+      wrong.append(number)
+    else:
+      rows.append(row)
+  if wrong == [len(lines)] and not data.endswith(b"\n"):
+    note(f"{path}: its last row is incomplete; it is left out.")
+  elif wrong:
+    kept = path.with_name("metrics.damaged.jsonl")
+    storage.write(kept, data)
+    note(
+      f"{path}: {len(wrong)} of {len(lines)} rows are not metrics, the first"
+      f" in line {wrong[0]}; they are left out. The file as it was: {kept}"
+    )
   return rows
 
 
-class NotFiniteError(RuntimeError):
+def _parsed(line: bytes) -> dict[str, Any] | None:
+  """A row, or None if the line is not one."""
+  try:
+    row = json.loads(line)
+  except (ValueError, RecursionError):  # Not JSON, or not UTF-8.
+    return None
+  is_row = isinstance(row, dict) and isinstance(row.get("step"), int)
+  return row if is_row else None
+
+
+class NotFiniteError(RunError):
   """The loss or its gradient became infinite or NaN."""
 
   def __init__(self, step: int, loss: float, grad_norm: float):
@@ -118,6 +206,7 @@ class Log:
     self._pending: list[tuple[int, Any, dict[str, float]]] = []
     self._compiled = False
     self._bad_images = 0
+    self._collapsed = False
     self._start_lap()
 
   def _start_lap(self) -> None:
@@ -185,6 +274,7 @@ class Log:
         raise NotFiniteError(step, scalars["loss"], scalars["grad_norm"])
       if step % self._every or self._writer is None:
         continue
+      self._tell_of_collapse(step, scalars.get("feature_std", math.inf))
       epoch = step / self._steps_per_epoch
       self._writer.write(step, {"epoch": epoch, **scalars, **host})
       self._progress.update(
@@ -197,6 +287,18 @@ class Log:
         images_per_second=host.get("images_per_second", math.nan),
         data_wait=host.get("data_wait", math.nan),
       )
+
+  def _tell_of_collapse(self, step: int, feature_std: float) -> None:
+    """Says once, in words, that the features have become the same."""
+    if feature_std < _COLLAPSED and not self._collapsed:
+      self._progress.note(
+        f"collapse: at step {step} every image has the same features"
+        f" (feature_std {feature_std:.2g}; about 1 if they differ). Either the"
+        " images are all alike, such as black, which `python -m sslx.report"
+        " views` shows; or the method has collapsed, perhaps by too high a"
+        " learning rate."
+      )
+    self._collapsed = feature_std < _COLLAPSED
 
 
 class Progress:

@@ -20,10 +20,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sslx import config as config_lib
 from sslx import step as step_lib
+from sslx import storage
 from sslx.data import augment, crops, loader, pipeline, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.data.views import Patches, View
+from sslx.errors import RunError
 
 _GAP, _LINE, _LEGEND = 12, 14, 6  # pixels, pixels, lines
 _SMALLEST = 160  # pixels; what is smaller is magnified by a whole number
@@ -235,13 +237,13 @@ def main(argv: list[str]) -> None:
   parser.add_argument("what", choices=("views",))
   parser.add_argument("--config", required=True)
   parser.add_argument("--images", type=int, default=4, help="how many")
-  parser.add_argument("--out", default="views.png", help="a file to write")
+  parser.add_argument("--out", default="views.png", help="a file, or gs://...")
   flags = parser.parse_args(rest)
+  out = storage.path(flags.out, "--out")
   config = config_lib.load(flags.config, overrides)
   picture = io.BytesIO()
   draw(first_views(config, flags.images)).save(picture, "PNG")
-  with open(flags.out, "wb") as file:
-    file.write(picture.getvalue())
+  storage.write(out, picture.getvalue())
   print(
     f"{flags.out}: {flags.images} images of the first batch and their views"
   )
@@ -250,5 +252,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
   try:
     main(sys.argv[1:])
-  except config_lib.ConfigError as error:
+  except (config_lib.ConfigError, RunError) as error:
     sys.exit(f"error: {error}")

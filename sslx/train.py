@@ -6,99 +6,214 @@ import collections
 import contextlib
 import json
 import math
-import pathlib
+import os
 import re
-import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
+from etils import epath
 from ml_collections import ConfigDict
 
-from sslx import checkpoint, metrics, optim, parallel
+from sslx import checkpoint, metrics, optim, parallel, storage
 from sslx import config as config_lib
+from sslx import workdir as workdir_lib
 from sslx.checkpoint import Checkpoints
-from sslx.config import ConfigError
 from sslx.data.pipeline import Batches
 from sslx.experiment import Experiment, build
+from sslx.job import Job
+from sslx.lock import owner
 from sslx.state import TrainState
 
-# Keys in which a run may differ from the one that it goes on from: they change
-# where and how it runs, not what it computes.
-MAY_CHANGE = (
-  r"data\.(data_dir|prepare|threads|workers|max_bad)|schedule\.accumulate|"
-  r"runtime\.(?!seed$|evaluate\.probe).*"
-)
+# Keys that may differ between the processes of a job.
+_OF_A_HOST = r"data\.(data_dir|threads|workers)"
+# Seconds in which all processes must have come to the same place.
+_TOGETHER = 600.0
+# Seconds until a file of one host is seen by the others; NFS caches folders.
+_SEEN = 30.0
 
 
 def run(
   config: ConfigDict,
-  workdir: str,
+  workdir: str | os.PathLike,
   *,
   overwrite: bool = False,
   devices: Sequence[jax.Device] | None = None,
+  job: Job | None = None,
 ) -> dict[str, float]:
   """Trains to the end, from the newest checkpoint in the workdir if any.
 
   Args:
     config: four sections.
-    workdir: folder for checkpoints, metrics and the config; made if absent.
-    overwrite: throw away what the workdir holds, and start anew.
+    workdir: folder for checkpoints, metrics and the config; made if absent. A
+      local path, or a URL such as gs://bucket/run.
+    overwrite: throw away the run that the workdir holds, and start anew.
     devices: to run on; all by default.
+    job: heeds signals and knows the other processes; by default there are none.
 
   Returns:
     The scalars of the last evaluation; none if there was nothing left to do.
 
   Raises:
     ConfigError: the config cannot run, or the workdir holds another run.
-    CheckpointError: a checkpoint could not be read or written.
-    NotFiniteError: the loss or its gradient became NaN or infinite.
+    RunError: the workdir is in use or foreign, a file or checkpoint could not
+      be read or written, or the loss or its gradient became NaN or infinite.
   """
-  workdir = pathlib.Path(workdir)
+  job = job or Job()
+  workdir = storage.path(workdir, "--workdir")
   progress = metrics.Progress()
+  _check_processes(job, config)
   experiment = build(config, devices)
-  claim_workdir(workdir, config, overwrite, progress.note)
+  _claim(job, workdir, config, overwrite, progress.note)
+  try:
+    return _run(experiment, config, workdir, job, progress)
+  finally:
+    if job.lock:
+      lock, job.lock = job.lock, None
+      lock.release()
 
+
+def _run(
+  experiment: Experiment,
+  config: ConfigDict,
+  workdir: epath.Path,
+  job: Job,
+  progress: metrics.Progress,
+) -> dict[str, float]:
+  """`run`, in a workdir that is ours."""
+  fingerprint = config_lib.fingerprint(config)
   checkpoints = Checkpoints(
     workdir / "checkpoints",
     experiment.runtime.checkpoint,
     experiment.order.steps_per_epoch,
-    {"config": config_lib.fingerprint(config)},
+    {"config": fingerprint},
   )
   with contextlib.closing(checkpoints):
-    state = _start(experiment, checkpoints, progress.note)
+    job.at("restoring", slow=True, finish=lambda: None)
+    state, resumed = _start(experiment, checkpoints, progress.note)
     first = int(parallel.to_host(state.step))
     writer = None
-    if parallel.is_main_process():
-      writer = metrics.Writer(workdir, first, config_lib.fingerprint(config))
-      for note in (*experiment.notes, _overview(experiment, workdir)):
-        progress.note(note)
     try:
-      results = _loop(experiment, state, checkpoints, writer, progress)
-    except metrics.NotFiniteError as error:
-      good = checkpoints.latest()
-      kept = f"step {good} in {checkpoints.directory}" if good else "none yet"
-      error.args = (f"{error} Last good checkpoint: {kept}.",)
+      if parallel.is_main_process():
+        writer = metrics.Writer(
+          workdir, first, fingerprint, resumed=resumed, note=progress.note
+        )
+        for note in (*experiment.notes, _overview(experiment, workdir)):
+          progress.note(note)
+      evaluated = _is_evaluated(job, workdir, first, progress.note)
+      with _closing(writer):
+        results = _loop(
+          experiment, state, evaluated, checkpoints, writer, progress, job
+        )
+    except (metrics.NotFiniteError, storage.StorageError) as error:
+      error.args = (f"{error} Last good checkpoint: {checkpoints.good()}.",)
       raise
-    finally:
-      if writer:
-        writer.close()
   if parallel.is_main_process():
     progress.note(_summary(workdir, experiment.runtime.evaluate.knn.k[0]))
     progress.note(f"finished: {experiment.total_steps} steps, in {workdir}")
   return results
 
 
+@contextlib.contextmanager
+def _closing(writer: metrics.Writer | None) -> Iterator[None]:
+  """Closes the writer; its own error does not hide one that came before."""
+  try:
+    yield
+  except BaseException:
+    if writer:
+      with contextlib.suppress(storage.StorageError):
+        writer.close()
+    raise
+  if writer:
+    writer.close()
+
+
+def _check_processes(job: Job, config: ConfigDict) -> None:
+  """Refuses processes that were started differently.
+
+  Raises:
+    ConfigError: their configs, devices or versions differ.
+  """
+  if job.peers is None:
+    return
+
+  def differs(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    changed = config_lib.differences(ours, theirs)
+    return ", ".join(
+      f"{key} is {there!r} there and {here!r} in process 0"
+      for key, (here, there) in changed.items()
+      if not re.fullmatch(rf"config\.{_OF_A_HOST}", key)
+    )
+
+  started = {
+    "config": json.loads(config_lib.to_json(config)),
+    "jax": jax.__version__,
+    "process count": jax.process_count(),
+    "devices of the process": jax.local_device_count(),
+    "kind of device": jax.local_devices()[0].device_kind,
+  }
+  job.peers.check_same("start", started, differs, _TOGETHER)
+
+
+def _claim(
+  job: Job,
+  workdir: epath.Path,
+  config: ConfigDict,
+  overwrite: bool,
+  note: Callable[[str], None],
+) -> None:
+  """The main process claims the workdir; the others check that they see it.
+
+  Raises:
+    ConfigError, RunError: see `workdir.claim`.
+    ConfigError: another process does not see the same folder.
+  """
+  if parallel.is_main_process():
+    job.lock = workdir_lib.claim(workdir, config, overwrite, note)
+  if job.peers is None:
+    return
+  token = job.lock.token if job.lock else None
+  token = job.peers.broadcast("workdir", token, _TOGETHER)
+  end = time.monotonic() + _SEEN
+  while not (sees := _token(workdir) == token) and time.monotonic() < end:
+    time.sleep(0.5)
+
+  unseen = (
+    f"it does not see the workdir {workdir} of process 0. Give a folder that"
+    " all hosts share, or one in a store such as gs://."
+  )
+  differs = lambda ours, theirs: "" if theirs else unseen
+  job.peers.check_same("sees the workdir", sees, differs, _TOGETHER)
+
+
+def _token(workdir: epath.Path) -> str | None:
+  """Which run holds a workdir."""
+  return (owner(workdir / workdir_lib.LOCK) or {}).get("token")
+
+
+def _is_evaluated(
+  job: Job, workdir: epath.Path, step: int, note: Callable[[str], None]
+) -> bool:
+  """Whether `metrics.jsonl` has the evaluation of a step."""
+  found = False
+  if parallel.is_main_process():
+    found = any(
+      row["step"] == step and any(key.startswith("eval/") for key in row)
+      for row in metrics.read(workdir, note)
+    )
+  if job.peers:
+    found = job.peers.broadcast("evaluated", found, _TOGETHER)
+  return found
+
+
 def _start(
   experiment: Experiment,
   checkpoints: Checkpoints,
   note: Callable[[str], None],
-) -> TrainState:
-  """The state: resumed, from another run, or from scratch."""
-  restored = checkpoints.restore(experiment.abstract_state)
+) -> tuple[TrainState, bool]:
+  """The state, and whether it was resumed; else it is new or another run's."""
+  restored = checkpoints.restore(experiment.abstract_state, note)
   if restored is not None:
     state, data_state = restored
     step = int(parallel.to_host(state.step))
@@ -110,7 +225,7 @@ def _start(
         " start anew with --overwrite or another --workdir."
       )
     note(f"resumed from step {step}")
-    return state
+    return state, True
   state = experiment.init_state()
   source = experiment.runtime.init_from
   if source is not None:
@@ -125,16 +240,19 @@ def _start(
       aux = method.adopt(params, model_state, state.aux)
       state = state.replace(aux=aux)
     note(f"weights from {source}")
-  return state
+  return state, False
 
 
 def _loop(
   experiment: Experiment,
   state: TrainState,
+  evaluated: bool,
   checkpoints: Checkpoints,
   writer: metrics.Writer | None,
   progress: metrics.Progress,
+  job: Job,
 ) -> dict[str, float]:
+  """Trains from `state`; `evaluated` says whether it has been evaluated."""
   runtime, total = experiment.runtime, experiment.total_steps
   steps_per_epoch = experiment.order.steps_per_epoch
   evaluate_every = max(
@@ -150,8 +268,9 @@ def _loop(
   )
 
   def evaluate(step: int, state: TrainState) -> dict[str, float]:
-    log.flush()
     began = time.perf_counter()
+    # The state is saved, so the process may end at any moment.
+    job.at("evaluating", step=step, slow=True, finish=checkpoints.wait)
     results = experiment.online.run(state)
     if step == 0 and runtime.evaluate.pixels:
       results |= experiment.online.run_pixels()
@@ -168,25 +287,35 @@ def _loop(
     log.pause(time.perf_counter() - began)
     return results
 
+  def save(step: int, state: TrainState) -> None:
+    job.at("saving", step=step)
+    if job.lock:
+      job.lock.check()  # Else a save would make a deleted workdir anew.
+    log.flush()  # A state that is not finite is never saved.
+    checkpoints.save(step, state, batches.state)
+
   first = int(parallel.to_host(state.step))
-  results = evaluate(0, state) if first == 0 else {}
+  is_due = lambda step: step == total or step % evaluate_every == 0
+  results = {}
+  if is_due(first) and not evaluated:
+    results = evaluate(first, state)
   batches = experiment.batches(first, progress.note)
-  with contextlib.closing(batches), _termination() as terminated:
+  with contextlib.closing(batches):
     train_step = experiment.compiled_step()
-    after = steps(train_step, state, batches, log, first, total)
+    after = steps(train_step, state, batches, log, first, total, job)
     for step, state in after:
-      last = step == total
-      if last or step % evaluate_every == 0:
-        results = evaluate(step, state)
-      # After the evaluation, so that a run killed in between repeats it.
-      stop = terminated(step)
-      if last or stop or step % checkpoints.every == 0:
-        log.flush()  # A state that is not finite is never saved.
-        checkpoints.save(step, state, batches.state)
-      if stop and not last:
+      stop = job.stopping(step)
+      # Before the evaluation, which may take long and be cut short. A run that
+      # goes on from here evaluates first.
+      if stop or is_due(step) or step % checkpoints.every == 0:
+        save(step, state)
+      if stop and step < total:
         checkpoints.wait()
-        progress.note(f"terminated; step {step} is saved")
-        raise SystemExit(128 + signal.SIGTERM)
+        progress.note(f"stopped by a signal; step {step} is saved")
+        raise SystemExit(128 + stop)
+      if is_due(step):
+        results = evaluate(step, state)
+  job.at("finishing the last save", finish=checkpoints.wait)
   checkpoints.wait()
   return results
 
@@ -198,6 +327,7 @@ def steps(
   log: metrics.Log,
   first: int,
   total: int,
+  job: Job,
 ) -> Iterator[tuple[int, TrainState]]:
   """The inner loop: takes steps `first + 1` to `total`.
 
@@ -207,10 +337,17 @@ def steps(
   """
   running = collections.deque()
   for step in range(first + 1, total + 1):
+    # Until the first step is compiled there is nothing new to lose.
+    nothing = (lambda: None) if step == first + 1 else None
+    job.at("waiting for a batch", step=step - 1, finish=nothing)
     asked = time.perf_counter()
     batch = next(batches)
     waited = time.perf_counter() - asked
+    if nothing:
+      job.at("compiling the step", slow=True, finish=nothing)
     state, step_metrics = train_step(state, batch)
+    # Another process may still compile, and this one waits for it.
+    job.at("training", step=step, slow=step <= first + 3)
     log.add(step, step_metrics, waited, batches.replaced)
     # The host may run ahead of the devices, but each step that waits holds a
     # batch in their memory.
@@ -220,78 +357,7 @@ def steps(
     yield step, state
 
 
-@contextlib.contextmanager
-def _termination() -> Iterator[Callable[[int], bool]]:
-  """Whether this run was told to end: a function of the step.
-
-  One process listens to SIGTERM itself. Of several, JAX's preemption service
-  listens, and all see the same answer at the same step.
-  """
-  if jax.process_count() > 1:
-    yield multihost_utils.reached_preemption_sync_point
-    return
-  received = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield lambda step: False  # Only the main thread may listen to signals.
-    return
-  before = signal.signal(signal.SIGTERM, lambda *_: received.set())
-  try:
-    yield lambda step: received.is_set()
-  finally:
-    signal.signal(signal.SIGTERM, before)
-
-
-def claim_workdir(
-  workdir: pathlib.Path,
-  config: ConfigDict,
-  overwrite: bool,
-  note: Callable[[str], None],
-) -> None:
-  """Makes the workdir this run's: new, emptied, or one to go on with.
-
-  Raises:
-    ConfigError: it holds another run, or something that is not a run.
-  """
-  if parallel.is_main_process():
-    saved = workdir / "config.json"
-    if overwrite and saved.exists():
-      for name in ("checkpoints", "tensorboard", "reconstructions"):
-        if (workdir / name).exists():
-          shutil.rmtree(workdir / name)
-      for name in ("metrics.jsonl", "config.json"):
-        (workdir / name).unlink(missing_ok=True)
-    ways_out = "Give another --workdir, or throw this one away by --overwrite."
-    text = config_lib.to_json(config)
-    if saved.exists():
-      changed = config_lib.differences(
-        json.loads(saved.read_text()), json.loads(text)
-      )
-      lines = [
-        f"  config.{key}: {old!r} there, {new!r} now"
-        for key, (old, new) in changed.items()
-      ]
-      if any(not re.fullmatch(MAY_CHANGE, key) for key in changed):
-        raise ConfigError(
-          f"{workdir} holds a run with another config:\n"
-          + "\n".join(lines)
-          + f"\n{ways_out}"
-        )
-      if lines:
-        note("going on with a changed config:\n" + "\n".join(lines))
-    elif (workdir / "checkpoints").exists():
-      raise ConfigError(
-        f"{workdir} has checkpoints but no config.json, so it cannot be"
-        " known what they are of. Give another --workdir."
-      )
-    workdir.mkdir(parents=True, exist_ok=True)
-    new = saved.with_suffix(".tmp")
-    new.write_text(text)
-    new.replace(saved)  # At once: a kill leaves no half of it.
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("workdir")
-
-
-def _overview(experiment: Experiment, workdir: pathlib.Path) -> str:
+def _overview(experiment: Experiment, workdir: epath.Path) -> str:
   state, data = experiment.abstract_state, experiment.data
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
   mesh, spread = experiment.partitioner.mesh, experiment.partitioner.num_devices
@@ -311,7 +377,7 @@ def _overview(experiment: Experiment, workdir: pathlib.Path) -> str:
   )
 
 
-def _summary(workdir: pathlib.Path, k: int) -> str:
+def _summary(workdir: epath.Path, k: int) -> str:
   """What was learnt, against no training and no encoder at all."""
   rows = [r for r in metrics.read(workdir) if f"eval/knn_{k}" in r]
   if not rows:

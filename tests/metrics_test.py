@@ -1,5 +1,6 @@
 """The log: rows, lateness, speed, and the progress line."""
 
+import contextlib
 import io
 import json
 import math
@@ -8,9 +9,14 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
+from tensorboardX.proto import event_pb2
 
 from sslx import metrics
+from sslx.errors import StorageError
+from sslx.tensorboard import Board
+from tests import fake_store
 
 
 class Terminal(io.StringIO):
@@ -49,7 +55,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def writer(tmp_path):
-  writer = metrics.Writer(tmp_path, 0)
+  writer = metrics.Writer(epath.Path(tmp_path), 0)
   yield writer
   writer.close()
 
@@ -81,7 +87,7 @@ def test_the_first_bad_step_is_named_even_between_rows(writer):
 def test_reopening_drops_rows_beyond_the_step_and_half_a_row(tmp_path, capsys):
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-  writer = metrics.Writer(tmp_path, 2)
+  writer = metrics.Writer(epath.Path(tmp_path), 2)
   writer.write(3, {"loss": 0.5})
   writer.close()
   assert [json.loads(line) for line in path.read_text().splitlines()] == [
@@ -89,7 +95,7 @@ def test_reopening_drops_rows_beyond_the_step_and_half_a_row(tmp_path, capsys):
     {"step": 2},
     {"step": 3, "loss": 0.5},
   ]
-  assert "an incomplete row was dropped" in capsys.readouterr().out
+  assert "its last row is incomplete" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
@@ -171,3 +177,139 @@ def test_a_picture_is_a_file_of_its_step(writer, tmp_path):
   writer.write_picture(12, "reconstructions", picture)
   saved = Image.open(tmp_path / "reconstructions" / "12.png")
   np.testing.assert_array_equal(np.asarray(saved), picture)
+
+
+def events(folder):
+  """All events of a folder's files, in the order of their names."""
+  found = []
+  for path in sorted(folder.glob("events.*")):
+    data, place = path.read_bytes(), 0
+    while place < len(data):
+      size = int.from_bytes(data[place : place + 8], "little")
+      found.append(
+        event_pb2.Event.FromString(data[place + 12 : place + 12 + size])
+      )
+      place += size + 16  # Two checksums.
+  return found
+
+
+def scalars_of(folder):
+  return [
+    (event.step, value.tag, value.simple_value)
+    for event in events(folder)
+    for value in event.summary.value
+  ]
+
+
+def test_tensorboard_has_each_number_and_drops_later_steps(tmp_path):
+  folder = epath.Path(tmp_path / "tensorboard")
+  board = Board(folder, 0)
+  for step in (1, 2):
+    board.add_scalar("loss", step / 2, step)
+  board.close()
+  board = Board(folder, 2)  # Goes on from step 1.
+  board.add_scalar("loss", 3.0, 2)
+  board.flush()
+  found = scalars_of(tmp_path / "tensorboard")
+  assert found == [(1, "loss", 0.5), (2, "loss", 1.0), (2, "loss", 3.0)]
+  starts = [
+    event.step
+    for event in events(tmp_path / "tensorboard")
+    if event.session_log.status == event_pb2.SessionLog.START
+  ]
+  assert starts == [0, 2]
+  board.close()
+
+
+def test_a_store_has_the_rows_the_events_and_the_pictures(tmp_path):
+  picture = np.zeros((4, 4, 3), np.uint8)
+  with fake_store.at(tmp_path):
+    workdir = epath.Path("gs://bucket/run")
+    workdir.mkdir(parents=True)
+    writer = metrics.Writer(workdir, 0, resumed=False)
+    writer.write(1, {"loss": 1.0})
+    writer.write_picture(1, "reconstructions", picture)
+    writer.flush()
+    writer.flush()  # Nothing new: no further file.
+    writer.write(2, {"loss": 0.5})
+    writer.close()
+    assert [r["step"] for r in metrics.read(workdir)] == [1, 2]
+    writer = metrics.Writer(workdir, 1)
+    writer.write(2, {"loss": 0.25})
+    writer.close()
+    rows = metrics.read(workdir)
+    assert [(r["step"], r["loss"]) for r in rows] == [(1, 1.0), (2, 0.25)]
+  run = tmp_path / "bucket" / "run"
+  assert (run / "reconstructions" / "1.png").exists()
+  found = [x for x in scalars_of(run / "tensorboard") if x[1] == "loss"]
+  assert found == [(1, "loss", 1.0), (2, "loss", 0.5), (2, "loss", 0.25)]
+  # One of the first flush, one of the second's rows, one of the second run.
+  assert len(list((run / "tensorboard").iterdir())) == 3
+
+
+def test_a_new_run_has_step_0_once_after_any_number_of_early_kills(tmp_path):
+  for _ in range(3):
+    writer = metrics.Writer(epath.Path(tmp_path), 0, resumed=False)
+    writer.write(0, {"eval/knn_20": 0.1})
+    writer.close()  # And killed before the first checkpoint.
+  assert [r["step"] for r in metrics.read(tmp_path)] == [0]
+
+
+DAMAGE = [b"\xff\xfe\n", b"[" * 100_000 + b"\n", b"3\n", b'{"a": 1}\n', b"}\n"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_rows_are_told_of_and_the_file_is_kept(tmp_path, damage):
+  good = b'{"step": 1}\n'
+  (tmp_path / "metrics.jsonl").write_bytes(good + damage + b'{"step": 2}\n')
+  notes = []
+  metrics.Writer(epath.Path(tmp_path), 2, note=notes.append).close()
+  assert "1 of 3 rows are not metrics, the first in line 2" in notes[0]
+  kept = (tmp_path / "metrics.damaged.jsonl").read_bytes()
+  assert kept == good + damage + b'{"step": 2}\n'
+  assert [r["step"] for r in metrics.read(tmp_path)] == [1, 2]
+
+
+def test_metrics_that_are_a_folder_are_one_clear_error(tmp_path):
+  (tmp_path / "metrics.jsonl").mkdir()
+  with pytest.raises(StorageError, match="cannot be read: Is a directory"):
+    metrics.Writer(epath.Path(tmp_path), 0)
+
+
+FULL = epath.Path("/dev/full")  # Every write to it fails: no space left.
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("part", ["_file", "_board"])
+def test_a_full_disk_reaches_the_caller(tmp_path, part):
+  writer = metrics.Writer(epath.Path(tmp_path), 0)
+  records = writer._board._file._py_recordio_writer
+  held = [writer._file, records._writer]
+  if part == "_file":
+    held.append(open(FULL, "w", buffering=1))
+    writer._file = held[-1]
+  else:
+    held.append(open(FULL, "wb"))
+    records._writer = held[-1]
+  with pytest.raises(StorageError, match="No space left on device"):
+    for step in range(1000):  # More than any queue or buffer takes.
+      writer.write(step, {"loss": 1.0})
+      writer.flush()
+  with pytest.raises(StorageError, match="No space left on device"):
+    writer.close()  # It does not hang, nor hide the error.
+  for file in held:
+    with contextlib.suppress(OSError):
+      file.close()
+
+
+def test_a_collapse_is_said_in_words_and_once(writer):
+  stream = io.StringIO()
+  one = log(writer, stream, every=1)
+  for step, std in enumerate([0.5, 0.001, 0.0, 0.5, 0.001], start=1):
+    one.add(step, {**scalars(), "feature_std": jnp.float32(std)})
+  one.flush()
+  lines = [x for x in stream.getvalue().splitlines() if "collapse" in x]
+  assert [line[:22] for line in lines] == [
+    "collapse: at step 2 ev",
+    "collapse: at step 5 ev",
+  ]

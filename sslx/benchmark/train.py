@@ -22,6 +22,7 @@ from sslx import config as config_lib
 from sslx import experiment as experiment_lib
 from sslx import metrics, train
 from sslx.benchmark import work
+from sslx.job import Job
 
 _STARTED = "SSLX_BENCHMARK_STARTED"
 
@@ -57,7 +58,7 @@ def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
     resident = next(batches)
     bare = experiment.init_state()
     loop = train.steps(
-      train_step, experiment.init_state(), batches, log, 0, needed
+      train_step, experiment.init_state(), batches, log, 0, needed, Job()
     )
     seconds = {"bare step": [], "full loop": []}
     for turn in range(rounds + 1):

@@ -50,6 +50,10 @@ def parse(text: str) -> Any:
     return _value(ast.parse(text.strip(), mode="eval").body)
   except (SyntaxError, ValueError):
     return text
+  except (RecursionError, MemoryError):  # Python's own limits.
+    raise ConfigError(
+      f"{text[:60]}... is nested too deeply to be a value of a config."
+    ) from None
 
 
 def _value(node: ast.expr) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -30,8 +31,11 @@ except ImportError:  # No compiler or no libjpeg-turbo when it was installed.
 cv2.setNumThreads(0)
 # A bad image is reported by us, and once.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-# What Pillow would refuse as a "decompression bomb" is a photograph here.
+# The bound is ours: what Pillow calls a "decompression bomb" may be a photo.
 Image.MAX_IMAGE_PIXELS = None
+# Larger images are refused by their header. A small file may claim more pixels
+# than there is memory: 2^28 take 805 MB as RGB, in each thread.
+MAX_PIXELS = 2**28
 
 
 class BadImage(ValueError):
@@ -64,13 +68,28 @@ def size(data: bytes | np.ndarray) -> tuple[int, int]:
     data: an encoded image, or pixels uint8[h, w, 3].
 
   Raises:
-    BadImage: it is not an image.
+    BadImage: it is not an image, or has more than `MAX_PIXELS`.
   """
   if isinstance(data, np.ndarray):
     return data.shape[:2]
-  try:
-    if data[:2] == b"\xff\xd8":
+  height, width = _header(data)
+  if height * width > MAX_PIXELS:
+    raise BadImage(
+      f"it has {height:,} x {width:,} pixels, more than {MAX_PIXELS:,}"
+    )
+  return height, width
+
+
+def _header(data: bytes) -> tuple[int, int]:
+  """Height and width that an encoded image claims."""
+  if data[:2] == b"\xff\xd8":
+    # It refuses some samplings of the chroma, which Pillow knows.
+    with contextlib.suppress(Exception):
       return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
+  if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
+    width, height = struct.unpack(">II", data[16:24])
+    return height, width
+  try:
     with Image.open(io.BytesIO(data)) as image:
       return image.height, image.width
   except Exception as error:  # Decoders raise whatever they like.
@@ -81,8 +100,10 @@ def decode(data: bytes) -> np.ndarray:
   """The whole image, uint8[h, w, 3] RGB. EXIF orientation is not applied.
 
   Raises:
-    BadImage: it is not an image, or damaged beyond what Pillow forgives.
+    BadImage: it is not an image, is damaged beyond what Pillow forgives, or has
+      more than `MAX_PIXELS`.
   """
+  size(data)
   if data[:2] == b"\xff\xd8":
     with contextlib.suppress(Exception):  # Damaged: Pillow knows more.
       return simplejpeg.decode_jpeg(data, "RGB", strict=True)
@@ -118,6 +139,7 @@ def cut(
     BadImage: it cannot be decoded.
   """
   if _native and isinstance(data, bytes) and data[:2] == b"\xff\xd8":
+    size(data)
     boxes = np.array([c.box for c in cuts], np.float64)
     options = [(c.flip, c.cubic, c.bounded) for c in cuts]
     try:

@@ -12,6 +12,7 @@ import dataclasses
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -123,7 +124,11 @@ def host_batches(
 
 
 def _end_with_parent(index: int, count: int) -> None:
-  """In a worker process: lets it not outlive a parent that was killed."""
+  """In a worker process: it ends when its parent ends, and not before."""
+  # A terminal and SLURM send signals to workers too. The parent heeds them: it
+  # may need batches until its last step is saved.
+  for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(signum, signal.SIG_IGN)
 
   def watch() -> None:
     multiprocessing.parent_process().join()

@@ -4,7 +4,9 @@ import hashlib
 import json
 
 import hypothesis
+import jax.numpy as jnp
 import pytest
+from etils import epath
 from hypothesis import strategies as st
 from orbax.checkpoint import v1 as ocp
 
@@ -89,13 +91,13 @@ def test_the_hash_is_in_the_checkpoint_and_in_every_row(tmp_path):
   config = tiny.config()
   name = config_lib.fingerprint(config)
   checkpoints = Checkpoints(tmp_path, Checkpoint(), 10, {"config": name})
-  checkpoints.save(1, {"x": 1}, {"next_index": 1})
+  checkpoints.save(1, {"x": jnp.int32(1)}, {"next_index": 1})
   checkpoints.close()
   with ocp.training.Checkpointer(tmp_path) as orbax:
     saved = orbax.checkpointables_metadata(1)
-  assert saved.custom_metadata == {"config": name}
+  assert saved.custom_metadata["config"] == name
 
-  writer = metrics.Writer(tmp_path, 0, name)
+  writer = metrics.Writer(epath.Path(tmp_path), 0, name)
   writer.write(1, {"loss": 2.0})
   writer.close()
   assert metrics.read(tmp_path) == [{"step": 1, "config": name, "loss": 2.0}]

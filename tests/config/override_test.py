@@ -176,3 +176,11 @@ def test_overriding_with_what_is_there_changes_nothing():
   ]
   again = config_lib.load(spec, flags)
   assert config_lib.to_json(again) == config_lib.to_json(config)
+
+
+@pytest.mark.parametrize("text", ["-" * 50_000 + "1", "(" * 60_000 + "1"])
+def test_deep_nesting_is_one_clear_error_or_a_string(text):
+  try:
+    assert config_lib.overrides.parse(text) == text
+  except ConfigError as error:
+    assert "nested too deeply" in str(error)

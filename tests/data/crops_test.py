@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 
 import jax.numpy as jnp
@@ -443,7 +444,7 @@ def test_bad_images(decoder, name, capfd):
     height, width = crops.size(data)
   except BadImage:
     height, width = 1, 1
-  with pytest.raises(BadImage, match=r"decode|empty"):
+  with pytest.raises(BadImage, match=r"decode|empty|more than"):
     cut(data, Cut((0, 0, height, width)))
   with pytest.raises(BadImage):
     crops.decode(data)
@@ -742,3 +743,36 @@ def test_the_evaluation_transform_is_torchvisions(decoder, shape):
   (mine,) = cut(data, one, size=(56, 56))
   # Of a decoding at half the size if more than fourfold.
   assert psnr(mine, np.asarray(theirs)) > (45 if min(shape) < 256 else 38)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_an_image_of_too_many_pixels_is_bad_by_its_header(kind, monkeypatch):
+  monkeypatch.setattr(crops, "MAX_PIXELS", 48 * 32 - 1)
+  buffer = io.BytesIO()
+  Image.new("RGB", (48, 32)).save(buffer, kind)
+  data, out = buffer.getvalue(), np.zeros((8, 8, 3), np.uint8)
+  for read in (
+    lambda: crops.size(data),
+    lambda: crops.decode(data),
+    lambda: crops.cut(data, [crops.Cut((0, 0, 32, 48))], [out]),
+  ):
+    with pytest.raises(crops.BadImage, match="32 x 48 pixels, more than 1,535"):
+      read()
+  monkeypatch.setattr(crops, "MAX_PIXELS", 48 * 32)
+  assert crops.size(data) == (32, 48)
+
+
+def test_a_decompression_bomb_takes_no_memory():
+  """40,000 x 40,000 pixels in 194 kB: 4.8 GB if it were decoded."""
+  header = b"IHDR" + struct.pack(">IIBBBBB", 40_000, 40_000, 1, 0, 0, 0, 0)
+  rows = b"IDAT" + zlib.compress(bytes(40_000 // 8 + 1) * 1000)
+  data = b"\x89PNG\r\n\x1a\n" + b"".join(
+    struct.pack(">I", len(x) - 4) + x + struct.pack(">I", zlib.crc32(x))
+    for x in (header, rows, b"IEND")
+  )
+  tracemalloc.start()
+  with pytest.raises(crops.BadImage, match="40,000 x 40,000 pixels"):
+    crops.cut(data, [crops.Cut((0, 0, 9, 9))], [np.zeros((9, 9, 3), np.uint8)])
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 2**20

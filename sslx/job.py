@@ -1,0 +1,257 @@
+"""One process of a job: it heeds signals, notices a stall, and ends cleanly.
+
+SIGTERM, SIGINT (Ctrl-C) and SIGHUP ask for a save and an end, with exit code
+128 + signal. A second one ends the process at once. The loop says by `at` where
+it is; a thread watches that it moves on. That thread also hears signals while
+the main thread is inside XLA, where Python runs no signal handler.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import jax
+
+from sslx.errors import RESTART
+from sslx.lock import RENEW_EVERY, Lock
+from sslx.peers import Peers
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Compilation, evaluation and reading a checkpoint may take so many times longer
+# than a step.
+_SLOW = 6
+_TICK = 0.5  # seconds
+# A launcher and its shell often both pass a signal on: that is one, not two.
+_SAME_SIGNAL = 1.0  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """What the main thread is doing.
+
+  Attributes:
+    name: in a few words.
+    slow: it may take long.
+    finish: ends what is under way, such as a save. A phase that has it may be
+      ended at any moment after: nothing would be lost. None if something would.
+    began: on the clock of `time.monotonic`.
+  """
+
+  name: str
+  slow: bool = False
+  finish: Callable[[], None] | None = None
+  began: float = dataclasses.field(default_factory=time.monotonic)
+
+
+class Job:
+  """This process's part in a job; as a context it listens and watches."""
+
+  def __init__(
+    self, peers: Peers | None = None, stall_timeout: float | None = None
+  ):
+    """Listens to nothing yet.
+
+    Args:
+      peers: the other processes, if there are any.
+      stall_timeout: seconds that a step, a batch or a save may take; None for
+        no limit.
+    """
+    self.peers = peers
+    self.lock: Lock | None = None  # Of the workdir; renewed here.
+    self._limit = stall_timeout
+    self._phase = Phase("starting", slow=True, finish=lambda: None)
+    self._step = 0
+    self._mutex = threading.Lock()
+    self._asked: tuple[int, float] | None = None  # signal, time
+    self._stop: tuple[int, int] | None = None  # signal, step
+    self._ending = self._closed = False
+    self._handlers = {}
+
+  def __enter__(self) -> Job:
+    self._hears, self._wakes = os.pipe()
+    os.set_blocking(self._wakes, False)
+    signal.set_wakeup_fd(self._wakes)
+    for signum in SIGNALS:
+      # nohup, and a shell that starts a job in the background, ignore some.
+      if signal.getsignal(signum) != signal.SIG_IGN:
+        self._handlers[signum] = signal.signal(signum, lambda *_: None)
+    self._thread = threading.Thread(target=self._run, daemon=True, name="job")
+    self._thread.start()
+    if self.peers:
+      self.peers.start(self._where, self._agree)
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._closed = True
+    if self.peers:
+      self.peers.close()
+    self._thread.join()
+    signal.set_wakeup_fd(-1)
+    for signum, handler in self._handlers.items():
+      signal.signal(signum, handler)
+    os.close(self._wakes)
+    os.close(self._hears)
+
+  def at(
+    self,
+    name: str,
+    *,
+    step: int | None = None,
+    slow: bool = False,
+    finish: Callable[[], None] | None = None,
+  ) -> None:
+    """Says what the main thread does from now on.
+
+    Args:
+      name: in a few words.
+      step: steps taken, if that has changed.
+      slow: whether it may take long.
+      finish: see `Phase`.
+    """
+    phase = Phase(name, slow, finish)
+    with self._mutex:  # Held while the processes agree on a step.
+      self._phase = phase
+      self._step = self._step if step is None else step
+
+  def stopping(self, step: int) -> int | None:
+    """The signal for which the run ends after this step, or None.
+
+    Args:
+      step: that has been started last. All processes get the same answer at
+        the same step.
+    """
+    with self._mutex:
+      self._step = step
+      # A process may be one step ahead of what it last said.
+      stops = self._stop is not None and step > self._stop[1]
+      return self._stop[0] if stops else None
+
+  def fail(self, message: str, code: int = 1) -> None:
+    """Ends the job for an error, in all processes; does not return."""
+    if self.peers:
+      self.peers.fail(message, code)
+    print(f"\nerror: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)
+
+  def crash(self, error: Exception, patience: float) -> None:
+    """Ends the job for an error that nobody expected; does not return.
+
+    Args:
+      error: with its traceback.
+      patience: seconds to wait for the cause, if it may be in another process:
+        when one dies, the others' collectives fail.
+    """
+    is_collective = isinstance(error, jax.errors.JaxRuntimeError)
+    if self.peers and is_collective and "RESOURCE_EXHAUSTED" not in str(error):
+      print(
+        f"{str(error).splitlines()[0]}\nWaiting up to {patience:.0f} s to learn"
+        " whether another process was lost.",
+        file=sys.stderr,
+        flush=True,
+      )
+      time.sleep(patience)  # `peers` ends this process if one was.
+    text = "".join(traceback.format_exception(error))
+    self.fail(f"not expected, please report it:\n{text}")
+
+  def _where(self) -> tuple[int, str, int | None]:
+    phase = self._phase
+    seconds = time.monotonic() - phase.began
+    signum = self._asked[0] if self._asked else None
+    return self._step, f"{phase.name} ({seconds:.0f} s)", signum
+
+  def _run(self) -> None:
+    try:
+      last = renewed = time.monotonic()
+      while not self._closed:
+        if select.select([self._hears], [], [], _TICK)[0]:
+          for signum in os.read(self._hears, 64):
+            self._hear(signum)
+        now = time.monotonic()
+        if now - last > 20 * _TICK:
+          # This process itself was stopped, as by Ctrl-Z: that is no stall.
+          began = self._phase.began + now - last
+          self._phase = dataclasses.replace(self._phase, began=began)
+        last = now
+        self._end_if_settled()
+        self._end_if_stalled(now)
+        if self.lock and now - renewed > RENEW_EVERY:
+          renewed = now
+          self.lock.renew()
+    except Exception as error:  # A helper thread never dies unseen.
+      self.fail(f"{type(error).__name__}: {error}")
+
+  def _hear(self, signum: int) -> None:
+    if signum not in self._handlers:
+      return
+    if self._asked is None:
+      self._asked = signum, time.monotonic()
+      name = signal.Signals(signum).name
+      print(
+        f"\n{name}: saves, then ends. A second one ends at once.", flush=True
+      )
+      if self.peers is None:
+        self._agree(signum)
+    elif time.monotonic() - self._asked[1] > _SAME_SIGNAL:
+      os._exit(128 + signum)
+
+  def _agree(self, signum: int) -> None:
+    """Fixes the step after which all processes stop."""
+    with self._mutex:
+      if self._stop is None:
+        step = self._step
+        if self.peers:
+          step = self.peers.agree_on_step(step)
+        self._stop = signum, step
+
+  def _end_if_settled(self) -> None:
+    """Ends a process that would do nothing but go on evaluating, say."""
+    if self._stop and not self._ending and self._phase.finish:
+      self._ending = True
+      # In a thread: a save may take long, and a second signal must be heard.
+      threading.Thread(target=self._end, daemon=True, name="ending").start()
+
+  def _end(self) -> None:
+    try:
+      with self._mutex:  # The main thread waits where it is.
+        phase, (signum, step) = self._phase, self._stop
+        if not phase.finish or self._step < step:
+          self._ending = False  # It has gone on meanwhile, and ends by itself.
+          return
+        phase.finish()
+        print(
+          f"ended by {signal.Signals(signum).name} while {phase.name}; nothing"
+          " is lost",
+          flush=True,
+        )
+        if self.peers:
+          self.peers.leave(128 + signum)
+        sys.stdout.flush()
+        os._exit(128 + signum)
+    except Exception as error:  # A helper thread never dies unseen.
+      self.fail(f"{type(error).__name__}: {error}")
+
+  def _end_if_stalled(self, now: float) -> None:
+    phase = self._phase
+    limit = (self._limit or 0) * (_SLOW if phase.slow else 1)
+    if not limit or now - phase.began <= limit:
+      return
+    print("\nThe stacks of all threads:", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+    where = f"\n{self.peers.positions()}" if self.peers else ""
+    self.fail(
+      f"nothing has moved for {now - phase.began:.0f} s at step {self._step},"
+      f" {phase.name}; the limit is {limit:g} s (--stall_timeout). The stacks"
+      f" are above. Start the same command again to go on from the last"
+      f" checkpoint.{where}",
+      RESTART,
+    )

@@ -1,0 +1,118 @@
+"""Writes TensorBoard events in the caller's thread.
+
+tensorboardX's own `SummaryWriter` writes from a thread. When that thread meets
+a full disk it dies unseen, and the caller waits for it for ever. Here an error
+reaches the caller.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+
+import numpy as np
+from etils import epath
+
+from sslx import storage
+
+
+class Board:
+  """Adds events to a folder; each `Board` writes files of its own."""
+
+  def __init__(self, folder: epath.Path, step: int):
+    """Opens a file.
+
+    Args:
+      folder: of all event files of a run.
+      step: TensorBoard drops what earlier files say of this step and later.
+
+    Raises:
+      StorageError: the folder or file cannot be made.
+    """
+    storage.make_folder(folder)
+    self._folder = folder
+    self._spool = None
+    if storage.is_remote(folder):
+      # A store has no append: each flush uploads a file of its own.
+      self._spool = tempfile.TemporaryDirectory(prefix="sslx-tensorboard-")
+    self._open()
+    from tensorboardX.proto import event_pb2
+
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._write(step=step, session_log=start)
+
+  def _open(self) -> None:
+    # Imports torch where it is installed, which takes seconds: here, so that
+    # only the process that writes waits for it.
+    from tensorboardX.event_file_writer import EventsWriter
+
+    local = self._spool.name if self._spool else os.fspath(self._folder)
+    self._empty = True
+    with storage.accessing(self._folder):
+      self._file = EventsWriter(
+        os.path.join(local, "events"), f".{time.time_ns()}"
+      )
+
+  def _write(self, **fields) -> None:
+    from tensorboardX.proto import event_pb2
+
+    self._empty = False
+    with storage.accessing(self._folder):
+      self._file.write_event(event_pb2.Event(wall_time=time.time(), **fields))
+
+  def add_scalar(self, name: str, value: float, step: int) -> None:
+    """Adds one number.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    from tensorboardX import summary
+
+    self._write(step=step, summary=summary.scalar(name, value))
+
+  def add_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+    """Adds uint8[h, w, 3].
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    from tensorboardX import summary
+
+    image = summary.image(name, picture, dataformats="HWC")
+    self._write(step=step, summary=image)
+
+  def flush(self) -> None:
+    """Puts the events where a reader sees them.
+
+    Raises:
+      StorageError: they cannot be written.
+    """
+    with storage.accessing(self._folder):
+      self._file.flush()
+    if self._spool and not self._empty:
+      self._upload()
+      self._open()
+
+  def _upload(self) -> None:
+    with storage.accessing(self._folder):
+      self._file.close()
+      if self._empty:
+        return
+      for name in os.listdir(self._spool.name):
+        local = epath.Path(self._spool.name) / name
+        storage.write(self._folder / name, local.read_bytes())
+        local.unlink()
+
+  def close(self) -> None:
+    """Closes the file.
+
+    Raises:
+      StorageError: its last events cannot be written.
+    """
+    if self._spool:
+      self._upload()
+      self._spool.cleanup()
+    else:
+      with storage.accessing(self._folder):
+        self._file.close()

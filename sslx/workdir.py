@@ -1,0 +1,196 @@
+"""The folder of a run: whose it is, what is in it, and what may be deleted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from sslx import config as config_lib
+from sslx import storage
+from sslx.config import ConfigError
+from sslx.errors import WorkdirError
+from sslx.lock import Lock, owner
+
+# Keys that may change on resume: they say where and how a run runs, not what
+# it computes.
+MAY_CHANGE = (
+  r"data\.(data_dir|prepare|threads|workers|max_bad)|schedule\.accumulate|"
+  r"runtime\.(?!seed$|evaluate\.probe).*"
+)
+SECTIONS = ("model", "data", "schedule", "runtime")
+LOCK = "run.lock"
+
+# What a run writes into its workdir: files, and folders with what they hold.
+_FILES = ("config.json", "metrics.jsonl", "metrics.damaged.jsonl")
+_FOLDERS = {
+  "checkpoints": r"\d+|.*\.orbax-checkpoint-tmp.*",
+  "damaged": r"\d+",
+  "reconstructions": r"\d+\.png(\.new)?",
+  "tensorboard": r"events\.out\.tfevents\..*",
+}
+
+
+def claim(
+  workdir: epath.Path,
+  config: ConfigDict,
+  overwrite: bool,
+  note: Callable[[str], None],
+) -> Lock:
+  """Makes a workdir this run's: new, emptied, or one to go on with.
+
+  Args:
+    workdir: made if it is absent.
+    config: of the run; written to `config.json`.
+    overwrite: delete the run that is there.
+    note: told what is unusual.
+
+  Returns:
+    The lock, held.
+
+  Raises:
+    ConfigError: the workdir holds a run with another config.
+    WorkdirError: it is in use, is not a run's, or is damaged.
+    StorageError: it cannot be read or written.
+  """
+  storage.make_folder(workdir)
+  _refuse_links(workdir)
+  saved = workdir / "config.json"
+  # The lock file of an earlier run marks the folder as a run's.
+  marked = owner(workdir / LOCK) is not None
+  lock = Lock(workdir / LOCK, note)
+  try:
+    if overwrite:
+      _throw_away(workdir, marked)
+    with storage.accessing(saved, "read"):
+      found = saved.exists()
+    if found:
+      _check_same(workdir, read_config(saved), config, note)
+    elif (workdir / "checkpoints").exists():
+      raise WorkdirError(
+        f"{workdir} has checkpoints but no config.json, so it is not known"
+        " which run they are of. Give another --workdir."
+      )
+    storage.write(saved, config_lib.to_json(config))
+  except BaseException:
+    lock.release(forget=not marked)
+    raise
+  return lock
+
+
+def read_config(path: epath.Path) -> dict[str, Any]:
+  """The config of a run, as plain values.
+
+  Raises:
+    WorkdirError: the file is damaged, or not the config of a run.
+    StorageError: it cannot be read.
+  """
+  with storage.accessing(path, "read"):
+    data = path.read_bytes()
+  try:
+    found = json.loads(data)
+  except (ValueError, RecursionError) as error:  # Not JSON, or not UTF-8.
+    raise WorkdirError(
+      f"{path} is damaged: {error}. Restore it, or give another --workdir; if"
+      " the run in this one is not needed, start anew with --overwrite."
+    ) from error
+  if not _is_config(found):
+    keys = ", ".join(map(str, found)) if isinstance(found, dict) else "no keys"
+    raise WorkdirError(
+      f"{path} is not the config of a run ({keys[:200]}). Give another"
+      " --workdir."
+    )
+  return found
+
+
+def _is_config(value: Any) -> bool:
+  """Whether a JSON value has the four sections, and nothing else."""
+  return (
+    isinstance(value, dict)
+    and sorted(value) == sorted(SECTIONS)
+    and all(isinstance(section, dict) for section in value.values())
+  )
+
+
+def _check_same(
+  workdir: epath.Path,
+  there: dict[str, Any],
+  config: ConfigDict,
+  note: Callable[[str], None],
+) -> None:
+  now = json.loads(config_lib.to_json(config))
+  changed = config_lib.differences(there, now)
+  lines = [
+    f"  config.{key}: {old!r} there, {new!r} now"
+    for key, (old, new) in changed.items()
+  ]
+  if any(not re.fullmatch(MAY_CHANGE, key) for key in changed):
+    raise ConfigError(
+      f"{workdir} holds a run with another config:\n"
+      + "\n".join(lines)
+      + "\nGive another --workdir, or throw this one away by --overwrite."
+    )
+  if lines:
+    note("going on with a changed config:\n" + "\n".join(lines))
+
+
+def _refuse_links(workdir: epath.Path) -> None:
+  """Refuses links in the place of what a run writes; they lead elsewhere."""
+  if storage.is_remote(workdir):
+    return
+  names = (*_FILES, *_FOLDERS, LOCK)
+  links = [name for name in names if os.path.islink(workdir / name)]
+  if links:
+    raise WorkdirError(
+      f"{workdir} has symbolic links named {', '.join(links)}. A run neither"
+      " reads nor writes through them. Move what they point to here, or give"
+      " another --workdir."
+    )
+
+
+def _throw_away(workdir: epath.Path, marked: bool) -> None:
+  """Deletes a run; what is not surely of a run stays, and is an error.
+
+  Raises:
+    WorkdirError: something here is not surely a run's.
+    StorageError: something cannot be deleted.
+  """
+  with storage.accessing(workdir, "read"):
+    entries = {x.name: x for x in workdir.iterdir() if x.name != LOCK}
+    here = [x for x in (*_FILES, *_FOLDERS) if x in entries]
+    foreign = []
+    for name in here:
+      if name in _FILES:
+        foreign += [name] if entries[name].is_dir() else []
+      elif not entries[name].is_dir():
+        foreign.append(name)
+      else:
+        foreign += [
+          f"{name}/{entry.name}"
+          for entry in entries[name].iterdir()
+          if not re.fullmatch(_FOLDERS[name], entry.name)
+        ]
+  if here and not marked:
+    try:
+      read_config(workdir / "config.json")
+    except (WorkdirError, storage.StorageError):
+      what = "a config.json of something else"
+      foreign.append(what if "config.json" in here else "no config.json")
+  if foreign:
+    raise WorkdirError(
+      f"--overwrite deletes only what a run wrote. {workdir} holds something"
+      f" else: {', '.join(sorted(foreign)[:10])}. Nothing was deleted. All that"
+      f" is there: {', '.join(sorted(entries)[:20])}. Move it, or give another"
+      " --workdir."
+    )
+  for name in here:
+    with storage.accessing(entries[name], "deleted"):
+      if name in _FOLDERS:
+        entries[name].rmtree()
+      else:
+        entries[name].unlink()
