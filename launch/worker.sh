@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a host of a slice does; `python -m sslx.launch` copies it there.
 #
-#   worker.sh setup ARCHIVE EXTRA   unpacks sslx and installs it
+#   worker.sh setup ARCHIVE EXTRAS  unpacks sslx and installs it
 #   worker.sh run NAME COMMAND...   starts the command, or finds it going on;
 #                                   waits for its end, with its exit code
 #   worker.sh logs|status|stop NAME
@@ -45,7 +45,7 @@ setup() {
     execute sudo apt-get update -qq
     execute sudo apt-get install -y -qq "${packages[@]}"
   fi
-  if [[ $extra == tpu ]]; then  # As JAX advises for v5e and newer.
+  if [[ $extra == tpu* ]]; then  # As JAX advises for v5e and newer.
     execute sudo sh -c \
       'echo always > /sys/kernel/mm/transparent_hugepage/enabled'
   fi
@@ -80,8 +80,8 @@ supervise() {
   # An earlier process still holds the chips: a restart helps, later.
   if ((result == 1)) && tail -n 200 "$folder/log" |
     grep -qE '/dev/(vfio|accel).*busy|TPU is already in use'; then
-    echo "worker.sh: the TPU is held by another process (exit 1 is now 75)"
-    result=75
+    echo "worker.sh: the TPU is held by another process (exit 1 is now 175)"
+    result=175
   fi
   echo "$result" > "$folder/exit"
 }

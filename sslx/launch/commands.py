@@ -16,11 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
+from sslx.errors import RESTART
+
 Command = list[str]
 
-# Exit codes of sslx.main: EX_TEMPFAIL asks for a restart, and so does what is
-# given by --restart_code for xpk.
-RESTART, RESTART_XPK = 75, 42
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -205,23 +204,22 @@ def verdict(codes: Sequence[int]) -> int:
 
   Returns:
     0 if all ended well; the code of one with an error that a restart does not
-    mend, if there is one; else 143 if one was terminated, and for all other
-    ends, which a restart may mend, the code by which a process asked for it, or
-    else 75.
+    mend, if there is one; else 143 if one was terminated, and 175 for all
+    other ends, which a restart may mend.
   """
   lasting = [code for code in codes if code and not restarts(code)]
-  asking = [
-    code for code in (TERMINATED, RESTART_XPK, RESTART) if code in codes
-  ]
-  return (lasting + asking + [RESTART if any(codes) else 0])[0]
+  if lasting or not any(codes):
+    return (lasting or [0])[0]
+  return TERMINATED if TERMINATED in codes else RESTART
 
 
 def restarts(code: int) -> bool:
   """Whether a process that ended so should be started again.
 
-  So it is after a signal (128 + n) and after a lost connection (ssh's 255).
+  So it is after a signal (128 + n), when sslx.main asks for it (175), and after
+  a lost connection (ssh's 255).
   """
-  return code in (RESTART, RESTART_XPK) or code > 128
+  return code > 128
 
 
 @contextlib.contextmanager

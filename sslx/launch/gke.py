@@ -1,7 +1,7 @@
 """Google Kubernetes Engine: TPU slices by xpk or a JobSet, GPUs by xpk.
 
-xpk restarts a job after exit codes 42 and 127 to 255 only, so 42 stands for
-sslx.main's "restart me".
+xpk restarts a job after exit codes 42 and 127 to 255 only: so after those of
+sslx.main that ask for it, and not after 1.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import string
 
 from sslx.launch import commands, slices
 from sslx.launch.commands import Command
-
-_RESTART = f"--restart_code={commands.RESTART_XPK}"
 
 # By GKE's name of the accelerator: chips of a host of a slice of several hosts.
 _ACCELERATORS = {
@@ -72,7 +70,7 @@ class Xpk:
       command = (
         "launch/gpu_node.sh --gpus=$GPUS_PER_NODE --nodes=$NNODES"
         " --node=$NODE_RANK --coordinator=$JAX_COORDINATOR_ADDRESS"
-        f" --port=$JAX_COORDINATOR_PORT -- {shlex.join([_RESTART, *args])}"
+        f" --port=$JAX_COORDINATOR_PORT -- {shlex.join(args)}"
       )
     # JAX asks the metadata server for these, also for one slice, and fails
     # where pods may not ask (jax#40854). The pod is the first of xpk's JobSet.
@@ -186,8 +184,8 @@ class JobSet:
 
 
 def main(args: list[str]) -> list[str]:
-  """What runs in the container; before `args`, so that these may differ."""
-  return ["python", "-m", "sslx.main", "--distributed", _RESTART, *args]
+  """What runs in the container."""
+  return ["python", "-m", "sslx.main", "--distributed", *args]
 
 
 def _logs(name: str) -> Command:

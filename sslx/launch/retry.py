@@ -62,7 +62,7 @@ def retry(
 ) -> int:
   """Runs a job to its end; returns its exit code.
 
-  That is 75 when it gave up: the same command may be given again.
+  That is 175 when it gave up: the same command may be given again.
   """
   made: list[Step] = []
   try:

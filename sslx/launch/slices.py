@@ -120,7 +120,8 @@ def setup(where: Slice) -> int:
     copied = commands.together([where.scp(host, files) for host in hosts])
     if any(copied):
       return commands.verdict(copied)
-    install = ["bash", "worker.sh", "setup", os.path.basename(archive), "tpu"]
+    install = ["bash", "worker.sh", "setup", os.path.basename(archive)]
+    install.append("tpu,gcs")
     return commands.verdict(_everywhere(where, hosts, install))
 
 

@@ -71,7 +71,7 @@ def test_killed_and_terminated_on_1_2_and_4_processes_it_is_one_run(
   began = time.monotonic()
   os.kill(children(launcher)[1], signal.SIGKILL)
   code, output = end(launcher)
-  assert code in (75, 143), output  # A restart is asked for,
+  assert code in (175, 143), output  # A restart is asked for,
   assert time.monotonic() - began < 60  # and soon.
 
   launcher = start(workdir, cache, "--processes=4")

@@ -220,7 +220,7 @@ def test_sky_with_two_nodes_of_a_gpu(cache, tmp_path):
   environments = [
     task["envs"]
     | {
-      "EXTRA": "cuda",
+      "EXTRA": "cuda,gcs",
       "ARGS": " ".join(arguments),
       "HOME": str(tmp_path),
       "PYTHON": sys.executable,

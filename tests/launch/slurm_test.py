@@ -174,6 +174,14 @@ def test_terminated_it_is_queued_again_and_goes_on(slurm, tmp_path):
   assert list(jobs.losses(workdir)) == list(range(1, 9))
 
 
+def test_what_is_to_be_done_before_is_done_once_a_node(slurm):
+  mark = slurm.folder / "before"
+  number = submit(slurm, f"test -s '{mark}'", BEFORE=f"echo once >> '{mark}'")
+  state, _, text = ends_as(slurm, number)
+  assert state == "COMPLETED", text
+  assert mark.read_text() == "once\n"
+
+
 @pytest.mark.parametrize("code", [1, 2])
 def test_an_error_of_the_users_is_not(slurm, code):
   number = submit(slurm, f"exit {code}")
@@ -183,7 +191,7 @@ def test_an_error_of_the_users_is_not(slurm, code):
 
 
 def test_nor_what_was_restarted_too_often(slurm):
-  number = submit(slurm, "exit 75", MAX_RESTARTS="0")
+  number = submit(slurm, "exit 175", MAX_RESTARTS="0")
   state, restarts, text = ends_as(slurm, number)
   assert (state, restarts) == ("FAILED", 0), text
 
@@ -205,7 +213,7 @@ def test_a_lost_process_is(slurm):
   number = submit(
     slurm,
     f"[ -e '{mark}' ] && exit 0; [ $SLURM_PROCID = 1 ] && kill -9 $$;"
-    f" sleep 2; touch '{mark}'; exit 75",
+    f" sleep 2; touch '{mark}'; exit 175",
   )
   log = slurm.folder / f"{number}.log"
   wait_for(lambda: log.exists() and "requeued (restart 1" in log.read_text())

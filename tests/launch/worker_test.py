@@ -50,7 +50,7 @@ def wait_for(path):
     time.sleep(0.05)
 
 
-@pytest.mark.parametrize("code", [0, 1, 75, 143])
+@pytest.mark.parametrize("code", [0, 1, 175, 143])
 def test_a_run_ends_with_the_exit_code_of_its_command(host, code):
   found, output = host("run", "t", "sh", "-c", f"echo hello; exit {code}")
   assert (found, "hello" in output) == (code, True)
@@ -97,7 +97,7 @@ def test_stop_terminates_and_waits(host):
 )
 def test_a_tpu_that_another_process_holds_is_worth_a_restart(host, message):
   command = f"echo '{message}'; exit 1"
-  assert host("run", "t", "sh", "-c", command)[0] == 75
+  assert host("run", "t", "sh", "-c", command)[0] == 175
 
 
 def test_a_run_has_the_log_of_the_last_one_too(host):
@@ -120,15 +120,15 @@ def archive(host):
 
 def test_set_up_twice_installs_once(host):
   archive(host)
-  code, output = host("setup", "t.tar", "tpu")
+  code, output = host("setup", "t.tar", "tpu,gcs")
   assert code == 0, output
   installed = [line for line in fake.log(host.folder) if "uv pip" in line]
   assert len(installed) == 1
-  assert installed[0].endswith(f"--editable {host.home}/sslx[tpu]")
+  assert installed[0].endswith(f"--editable {host.home}/sslx[tpu,gcs]")
   assert (host.home / "sslx/sslx/main.py").exists()
-  code, output = host("setup", "t.tar", "tpu")
+  code, output = host("setup", "t.tar", "tpu,gcs")
   assert (code, "already installed" in output) == (0, True)
-  host("setup", "t.tar", "cuda")  # Something else.
+  host("setup", "t.tar", "cuda,gcs")  # Something else.
   assert sum("uv pip" in line for line in fake.log(host.folder)) == 2
 
 
@@ -136,7 +136,7 @@ def test_set_up_leaves_a_run_alone(host):
   archive(host)
   process = host.start("run", "t", "sleep", "60")
   wait_for(host.home / ".sslx/runs/t/pid")
-  code, output = host("setup", "t.tar", "tpu")
+  code, output = host("setup", "t.tar", "tpu,gcs")
   assert (code, "nothing is changed" in output) == (0, True)
   host("stop", "t")
   process.communicate()
@@ -145,7 +145,7 @@ def test_set_up_leaves_a_run_alone(host):
 
 def test_dry_run_changes_nothing(host):
   archive(host)
-  code, output = host("setup", "t.tar", "tpu", DRY_RUN="1")
+  code, output = host("setup", "t.tar", "tpu,gcs", DRY_RUN="1")
   assert code == 0, output
   assert "'--editable'" in output
   assert not (host.home / ".sslx").exists()
