@@ -136,17 +136,29 @@ def submit(slurm, script, *arguments, **added):
   )
 
 
+def job(slurm, number):
+  """What SLURM says of a job."""
+  words = slurm("scontrol", "show", "job", number).split()
+  return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def is_queued_again(slurm, number):
+  """Waits until it is, and lets it start at once, not after two minutes."""
+  log = slurm.folder / f"{number}.log"
+  wait_for(
+    lambda: log.exists() and "requeued (restart 1 of 100)" in log.read_text()
+  )
+  wait_for(lambda: job(slurm, number)["JobState"] == "PENDING")
+  slurm("scontrol", "update", f"JobId={number}", "StartTime=now")
+
+
 def ends_as(slurm, number):
   """Waits for the end of a job; its state, restarts and log."""
-
-  def shown():
-    words = slurm("scontrol", "show", "job", number).split()
-    return dict(word.split("=", 1) for word in words if "=" in word)
-
   over = ("COMPLETED", "FAILED", "CANCELLED")
-  wait_for(lambda: shown()["JobState"] in over)
+  wait_for(lambda: job(slurm, number)["JobState"] in over)
+  found = job(slurm, number)
   log = (slurm.folder / f"{number}.log").read_text()
-  return shown()["JobState"], int(shown()["Restarts"]), log
+  return found["JobState"], int(found["Restarts"]), log
 
 
 def test_terminated_it_is_queued_again_and_goes_on(slurm, tmp_path):
@@ -159,16 +171,13 @@ def test_terminated_it_is_queued_again_and_goes_on(slurm, tmp_path):
     f"--workdir={workdir}",
     **jobs.environment(cache),
   )
-  log, metrics = slurm.folder / f"{number}.log", workdir / "metrics.jsonl"
+  metrics = workdir / "metrics.jsonl"
   wait_for(lambda: metrics.exists() and '"step": 3,' in metrics.read_text())
   slurm("scancel", "--signal=TERM", number)  # As --signal does, near the end.
-  wait_for(lambda: "requeued (restart 1 of 100)" in log.read_text())
-  wait_for(lambda: slurm("squeue", "-h", "-o", "%T") == "PENDING")
-  # A job that was queued again waits for two minutes.
-  slurm("scontrol", "update", f"JobId={number}", "StartTime=now")
+  is_queued_again(slurm, number)
   state, restarts, text = ends_as(slurm, number)
   assert (state, restarts) == ("COMPLETED", 1), text
-  assert "is saved" in text
+  assert "SIGTERM: saves, then ends" in text
   assert "resumed from step" in text
   assert "2 x 512" in text
   assert list(jobs.losses(workdir)) == list(range(1, 9))
@@ -215,11 +224,9 @@ def test_a_lost_process_is(slurm):
     f"[ -e '{mark}' ] && exit 0; [ $SLURM_PROCID = 1 ] && kill -9 $$;"
     f" sleep 2; touch '{mark}'; exit 175",
   )
-  log = slurm.folder / f"{number}.log"
-  wait_for(lambda: log.exists() and "requeued (restart 1" in log.read_text())
-  wait_for(lambda: slurm("squeue", "-h", "-o", "%T") == "PENDING")
-  slurm("scontrol", "update", f"JobId={number}", "StartTime=now")
-  assert ends_as(slurm, number)[:2] == ("COMPLETED", 1)
+  is_queued_again(slurm, number)
+  state, restarts, text = ends_as(slurm, number)
+  assert (state, restarts) == ("COMPLETED", 1), text
 
 
 def test_one_task_for_all_gpus_of_a_node_is_refused():
