@@ -208,6 +208,23 @@ def test_bad_input_is_one_clear_error(arguments, message):
   assert message in error
 
 
+def test_the_readmes_command_is_one():
+  text = (tiny.ROOT / "launch" / "README.md").read_text()
+  (block,) = re.findall(r"```shell\n(launch/.*?)```", text, re.S)
+  done = subprocess.run(
+    ["bash", "-c", block],
+    cwd=tiny.ROOT,
+    env={"DRY_RUN": "1", "PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count("--stage=/dev/shm/tfds") == 4, "on every host"
+  for name in re.findall(r"`(?:launch/)?(\w+\.(?:sh|sbatch|yaml))", text):
+    assert (tiny.ROOT / "launch" / name).exists(), name
+
+
 def test_what_is_not_installed_is_named(tmp_path):
   done = subprocess.run(
     [
