@@ -39,8 +39,6 @@ _VERBS = {
   gke.Xpk: ("create", "logs", "status", "delete"),
   gke.JobSet: ("create", "logs", "status", "delete"),
 }
-# Verbs that take the arguments of sslx.main.
-_TAKES_ARGS = {("tpu", "run"), ("tpu", "retry"), ("gke", "create")}
 
 
 def main(argv: list[str]) -> int:
@@ -71,10 +69,8 @@ def main(argv: list[str]) -> int:
   given = vars(parser.parse_args(argv))
   kind = _WHERE[given["place"]]
   where = _build(kind, given)
-  takes = kind in (local.Local, local.GpuNode) or (
-    (given["place"][:3], given["verb"]) in _TAKES_ARGS
-  )
-  _check_args(args, takes)
+  starts = "create" if kind in (gke.Xpk, gke.JobSet) else "run"
+  _check_args(args, given["verb"] in (starts, "retry"))
   with commands.listening():
     return _do(where, given, args)
 
