@@ -13,6 +13,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -107,8 +108,21 @@ class Log:
     total: int,
     steps_per_epoch: int,
     batch_size: int,
+    of_each_process: Callable[[Sequence[float]], Any] = lambda x: np.array([x]),
   ):
-    """Writes to `writer` and `progress`, or nowhere if there is no writer."""
+    """Writes to `writer` and `progress`, or nowhere if there is no writer.
+
+    Args:
+      writer: of the main process.
+      progress: likewise.
+      every: steps between rows.
+      total: steps of the run.
+      steps_per_epoch: steps.
+      batch_size: global.
+      of_each_process: numbers of this process to those of all, [processes, k];
+        called at the rows of the log, in every process.
+    """
+    self._of_each_process = of_each_process
     self._writer = writer
     self._progress = progress
     self._every = every
@@ -158,11 +172,14 @@ class Log:
     if step % self._every == 0:
       self._flush(self._pending)
       self._pending = []
+      wait = math.nan  # Not known of the step that compiles.
       if self._steps:
         lap = time.perf_counter() - self._since
         host["images_per_second"] = self._batch_size * self._steps / lap
-        host["data_wait"] = self._waited / lap
-      host["bad_images"] = bad_images - self._bad_images
+        wait = self._waited / lap
+      # Fetched with the row, an interval late, as all that devices compute.
+      bad = bad_images - self._bad_images
+      host["processes"] = self._of_each_process((wait, bad))
       self._bad_images = bad_images
       self._start_lap()
     self._pending.append((step, metrics, host))
@@ -185,6 +202,7 @@ class Log:
         raise NotFiniteError(step, scalars["loss"], scalars["grad_norm"])
       if step % self._every or self._writer is None:
         continue
+      host |= of_processes(host.pop("processes"))
       epoch = step / self._steps_per_epoch
       self._writer.write(step, {"epoch": epoch, **scalars, **host})
       self._progress.update(
@@ -197,6 +215,23 @@ class Log:
         images_per_second=host.get("images_per_second", math.nan),
         data_wait=host.get("data_wait", math.nan),
       )
+
+
+def of_processes(gathered: np.ndarray) -> dict[str, float]:
+  """Scalars of a row, from f32[processes, 2]: data wait and bad images.
+
+  Returns:
+    `bad_images`, the sum; `data_wait`, the largest share of the time that one
+    of them waited for data, since the others then wait for it; and of several
+    processes `data_wait/<i>`, that of each. No wait where it is not known.
+  """
+  waits, bad = np.asarray(gathered, np.float64).T
+  row = {}
+  if not np.isnan(waits).any():
+    row["data_wait"] = float(waits.max())
+    if len(waits) > 1:
+      row |= {f"data_wait/{i}": float(x) for i, x in enumerate(waits)}
+  return row | {"bad_images": int(bad.sum())}
 
 
 class Progress:

@@ -18,7 +18,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from sslx import checkpoint, metrics, optim, parallel
+from sslx import checkpoint, metrics, optim, parallel, tracing
 from sslx import config as config_lib
 from sslx.checkpoint import Checkpoints
 from sslx.config import ConfigError
@@ -147,6 +147,7 @@ def _loop(
     total=total,
     steps_per_epoch=steps_per_epoch,
     batch_size=experiment.data.batch_size,
+    of_each_process=experiment.partitioner.of_each_process,
   )
 
   def evaluate(step: int, state: TrainState) -> dict[str, float]:
@@ -171,8 +172,10 @@ def _loop(
   first = int(parallel.to_host(state.step))
   results = evaluate(0, state) if first == 0 else {}
   batches = experiment.batches(first, progress.note)
-  with contextlib.closing(batches), _termination() as terminated:
-    train_step = experiment.compiled_step()
+  folder = pathlib.Path(checkpoints.directory).parent / "profile"
+  trace = tracing.Trace(runtime.profile, first, folder, progress.note)
+  with contextlib.closing(batches), trace, _termination() as terminated:
+    train_step = trace.of(experiment.compiled_step())
     after = steps(train_step, state, batches, log, first, total)
     for step, state in after:
       last = step == total
@@ -255,7 +258,7 @@ def claim_workdir(
   if parallel.is_main_process():
     saved = workdir / "config.json"
     if overwrite and saved.exists():
-      for name in ("checkpoints", "tensorboard", "reconstructions"):
+      for name in ("checkpoints", "tensorboard", "reconstructions", "profile"):
         if (workdir / name).exists():
           shutil.rmtree(workdir / name)
       for name in ("metrics.jsonl", "config.json"):
