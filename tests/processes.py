@@ -48,7 +48,6 @@ class Job:
     processes: how many there are.
     order: of the devices, over those of all processes.
     task: `steps` of every method, or `train`, which is `train.run`.
-    slices: whether each process is a slice of its own.
     mode: of `train`.
   """
 
@@ -56,7 +55,6 @@ class Job:
   processes: int
   order: tuple[int, ...]
   task: Literal["steps", "train"]
-  slices: bool = False
   mode: Literal["pjit", "pmap"] = "pjit"
 
 
@@ -131,15 +129,9 @@ def main(folder: pathlib.Path, process: int) -> None:
   """Does this process's part of a job."""
   job = Job(**json.loads((folder / "job.json").read_text()))
   if job.processes > 1:
-    jax.distributed.initialize(
-      f"localhost:{job.port}",
-      job.processes,
-      process,
-      partition_index=process if job.slices else None,
-    )
+    address = f"localhost:{job.port}"
+    jax.distributed.initialize(address, job.processes, process)
   devices = [jax.devices()[i] for i in job.order]
-  slices = {getattr(device, "slice_index", 0) for device in devices}
-  assert len(slices) == (job.processes if job.slices else 1), slices
   if job.task == "train":
     record_labels(folder / f"labels-{process}.jsonl")
     config = train_config(runtime__parallel__mode=job.mode)
