@@ -160,6 +160,35 @@ def test_rows_count_the_bad_images_since_the_row_before(
   assert found == {k: v for k, v in whole.items() if k > first}
 
 
+def test_a_row_has_the_wait_of_each_process(writer, tmp_path, clock):
+  """As three processes that wait 0.25, 0.5 and 0.75 s of each second."""
+  gathered = []
+
+  def of_each_process(numbers):
+    gathered.append(numbers)
+    wait, bad = numbers
+    return jnp.float32([[wait, bad], [2 * wait, bad + 1], [3 * wait, bad + 2]])
+
+  one = metrics.Log(
+    writer,
+    metrics.Progress(io.StringIO()),
+    every=2,
+    total=10,
+    steps_per_epoch=5,
+    batch_size=8,
+    of_each_process=of_each_process,
+  )
+  for step in range(1, 6):
+    clock.now += 1
+    one.add(step, scalars(), 0.25, bad_images=step)
+  one.flush()
+  assert len(gathered) == 2  # At rows alone: it moves numbers between hosts.
+  for row in metrics.read(tmp_path):
+    assert row["data_wait"] == 0.75
+    assert [row[f"data_wait/{i}"] for i in range(3)] == [0.25, 0.5, 0.75]
+    assert row["bad_images"] == 6 + 3 and isinstance(row["bad_images"], int)
+
+
 def test_duration():
   assert metrics.duration(59.6) == "1:00"
   assert metrics.duration(3723) == "1:02:03"
