@@ -54,6 +54,9 @@ class Runtime:
     checkpoint: when to save and what to keep.
     evaluate: online evaluation.
     init_from: workdir of a run whose weights to start from, or None.
+    profile: the first step of which to write a profiler trace into the
+      workdir's `profile/`, and how many steps; None writes none. The first
+      step of a run compiles: start a few steps later.
     custom_imports: modules that `config.load` imports, so that they can add to
       METHODS, BACKBONES, SOURCES or OPERATIONS.
   """
@@ -64,10 +67,17 @@ class Runtime:
   checkpoint: Checkpoint = Checkpoint()
   evaluate: Evaluate = Evaluate()
   init_from: str | None = None
+  profile: tuple[int, int] | None = None
   custom_imports: tuple[str, ...] = ()
 
   def __post_init__(self):
     config_lib.require(self, "log_every", self.log_every >= 1, "at least 1")
+    config_lib.require(
+      self,
+      "profile",
+      self.profile is None or min(self.profile) >= 1,
+      "the first step and the number of steps, each at least 1, or None",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
         "seed": 0,
         "log_every": 50,
         "init_from": None,
+        "profile": None,
         "custom_imports": (),
         "parallel": {"mode": "pjit", "rules": "replicated", "mesh": ()},
         "checkpoint": {
