@@ -19,6 +19,7 @@ from sslx.checkpoint import Checkpoints
 from sslx.data.pipeline import Batches
 from sslx.experiment import Experiment, build
 from sslx.job import Job
+from sslx.peers import Peers
 from sslx.progress import Progress
 from sslx.state import TrainState
 
@@ -39,7 +40,8 @@ def run(
       local path, or a URL such as gs://bucket/run.
     overwrite: throw away the run that the workdir holds, and start anew.
     devices: to run on; all by default.
-    job: heeds signals and knows the other processes; by default there are none.
+    job: heeds signals, watches for stalls and knows the other processes; by
+      default nothing heeds or watches.
 
   Returns:
     The scalars of the last evaluation; none if there was nothing left to do.
@@ -49,7 +51,9 @@ def run(
     RunError: the workdir is in use or foreign, a file or checkpoint could not
       be read or written, or the loss or its gradient became NaN or infinite.
   """
-  job = job or Job()
+  if job is None:
+    several = jax.process_count() > 1
+    job = Job(Peers(heartbeat_timeout=60) if several else None)
   workdir = storage.path(workdir, "--workdir")
   progress = Progress()
   agree.check_processes(job, config)
