@@ -12,7 +12,13 @@ import pathlib
 import re
 
 import jax
+from ml_collections import ConfigDict
 
+from sslx import config as config_lib
+from sslx import experiment as experiment_lib
+from sslx.aot import absent
+from sslx.aot.chips import Slice
+from sslx.data.pipeline import Data
 from sslx.experiment import Experiment
 
 
@@ -56,6 +62,16 @@ class Program:
     """All that is in HBM while the step runs."""
     held = self.arguments + self.outputs - self.aliased
     return held + self.temporaries + self.code
+
+
+def build(config: ConfigDict, where: Slice) -> Experiment:
+  """What a config describes, over chips that are not there.
+
+  Raises:
+    ConfigError: anything in the config that cannot run on them.
+  """
+  data = config_lib.build(Data, config.data, "data")
+  return experiment_lib.build(config, where.devices(), absent.sets(data))
 
 
 def compile_step(

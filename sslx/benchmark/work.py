@@ -53,7 +53,7 @@ def report(experiment: Experiment, compiled: jax.stages.Compiled) -> list[str]:
   memory = compiled.memory_analysis()
   held = memory.argument_size_in_bytes + memory.output_size_in_bytes
   peak = held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-  own = _bytes(experiment.abstract_state) + _bytes(experiment.abstract_batch)
+  own = tree_bytes((experiment.abstract_state, experiment.abstract_batch))
   return [
     work,
     f"peak memory: {peak / 2**20:.0f} MiB a device, of which state and batch"
@@ -61,7 +61,7 @@ def report(experiment: Experiment, compiled: jax.stages.Compiled) -> list[str]:
   ]
 
 
-def _bytes(tree: Any) -> int:
+def tree_bytes(tree: Any) -> int:
   """On one device."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
