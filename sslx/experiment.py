@@ -21,7 +21,6 @@ from sslx.parallel import Parallel, Partitioner
 from sslx.state import TrainState
 from sslx.step import TrainStep, example_batch
 
-
 Images = sources.Arrays | sources.Encoded
 
 

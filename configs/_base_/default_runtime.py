@@ -12,7 +12,12 @@ def get_config() -> ConfigDict:
         "log_every": 50,
         "init_from": None,
         "custom_imports": (),
-        "parallel": {"mode": "pjit", "rules": "replicated", "mesh": ()},
+        "parallel": {
+          "mode": "pjit",
+          "rules": "replicated",
+          "mesh": (),
+          "grad_sum": "compute",
+        },
         "checkpoint": {
           "every_epochs": 1.0,
           "keep_last": 2,

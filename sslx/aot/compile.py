@@ -18,6 +18,7 @@ from sslx import config as config_lib
 from sslx import experiment as experiment_lib
 from sslx.aot import absent
 from sslx.aot.chips import Slice
+from sslx.benchmark import work
 from sslx.data.pipeline import Data
 from sslx.experiment import Experiment
 
@@ -87,11 +88,11 @@ def compile_step(
   Raises:
     DoesNotFit: the chip's memory is too small.
   """
-  lowered = experiment.compiled_step().lower(
-    experiment.abstract_state, experiment.abstract_batch
-  )
+  arguments = (experiment.abstract_state, experiment.abstract_batch)
+  lowered = experiment.compiled_step().lower(*arguments)
+  size = work.tree_bytes(arguments)
   if cache is None:
-    return _compile(lowered)
+    return _compile(lowered, size)
   path = cache / f"{_key(experiment, lowered)}.json.gz"
   if path.exists():
     found = json.loads(gzip.decompress(path.read_bytes()))
@@ -99,7 +100,7 @@ def compile_step(
       raise DoesNotFit(**found)
     return Program(**found)
   try:
-    program = _compile(lowered)
+    program = _compile(lowered, size)
   except DoesNotFit as error:
     _write(path, {"needed": error.needed, "limit": error.limit})
     raise
@@ -107,18 +108,11 @@ def compile_step(
   return program
 
 
-def _compile(lowered: jax.stages.Lowered) -> Program:
+def _compile(lowered: jax.stages.Lowered, arguments: int) -> Program:
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    found = re.search(r"Used ([\d.]+)(\w) of ([\d.]+)(\w) hbm", str(error))
-    if "RESOURCE_EXHAUSTED" not in str(error) or not found:
-      raise
-    unit = {"K": 2**10, "M": 2**20, "G": 2**30}
-    needed, a, limit, b = found.groups()
-    raise DoesNotFit(
-      float(needed) * unit[a], float(limit) * unit[b]
-    ) from error
+    raise _does_not_fit(str(error), arguments) or error from None
   memory = compiled.memory_analysis()
   return Program(
     text=compiled.as_text(),
@@ -129,6 +123,29 @@ def _compile(lowered: jax.stages.Lowered) -> Program:
     temporaries=memory.temp_size_in_bytes,
     code=memory.generated_code_size_in_bytes,
   )
+
+
+def _does_not_fit(message: str, arguments: int) -> DoesNotFit | None:
+  """What XLA says of too little memory; None if that is not what it says.
+
+  Args:
+    message: of the error.
+    arguments: bytes of state and batch, which one of the messages leaves out.
+  """
+  unit = {"K": 2**10, "M": 2**20, "G": 2**30}
+  size = lambda number, prefix: float(number) * unit[prefix]
+  if found := re.search(
+    r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", message
+  ):
+    return DoesNotFit(size(*found.groups()[:2]), size(*found.groups()[2:]))
+  if found := re.search(
+    r"HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM"
+    r" \(([\d.]+)([KMG])\)",
+    message,
+  ):
+    temporaries, limit = size(*found.groups()[:2]), size(*found.groups()[2:])
+    return DoesNotFit(temporaries + arguments, limit)
+  return None
 
 
 def _key(experiment: Experiment, lowered: jax.stages.Lowered) -> str:

@@ -87,7 +87,8 @@ class Instruction:
     operands: names.
     attributes: what follows the operands, as text.
     root: whether it is the result of its computation.
-    index: of a parameter, else None.
+    inside: the operands as text; the number of a parameter, the value of a
+      constant.
   """
 
   name: str
@@ -96,7 +97,7 @@ class Instruction:
   operands: tuple[str, ...]
   attributes: str
   root: bool
-  index: int | None = None
+  inside: str
 
   @functools.cached_property
   def results(self) -> list[Array]:
@@ -123,12 +124,6 @@ class Instruction:
     found = re.search(r"channel_id=(\d+)", self.attributes)
     return found[1] if found else self.name
 
-  @property
-  def trips(self) -> int:
-    """How often the body of a loop runs; 1 where the text does not say."""
-    found = re.search(r'known_trip_count":\{"n":"(\d+)"', self.attributes)
-    return int(found[1]) if found else 1
-
 
 @dataclasses.dataclass(frozen=True)
 class Module:
@@ -153,10 +148,27 @@ class Module:
     for instruction in body.values():
       yield instruction, body, times
       if instruction.op in ("while", "conditional", "call"):
-        more = times * instruction.trips
+        more = times * self._trips(instruction)
         for names in instruction.called.values():
           for inner in names:
             yield from self.run(inner, more)
+
+  def _trips(self, loop: Instruction) -> int:
+    """How often the body of a loop runs.
+
+    JAX counts a loop of known length from 0 to a constant, which is the only
+    number in the loop's condition.
+    """
+    found = re.search(r"condition=%([\w.\-]+)", loop.attributes)
+    if not found:
+      return 1
+    names, counts = [found[1]], [1]
+    for name in names:
+      for x in self.computations[name].values():
+        names += x.called.get("calls", [])
+        if x.op == "constant" and x.inside.isdigit():
+          counts.append(int(x.inside))
+    return max(counts)
 
 
 def parse(text: str) -> Module:
@@ -177,10 +189,9 @@ def parse(text: str) -> Module:
     elif found := _INSTRUCTION.match(line):
       root, name, shape, op, rest = found.groups()
       inside, _, after = rest.partition(")")
-      index = int(inside) if op == "parameter" else None
       operands = tuple(re.findall(r"%([\w.\-]+)", inside))
       body[name] = Instruction(
-        name, shape, op, operands, after, bool(root), index
+        name, shape, op, operands, after, bool(root), inside
       )
   if entry is None:
     raise ValueError("this is no text of a compiled program: no ENTRY")

@@ -219,4 +219,3 @@ def state_bytes(experiment: Experiment) -> dict[str, float]:
     "other state": work.tree_bytes(rest),
     "batch": work.tree_bytes(experiment.abstract_batch),
   }
-

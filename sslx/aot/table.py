@@ -108,7 +108,7 @@ def _scaling(pattern: str) -> Iterator[Row]:
 def _until_it_fits(
   row: Row, kind: str, cache: pathlib.Path | None
 ) -> Iterator[str]:
-  """A line for the recipe's slice, and for larger ones while it is too small."""
+  """A line for its slice, and for larger ones while that is too small."""
   while True:
     line, fits = _line(row, kind, cache)
     yield line
@@ -117,9 +117,7 @@ def _until_it_fits(
     row = row._replace(chips=row.chips * (4 if row.chips == 1 else 2))
 
 
-def _line(
-  row: Row, kind: str, cache: pathlib.Path | None
-) -> tuple[str, bool]:
+def _line(row: Row, kind: str, cache: pathlib.Path | None) -> tuple[str, bool]:
   """A line of the table, and whether the step fits."""
   where = Slice.named(f"{kind}:{FLAT[row.chips]}")
   print(f"{row.name} on {where.name}", flush=True)

@@ -1,8 +1,8 @@
 """What a compiled step moves: through HBM, and between chips.
 
-`cost_analysis()["bytes accessed"]` is not HBM traffic: it counts arrays that are
-in VMEM, and the whole operand of an instruction that reads a slice of it. Here
-every instruction counts what it reads from HBM and writes to it.
+`cost_analysis()["bytes accessed"]` is not HBM traffic: it counts arrays that
+are in VMEM, and the whole operand of an instruction that reads a slice of it.
+Here every instruction counts what it reads from HBM and writes to it.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _fused(
   seen |= {x.channel for x in inner.values() if x.op in KINDS}
   total = 0.0
   for x in inner.values():
-    if x.op == "parameter" and (whole := _hbm(operands[x.index])):
+    if x.op == "parameter" and (whole := _hbm(operands[int(x.inside)])):
       total += min(whole, _used(inner, x.name, module, repeated))
   (root,) = [x for x in inner.values() if x.root]
   names = root.operands if root.op == "tuple" else (root.name,)
@@ -109,9 +109,18 @@ def _used(
   name: str,
   module: Module,
   repeated: set[str] = frozenset(),
+  result: float = math.inf,
 ) -> float:
-  """Bytes of a value in a fusion that the fusion reads; may be infinite."""
-  total = 0.0
+  """Bytes of a value in a fusion that the fusion reads; may be infinite.
+
+  Args:
+    inner: instructions of the fusion.
+    name: of the value.
+    module: for fusions within it.
+    repeated: collectives that were counted before.
+    result: what is used of the result of `inner`.
+  """
+  total = result if inner[name].root else 0.0
   for user in inner.values():
     if name not in user.operands or user.name in repeated:
       continue
@@ -120,13 +129,14 @@ def _used(
     elif user.op == "dynamic-update-slice" and user.operands[0] == name:
       continue  # Written in place.
     elif user.op == "bitcast":
-      total += _used(inner, user.name, module, repeated)
+      total += _used(inner, user.name, module, repeated, result)
     elif user.op == "fusion":
       nested = module.computations[user.called["calls"][0]]
+      after = _used(inner, user.name, module, repeated, result)
       total += sum(
-        _used(nested, x.name, module)
+        _used(nested, x.name, module, result=after)
         for x in nested.values()
-        if x.op == "parameter" and user.operands[x.index] == name
+        if x.op == "parameter" and user.operands[int(x.inside)] == name
       )
     elif user.op != "tuple":  # Of the results; passed on as it is.
       return math.inf
