@@ -119,10 +119,11 @@ class Instruction:
     return found[1] if found else ""
 
   @property
-  def channel(self) -> str:
-    """What two texts of the same collective share."""
-    found = re.search(r"channel_id=(\d+)", self.attributes)
-    return found[1] if found else self.name
+  def chain(self) -> str:
+    """What all texts of a collective that runs beside several fusions share."""
+    chain = re.search(r'chain_id="(\d+)"', self.attributes)
+    channel = re.search(r"channel_id=(\d+)", self.attributes)
+    return f"{channel and channel[1]} {chain[1]}" if chain else self.name
 
 
 @dataclasses.dataclass(frozen=True)

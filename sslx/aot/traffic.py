@@ -30,7 +30,7 @@ KINDS = (
 
 def hbm_bytes(module: Module) -> float:
   """Bytes that one chip reads from and writes to its HBM in a step."""
-  seen = set()  # channels of collectives that run beside several fusions
+  seen = set()  # collectives that run beside several fusions
   return sum(
     times * _moved(module, instruction, body, seen)
     for instruction, body, times in module.run()
@@ -89,9 +89,9 @@ def _fused(
 ) -> float:
   """HBM bytes of a fusion: what it uses of its operands, and its results."""
   repeated = {
-    x.name for x in inner.values() if x.op in KINDS and x.channel in seen
+    x.name for x in inner.values() if x.op in KINDS and x.chain in seen
   }
-  seen |= {x.channel for x in inner.values() if x.op in KINDS}
+  seen |= {x.chain for x in inner.values() if x.op in KINDS}
   total = 0.0
   for x in inner.values():
     if x.op == "parameter" and (whole := _hbm(operands[int(x.inside)])):
@@ -198,9 +198,9 @@ def collectives(module: Module, chips: int) -> list[Collective]:
       continue
     # One that is spread over several fusions, to run beside them, is written
     # in each of them.
-    if instruction.channel in seen:
+    if instruction.chain in seen:
       continue
-    seen.add(instruction.channel)
+    seen.add(instruction.chain)
     moved = [x for x in instruction.results if x.dims or kind == "all-reduce"]
     if instruction.op.endswith("-start") and kind != "all-reduce":
       moved = moved[len(moved) // 2 :]  # (operands, results, flags)
