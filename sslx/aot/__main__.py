@@ -64,7 +64,8 @@ def main(argv: list[str]) -> int:
   print(f"{flags.config} on {where.name}: {where.chips} chips", flush=True)
   experiment = build(config, where)
   b = experiment.data.batch_size
-  print(f"batch {b:,}: {b // where.chips} a chip\n", flush=True)
+  each = b // experiment.partitioner.num_devices
+  print(f"batch {b:,}: {each} a chip\n", flush=True)
   try:
     program = compile_step(experiment, flags.cache)
   except DoesNotFit as error:

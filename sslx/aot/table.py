@@ -123,7 +123,7 @@ def _line(row: Row, kind: str, cache: pathlib.Path | None) -> tuple[str, bool]:
   print(f"{row.name} on {where.name}", flush=True)
   config = config_lib.load(str(row.path), row.overrides)
   experiment = build(config, where)
-  images = experiment.data.batch_size // row.chips
+  images = experiment.data.batch_size // experiment.partitioner.num_devices
   start = f"| {row.name} | {where.name} | {images} "
   try:
     program = compile_step(experiment, cache)
