@@ -64,7 +64,8 @@ def _dot_general(
   ((summed, _), _) = dimension_numbers
   kept = tuple(d for d in range(x.ndim) if d not in summed)
 
-  def gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+  def gradient(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
+    del w  # The product is linear in it.
     over = ((kept, tuple(range(len(kept)))), ((), ()))
     part = lax.dot_general(
       x, g, over, precision, preferred_element_type=jnp.float32
@@ -81,11 +82,11 @@ def _conv_general_dilated(
   """`lax.conv_general_dilated` of a layer."""
   product = lambda x, w: lax.conv_general_dilated(x, w, *arguments, **settings)
 
-  def gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+  def gradient(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
     # JAX has no convolution of bfloat16 whose gradient is float32. The operands
     # are bfloat16 numbers, which a TPU multiplies as such.
     wide = lambda w: product(x.astype(jnp.float32), w)
-    (found,) = jax.vjp(wide, kernel)[1](g.astype(jnp.float32))
+    (found,) = jax.vjp(wide, w)[1](g.astype(jnp.float32))
     return found
 
   return _product(product, gradient)(x, kernel)
@@ -93,13 +94,13 @@ def _conv_general_dilated(
 
 def _product(
   product: Callable[[jax.Array, jax.Array], jax.Array],
-  gradient: Callable[[jax.Array, jax.Array], jax.Array],
+  gradient: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """A product of inputs and float32 weights with that gradient of the weights.
 
   Args:
     product: of inputs and weights of the same dtype; linear in both.
-    gradient: of inputs and the gradient of the product, float32.
+    gradient: of inputs, weights and the product's gradient, float32.
   """
 
   @jax.custom_vjp
@@ -112,7 +113,7 @@ def _product(
   def backward(saved, g):
     x, w = saved
     (to_x,) = jax.vjp(lambda x: product(x, w.astype(x.dtype)), x)[1](g)
-    return to_x, gradient(x, g)
+    return to_x, gradient(x, w, g)
 
   apply.defvjp(forward, backward)
   return apply
