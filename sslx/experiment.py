@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -19,6 +20,8 @@ from sslx.evaluate.probe import OnlineProbe
 from sslx.parallel import Parallel, Partitioner
 from sslx.state import TrainState
 from sslx.step import TrainStep, example_batch
+
+Images = sources.Arrays | sources.Encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Experiment:
   runtime: Runtime
   partitioner: Partitioner
   order: Order
-  train: sources.Arrays | sources.Encoded
+  train: Images
   notes: tuple[str, ...]
   online: Online
   step: TrainStep
@@ -130,6 +133,16 @@ class Experiment:
       compiler_options=options if on_cpu else None,
     )
     return init(jax.random.key(self.runtime.seed))
+
+  @property
+  def abstract_batch(self) -> dict[str, Any]:
+    """ShapeDtypeStructs of a global batch, with shardings; reads no data."""
+    shapes = loader.shapes(
+      self.train, self.data.batch_size, self.data.views, self.step.slots
+    )
+    return jax.tree.map(
+      lambda x: x.update(sharding=self.partitioner.batch), shapes
+    )
 
   def compiled_step(self) -> Callable:
     """`(state, batch) -> (state, metrics)`; donates the state."""
@@ -186,13 +199,17 @@ class Experiment:
 
 
 def build(
-  config: ConfigDict, devices: Sequence[jax.Device] | None = None
+  config: ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
+  sets: tuple[Images, Images | None] | None = None,
 ) -> Experiment:
   """Builds what a config describes; nothing is compiled, but the data is read.
 
   Args:
     config: four sections, as `config.load` gives them.
     devices: to run on; all by default.
+    sets: images to train and to evaluate on; by default, those that the config
+      names.
 
   Raises:
     ConfigError: anything in the config that cannot run.
@@ -203,9 +220,7 @@ def build(
   partitioner = Partitioner.create(runtime.parallel, devices)
   partitioner.check_batch(data.batch_size, config.model.get("norm_groups", 1))
 
-  train = sources.load(data.records, "train")
-  classes = getattr(train, "classes", None)
-  test = sources.load(data.records, "test", classes)
+  train, test = sets or _open(data)
   labelled = train.num_classes is not None
   notes = [x for images in (train, test) for x in getattr(images, "notes", ())]
   if not labelled:
@@ -265,6 +280,13 @@ def build(
       data, schedule, runtime, partitioner, order, train, tuple(notes), online,
       step, abstract_state,
   )  # fmt: skip
+
+
+def _open(data: pipeline.Data) -> tuple[Images, Images | None]:
+  """The sets to train and to evaluate on."""
+  train = sources.load(data.records, "train")
+  classes = getattr(train, "classes", None)
+  return train, sources.load(data.records, "test", classes)
 
 
 def _without_frozen(

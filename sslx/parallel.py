@@ -47,11 +47,15 @@ class Parallel:
     mesh: axes and their sizes, such as (("data", 4), ("model", 2)); without it
       all devices are on the data axis. The batch is spread over the data axis,
       the heads and hidden units of a Transformer over the model axis.
+    grad_sum: the type in which gradients are summed over devices: `compute`,
+      that of `model.dtype`, or `float32`, which moves twice the bytes of
+      bfloat16.
   """
 
   mode: Literal["pjit", "pmap"] = "pjit"
   rules: Literal["replicated", "fsdp"] = "replicated"
   mesh: tuple[tuple[str, int], ...] = ()
+  grad_sum: Literal["compute", "float32"] = "compute"
 
   def __post_init__(self):
     names = [name for name, _ in self.mesh]
@@ -193,12 +197,15 @@ class Partitioner:
     The state is donated; batches are sharded over the data axis; the second
     result of `step` (metrics) must be the same on all devices.
     """
+    wide = self.settings.grad_sum == "float32"
     if self.settings.mode == "pjit":
-      axis = Axis(sharding=self.batch)
+      axis = Axis(sharding=self.batch, float32_gradients=wide)
       function = lambda state, batch: step(state, batch, axis)
     else:
       function = jax.shard_map(
-        lambda state, batch: step(state, batch, Axis(DATA)),
+        lambda state, batch: step(
+          state, batch, Axis(DATA, float32_gradients=wide)
+        ),
         mesh=self.mesh,
         in_specs=(P(), P(DATA)),
         out_specs=(P(), P()),

@@ -13,7 +13,12 @@ def get_config() -> ConfigDict:
         "init_from": None,
         "profile": None,
         "custom_imports": (),
-        "parallel": {"mode": "pjit", "rules": "replicated", "mesh": ()},
+        "parallel": {
+          "mode": "pjit",
+          "rules": "replicated",
+          "mesh": (),
+          "grad_sum": "compute",
+        },
         "checkpoint": {
           "every_epochs": 1.0,
           "keep_last": 2,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from sslx.config import ConfigError
@@ -43,6 +44,31 @@ class HostBatch(NamedTuple):
 
   arrays: dict[str, Any]
   bad: tuple[tuple[int, str], ...]
+
+
+def shapes(
+  images: Arrays | Encoded,
+  batch_size: int,
+  views: tuple[View | Patches, ...],
+  slots: tuple[Slot, ...],
+) -> dict[str, Any]:
+  """ShapeDtypeStructs of `HostBatch.arrays`; no image is read."""
+  struct = lambda shape, dtype: jax.ShapeDtypeStruct(
+    (batch_size, *shape), dtype
+  )
+  kinds = views_lib.each(views)
+  arrays = {"label": struct((), np.int32)}
+  shuffled = any(slot.shuffled for slot in slots)
+  if shuffled:
+    arrays |= {name: struct((), np.int32) for name in ("place", "back")}
+  if isinstance(images, Arrays):
+    names = ("image", "shuffled_image") if shuffled else ("image",)
+    shape = images.images.shape[1:]
+    arrays |= {name: struct(shape, np.uint8) for name in names}
+  else:
+    cut = (struct(kinds[slot.view].shape, np.uint8) for slot in slots)
+    arrays["views"] = tuple(cut)
+  return arrays
 
 
 @dataclasses.dataclass(frozen=True)

@@ -182,9 +182,9 @@ class ViT(nn.Module):
       patches = patches_lib.taken(patches, keep)
       positions = positions[keep]
 
-    patches = PatchEmbed(width, self.style, self.dtype, name="patch_embed")(
-      patches
-    )
+    patches = PatchEmbed(
+      width, self.style, self.dtype, axis, name="patch_embed"
+    )(patches)
     if self.frozen_patches:
       patches = jax.lax.stop_gradient(patches)
     std = 0.02 if self.style == "mae" else 1e-6
@@ -280,16 +280,18 @@ class Decoder(nn.Module):
     positions = jnp.asarray(
       patches_lib.sincos(patches_lib.scaled(*grid, trained), self.width, "mae")
     )
-    x = transformer.dense(self.width, self.dtype, "embed")(
+    x = transformer.dense(self.width, self.dtype, "embed", axis)(
       tokens.astype(self.dtype)
     )
     hidden = self.param(
       "mask_token", nn.initializers.normal(0.02), (1, 1, self.width)
     )
     masked = (len(x), restore.shape[1] - (x.shape[1] - 1), self.width)
-    row = jnp.concatenate(
-      [x[:, 1:], jnp.broadcast_to(hidden.astype(x.dtype), masked)], axis=1
-    )
+    shown = x[:, 1:]
+    if not axis.float32_gradients:
+      hidden = hidden.astype(x.dtype)
+    hidden = jnp.broadcast_to(hidden, masked).astype(x.dtype)
+    row = jnp.concatenate([shown, hidden], axis=1)
     x = patches_lib.with_class(
       x[:, :1], patches_lib.taken(row, restore) + positions
     )
@@ -303,7 +305,7 @@ class Decoder(nn.Module):
       mlp_ratio=self.mlp_ratio,
       style="mae",
     )
-    x = transformer.dense(outputs, self.dtype, "pred")(
+    x = transformer.dense(outputs, self.dtype, "pred", axis)(
       x[:, 1:].astype(self.dtype)
     )
     return x.astype(jnp.float32)
@@ -315,6 +317,7 @@ class PatchEmbed(nn.Module):
   width: int
   style: str
   dtype: str
+  axis: parallel.Axis
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -322,5 +325,7 @@ class PatchEmbed(nn.Module):
     bias = nn.initializers.zeros
     if self.style == "mae":  # Its convolution keeps torch's bias.
       bias = heads_lib.uniform(x.shape[-1] ** -0.5)
-    dense = transformer.dense(self.width, self.dtype, "proj", bias_init=bias)
+    dense = transformer.dense(
+      self.width, self.dtype, "proj", self.axis, bias_init=bias
+    )
     return dense(x.astype(self.dtype))
