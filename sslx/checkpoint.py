@@ -180,35 +180,78 @@ class Checkpoints:
           raise
 
 
-def load_weights(
-  directory: str, params: Any, model_state: Any
-) -> tuple[Any, Any]:
-  """Parameters and statistics of another run's newest checkpoint.
+class Weights:
+  """One checkpoint of another run, to take parts of; a context manager.
 
-  Args:
-    directory: the other run's workdir.
-    params: ShapeDtypeStructs with shardings.
-    model_state: likewise.
-
-  Raises:
-    CheckpointError: no checkpoint there, or of another model; says which
-      parameters differ.
+  Attributes:
+    step: of the checkpoint.
+    shapes: of every array of its state, by path: `params/backbone/...`.
   """
-  path = epath.Path(directory).resolve() / "checkpoints"
-  if not path.is_dir():
-    raise CheckpointError(
-      f"config.runtime.init_from is {directory!r}: there is no folder"
-      f" {str(path)!r}. Give the workdir of another run."
-    )
-  with ocp.training.Checkpointer(path) as orbax:
-    if orbax.latest is None:
+
+  def __init__(
+    self,
+    workdir: str,
+    step: int | None = None,
+    key: str = "config.runtime.init_from",
+  ):
+    """Opens it; no array is read yet.
+
+    Args:
+      workdir: the other run's.
+      step: which checkpoint; the newest by default.
+      key: how the user gave the workdir, for messages.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it cannot be read.
+    """
+    path = epath.Path(workdir).resolve() / "checkpoints"
+    said = f"{key} is {str(workdir)!r}"
+    if not path.is_dir():
       raise CheckpointError(
-        f"config.runtime.init_from is {directory!r}: no checkpoint has been"
-        " committed there yet."
+        f"{said}: there is no folder {str(path)!r}. Give the workdir of"
+        " another run."
       )
-    wanted = {"params": params, "model_state": model_state}
-    loaded = _load(orbax, orbax.latest.step, {"state": wanted})["state"]
-  return loaded["params"], loaded["model_state"]
+    self._orbax = ocp.training.Checkpointer(path)
+    try:
+      there = [found.step for found in self._orbax.checkpoints]
+      if not there:
+        raise CheckpointError(f"{said}: no checkpoint has been committed yet.")
+      self.step = there[-1] if step is None else step
+      if self.step not in there:
+        raise CheckpointError(
+          f"{said}: there is no checkpoint of step {step}; there are those of"
+          f" {', '.join(map(str, there))}."
+        )
+      try:
+        metadata = self._orbax.checkpointables_metadata(self.step).metadata
+        self.shapes = _shapes(metadata["state"])
+      except Exception as error:
+        raise CheckpointError(
+          f"{said}: its checkpoint of step {self.step} cannot be read:"
+          f" {_reason(error)}"
+        ) from error
+    except BaseException:
+      self._orbax.close()
+      raise
+
+  def __enter__(self) -> Weights:
+    """Itself."""
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    """Releases the directory."""
+    self._orbax.close()
+
+  def load(self, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Loads a part of the state.
+
+    Args:
+      wanted: ShapeDtypeStructs with shardings; any subtree of the state.
+
+    Raises:
+      CheckpointError: it is not there, of other shapes, or cannot be read.
+    """
+    return _load(self._orbax, self.step, {"state": wanted})["state"]
 
 
 def _load(

@@ -19,6 +19,7 @@ from sslx.evaluate.probe import OnlineProbe
 from sslx.parallel import Parallel, Partitioner
 from sslx.state import TrainState
 from sslx.step import TrainStep, example_batch
+from sslx.weights.source import InitFrom
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Runtime:
     parallel: mode and sharding rules.
     checkpoint: when to save and what to keep.
     evaluate: online evaluation.
-    init_from: workdir of a run whose weights to start from, or None.
+    init_from: weights to start from, or None: the workdir of a run, or a file
+      or folder of weights. A group of keys says more.
     custom_imports: modules that `config.load` imports, so that they can add to
       METHODS, BACKBONES, SOURCES or OPERATIONS.
   """
@@ -63,7 +65,7 @@ class Runtime:
   parallel: Parallel = Parallel()
   checkpoint: Checkpoint = Checkpoint()
   evaluate: Evaluate = Evaluate()
-  init_from: str | None = None
+  init_from: InitFrom | str | None = None
   custom_imports: tuple[str, ...] = ()
 
   def __post_init__(self):

@@ -25,6 +25,7 @@ from sslx.config import ConfigError
 from sslx.data.pipeline import Batches
 from sslx.experiment import Experiment, build
 from sslx.state import TrainState
+from sslx.weights import load
 
 # Keys in which a run may differ from the one that it goes on from: they change
 # where and how it runs, not what it computes.
@@ -114,17 +115,10 @@ def _start(
   state = experiment.init_state()
   source = experiment.runtime.init_from
   if source is not None:
-    params, model_state = checkpoint.load_weights(
-      source,
-      experiment.abstract_state.params,
-      experiment.abstract_state.model_state,
+    state, notes = load.start(
+      source, experiment.step.method, state, experiment.abstract_state
     )
-    state = state.replace(params=params, model_state=model_state)
-    method = experiment.step.method
-    if hasattr(method, "adopt"):
-      aux = method.adopt(params, model_state, state.aux)
-      state = state.replace(aux=aux)
-    note(f"weights from {source}")
+    note("\n  ".join(notes))
   return state
 
 
