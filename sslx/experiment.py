@@ -20,6 +20,7 @@ from sslx.evaluate.probe import OnlineProbe
 from sslx.parallel import Parallel, Partitioner
 from sslx.state import TrainState
 from sslx.step import TrainStep, example_batch
+from sslx.weights.source import InitFrom
 
 Images = sources.Arrays | sources.Encoded
 
@@ -56,7 +57,8 @@ class Runtime:
     parallel: mode and sharding rules.
     checkpoint: when to save and what to keep.
     evaluate: online evaluation.
-    init_from: workdir of a run whose weights to start from, or None.
+    init_from: weights to start from, or None: the workdir of a run, or a file
+      or folder of weights. A group of keys says more.
     profile: the first step of which to write a profiler trace into the
       workdir's `profile/`, and how many steps; None writes none. The first
       step of a run compiles: start a few steps later.
@@ -69,7 +71,7 @@ class Runtime:
   parallel: Parallel = Parallel()
   checkpoint: Checkpoint = Checkpoint()
   evaluate: Evaluate = Evaluate()
-  init_from: str | None = None
+  init_from: InitFrom | str | None = None
   profile: tuple[int, int] | None = None
   custom_imports: tuple[str, ...] = ()
 

@@ -22,6 +22,7 @@ from sslx.job import Job
 from sslx.peers import Peers
 from sslx.progress import Progress
 from sslx.state import TrainState
+from sslx.weights import load
 
 
 def run(
@@ -144,17 +145,10 @@ def _start(
   state = experiment.init_state()
   source = experiment.runtime.init_from
   if source is not None:
-    params, model_state = checkpoint.load_weights(
-      source,
-      experiment.abstract_state.params,
-      experiment.abstract_state.model_state,
+    state, notes = load.start(
+      source, experiment.step.method, state, experiment.abstract_state
     )
-    state = state.replace(params=params, model_state=model_state)
-    method = experiment.step.method
-    if hasattr(method, "adopt"):
-      aux = method.adopt(params, model_state, state.aux)
-      state = state.replace(aux=aux)
-    note(f"weights from {source}")
+    note("\n  ".join(notes))
   return state, False
 
 

@@ -30,6 +30,7 @@ class Block(nn.Module):
   attention: str
   dtype: str
   axis: parallel.Axis
+  layer_scale: float | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, drop: jax.Array | None) -> jax.Array:
@@ -49,10 +50,24 @@ class Block(nn.Module):
     )
     for i, branch in enumerate(branches):
       y = branch(norm(x, self.dtype, f"norm{i + 1}"))
+      if self.layer_scale is not None:
+        y = LayerScale(self.layer_scale, name=f"ls{i + 1}")(y)
       if drop is not None:
         y = y * drop[:, i, None, None].astype(y.dtype)
       x = self.axis.spread(x + y)
     return x
+
+
+class LayerScale(nn.Module):
+  """A learned factor `gamma` for each channel (Touvron et al., CaiT, 2021)."""
+
+  start: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [..., d] to the same."""
+    start = nn.initializers.constant(self.start)
+    return x * self.param("gamma", start, x.shape[-1:]).astype(x.dtype)
 
 
 class Attention(nn.Module):
