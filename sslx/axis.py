@@ -27,11 +27,14 @@ class Axis:
       view, where they hold the `b = B / size` examples of this device.
     sharding: of a global array over the data axis, for the global view.
     part: (i, n) if the arrays hold the i-th of n micro-batches only.
+    float32_gradients: whether gradients are summed over devices in float32,
+      where the compute is bfloat16 too; see `models.linear`.
   """
 
   name: str | None = None
   sharding: NamedSharding | None = None
   part: tuple[Any, int] = dataclasses.field(default=(0, 1), compare=False)
+  float32_gradients: bool = False
 
   @property
   def size(self) -> int:

@@ -9,7 +9,6 @@ one as it was. The metadata hold a checksum of each array.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from sslx import checksum, parallel, storage
+from sslx import checksum, damage, storage
 from sslx.config import require
 from sslx.errors import RunError
 from sslx.state import TrainState
@@ -105,7 +104,7 @@ class Checkpoints:
     try:
       return ocp.training.Checkpointer(directory, **settings)
     except Exception as error:  # Whatever is in a damaged file.
-      steps = _damaged_metadata(directory)
+      steps = damage.unreadable_steps(directory)
       message = (
         f"{directory} cannot be opened: {_reason(error)}\nThe metadata of"
         f" {'steps ' + ', '.join(steps) if steps else 'no step'} are damaged."
@@ -114,7 +113,7 @@ class Checkpoints:
       if not steps or not self._fall_back:
         raise UnreadableError(message) from error
     for step in steps:
-      _move_away(directory, step)
+      damage.move_away(directory, step)
     return ocp.training.Checkpointer(directory, **settings)
 
   @property
@@ -204,7 +203,7 @@ class Checkpoints:
         if not self._fall_back or len(self._orbax.checkpoints) < 2:
           raise
         note(f"{error}\nruntime.checkpoint.fall_back: taking the one before.")
-        _move_away(self._orbax.directory, str(step))
+        damage.move_away(self._orbax.directory, str(step))
       else:
         return loaded["state"], loaded["data"]
     return None
@@ -223,86 +222,94 @@ class Checkpoints:
           raise
 
 
-def load_weights(
-  directory: str, params: Any, model_state: Any
-) -> tuple[Any, Any]:
-  """Parameters and statistics of another run's newest checkpoint.
+class Weights:
+  """One checkpoint of another run, to take parts of; a context manager.
 
-  Args:
-    directory: the other run's workdir.
-    params: ShapeDtypeStructs with shardings.
-    model_state: likewise.
-
-  Raises:
-    CheckpointError: no checkpoint there, or of another model; says which
-      parameters differ.
+  Attributes:
+    step: of the checkpoint.
+    shapes: of every array of its state, by path: `params/backbone/...`.
   """
-  name = "config.runtime.init_from"
-  path = storage.path(directory, name) / "checkpoints"
-  if not path.is_dir():
-    raise CheckpointError(
-      f"{name} is {directory!r}: there is no folder {str(path)!r}. Give the"
-      " workdir of another run."
-    )
-  with ocp.training.Checkpointer(path) as orbax:
-    if orbax.latest is None:
+
+  def __init__(
+    self,
+    workdir: str,
+    step: int | None = None,
+    key: str = "config.runtime.init_from",
+  ):
+    """Opens it; no array is read yet.
+
+    Args:
+      workdir: the other run's; a local path or a URL.
+      step: which checkpoint; the newest by default.
+      key: how the user gave the workdir, for messages.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it cannot be read.
+      StorageError: the path is of no store that can be read here.
+    """
+    path = storage.path(workdir, key) / "checkpoints"
+    said = f"{key} is {str(workdir)!r}"
+    if not path.is_dir():
       raise CheckpointError(
-        f"{name} is {directory!r}: no checkpoint has been committed there yet."
+        f"{said}: there is no folder {str(path)!r}. Give the workdir of"
+        " another run."
       )
-    wanted = {"params": params, "model_state": model_state}
-    loaded = _load(orbax, orbax.latest.step, {"state": wanted})["state"]
-  return loaded["params"], loaded["model_state"]
+    try:
+      self._orbax = ocp.training.Checkpointer(path)
+    except Exception as error:  # Whatever is in a damaged file.
+      raise CheckpointError(
+        f"{said}: {path} cannot be opened: {_reason(error)}"
+      ) from error
+    try:
+      there = [found.step for found in self._orbax.checkpoints]
+      if not there:
+        raise CheckpointError(f"{said}: no checkpoint has been committed yet.")
+      self.step = there[-1] if step is None else step
+      if self.step not in there:
+        raise CheckpointError(
+          f"{said}: there is no checkpoint of step {step}; there are those of"
+          f" {', '.join(map(str, there))}."
+        )
+      try:
+        metadata = self._orbax.checkpointables_metadata(self.step).metadata
+        self.shapes = _shapes(metadata["state"])
+      except Exception as error:
+        raise CheckpointError(
+          f"{said}: its checkpoint of step {self.step} cannot be read:"
+          f" {_reason(error)}"
+        ) from error
+    except BaseException:
+      self._orbax.close()
+      raise
+
+  def __enter__(self) -> Weights:
+    """Itself."""
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    """Releases the directory."""
+    self._orbax.close()
+
+  def load(self, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Loads a part of the state.
+
+    Args:
+      wanted: ShapeDtypeStructs with shardings; any subtree of the state.
+
+    Raises:
+      CheckpointError: it is not there, of other shapes, or cannot be read.
+    """
+    return _load(self._orbax, self.step, {"state": wanted})["state"]
 
 
 _ADVICE = (
   "Go on from the one before with --config.runtime.checkpoint.fall_back=True,"
   " or start anew with --overwrite or another --workdir."
 )
-# Of each checkpoint, Orbax keeps these in `_CHECKPOINT_METADATA`.
-_METADATA_KEYS = {
-  "commit_timestamp_nsecs",
-  "custom_metadata",
-  "init_timestamp_nsecs",
-  "item_handlers",
-  "metrics",
-  "performance_metrics",
-}
 
 
 class UnreadableError(CheckpointError):
   """A checkpoint that is damaged; an earlier one may be good."""
-
-
-def _damaged_metadata(directory: epath.Path) -> list[str]:
-  """The steps whose metadata Orbax cannot read, the newest first."""
-  folders = [x for x in directory.iterdir() if x.name.isdigit()]
-  damaged = []
-  for folder in sorted(folders, key=lambda x: -int(x.name)):
-    try:
-      found = json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
-      known = found.keys() == _METADATA_KEYS
-      good = known and all(
-        isinstance(found[key], int)
-        for key in ("init_timestamp_nsecs", "commit_timestamp_nsecs")
-      )
-    except (ValueError, OSError, AttributeError, RecursionError):
-      good = False
-    if not good:
-      damaged.append(folder.name)
-  return damaged
-
-
-def _move_away(directory: epath.Path, step: str) -> None:
-  """Moves a checkpoint out of the way, to the folder `damaged`."""
-  folder = directory.parent / "damaged"
-  parallel.barrier("found damaged")  # All processes have read it.
-  if parallel.is_main_process():
-    storage.make_folder(folder)
-    with storage.accessing(folder):
-      if (folder / step).exists():
-        (folder / step).rmtree()
-      (directory / step).rename(folder / step)
-  parallel.barrier("moved away")
 
 
 def _load(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -19,6 +20,9 @@ from sslx.evaluate.probe import OnlineProbe
 from sslx.parallel import Parallel, Partitioner
 from sslx.state import TrainState
 from sslx.step import TrainStep, example_batch
+from sslx.weights.source import InitFrom
+
+Images = sources.Arrays | sources.Encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,11 @@ class Runtime:
     parallel: mode and sharding rules.
     checkpoint: when to save and what to keep.
     evaluate: online evaluation.
-    init_from: workdir of a run whose weights to start from, or None.
+    init_from: weights to start from, or None: the workdir of a run, or a file
+      or folder of weights. A group of keys says more.
+    profile: the first step of which to write a profiler trace into the
+      workdir's `profile/`, and how many steps; None writes none. The first
+      step of a run compiles: start a few steps later.
     custom_imports: modules that `config.load` imports, so that they can add to
       METHODS, BACKBONES, SOURCES or OPERATIONS.
   """
@@ -63,11 +71,18 @@ class Runtime:
   parallel: Parallel = Parallel()
   checkpoint: Checkpoint = Checkpoint()
   evaluate: Evaluate = Evaluate()
-  init_from: str | None = None
+  init_from: InitFrom | str | None = None
+  profile: tuple[int, int] | None = None
   custom_imports: tuple[str, ...] = ()
 
   def __post_init__(self):
     config_lib.require(self, "log_every", self.log_every >= 1, "at least 1")
+    config_lib.require(
+      self,
+      "profile",
+      self.profile is None or min(self.profile) >= 1,
+      "the first step and the number of steps, each at least 1, or None",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +107,7 @@ class Experiment:
   runtime: Runtime
   partitioner: Partitioner
   order: Order
-  train: sources.Arrays | sources.Encoded
+  train: Images
   notes: tuple[str, ...]
   online: Online
   step: TrainStep
@@ -120,6 +135,16 @@ class Experiment:
       compiler_options=options if on_cpu else None,
     )
     return init(jax.random.key(self.runtime.seed))
+
+  @property
+  def abstract_batch(self) -> dict[str, Any]:
+    """ShapeDtypeStructs of a global batch, with shardings; reads no data."""
+    shapes = loader.shapes(
+      self.train, self.data.batch_size, self.data.views, self.step.slots
+    )
+    return jax.tree.map(
+      lambda x: x.update(sharding=self.partitioner.batch), shapes
+    )
 
   def compiled_step(self) -> Callable:
     """`(state, batch) -> (state, metrics)`; donates the state."""
@@ -176,13 +201,17 @@ class Experiment:
 
 
 def build(
-  config: ConfigDict, devices: Sequence[jax.Device] | None = None
+  config: ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
+  sets: tuple[Images, Images | None] | None = None,
 ) -> Experiment:
   """Builds what a config describes; nothing is compiled, but the data is read.
 
   Args:
     config: four sections, as `config.load` gives them.
     devices: to run on; all by default.
+    sets: images to train and to evaluate on; by default, those that the config
+      names.
 
   Raises:
     ConfigError: anything in the config that cannot run.
@@ -193,9 +222,7 @@ def build(
   partitioner = Partitioner.create(runtime.parallel, devices)
   partitioner.check_batch(data.batch_size, config.model.get("norm_groups", 1))
 
-  train = sources.load(data.records, "train")
-  classes = getattr(train, "classes", None)
-  test = sources.load(data.records, "test", classes)
+  train, test = sets or _open(data)
   labelled = train.num_classes is not None
   notes = [x for images in (train, test) for x in getattr(images, "notes", ())]
   if not labelled:
@@ -255,6 +282,13 @@ def build(
       data, schedule, runtime, partitioner, order, train, tuple(notes), online,
       step, abstract_state,
   )  # fmt: skip
+
+
+def _open(data: pipeline.Data) -> tuple[Images, Images | None]:
+  """The sets to train and to evaluate on."""
+  train = sources.load(data.records, "train")
+  classes = getattr(train, "classes", None)
+  return train, sources.load(data.records, "test", classes)
 
 
 def _without_frozen(

@@ -1,4 +1,4 @@
-"""What a run says: `metrics.jsonl`, TensorBoard and a progress line.
+"""The numbers of a run: `metrics.jsonl`, TensorBoard, and the log of steps.
 
 Only the main process writes. Rows of `metrics.jsonl` are `{"step": n, ...}`;
 after a resume, rows beyond the restored step are dropped, so a file holds each
@@ -11,9 +11,8 @@ import io
 import json
 import math
 import os
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from PIL import Image
 
 from sslx import parallel, storage
 from sslx.errors import RunError
+from sslx.progress import Progress
 from sslx.tensorboard import Board
 
 # Below this `monitors.feature_std`, images are said to have the same features.
@@ -195,8 +195,21 @@ class Log:
     total: int,
     steps_per_epoch: int,
     batch_size: int,
+    of_each_process: Callable[[Sequence[float]], Any] = lambda x: np.array([x]),
   ):
-    """Writes to `writer` and `progress`, or nowhere if there is no writer."""
+    """Writes to `writer` and `progress`, or nowhere if there is no writer.
+
+    Args:
+      writer: of the main process.
+      progress: likewise.
+      every: steps between rows.
+      total: steps of the run.
+      steps_per_epoch: steps.
+      batch_size: global.
+      of_each_process: numbers of this process to those of all, [processes, k];
+        called at the rows of the log, in every process.
+    """
+    self._of_each_process = of_each_process
     self._writer = writer
     self._progress = progress
     self._every = every
@@ -247,11 +260,14 @@ class Log:
     if step % self._every == 0:
       self._flush(self._pending)
       self._pending = []
+      wait = math.nan  # Not known of the step that compiles.
       if self._steps:
         lap = time.perf_counter() - self._since
         host["images_per_second"] = self._batch_size * self._steps / lap
-        host["data_wait"] = self._waited / lap
-      host["bad_images"] = bad_images - self._bad_images
+        wait = self._waited / lap
+      # Fetched with the row, an interval late, as all that devices compute.
+      bad = bad_images - self._bad_images
+      host["processes"] = self._of_each_process((wait, bad))
       self._bad_images = bad_images
       self._start_lap()
     self._pending.append((step, metrics, host))
@@ -275,6 +291,7 @@ class Log:
       if step % self._every or self._writer is None:
         continue
       self._tell_of_collapse(step, scalars.get("feature_std", math.inf))
+      host |= of_processes(host.pop("processes"))
       epoch = step / self._steps_per_epoch
       self._writer.write(step, {"epoch": epoch, **scalars, **host})
       self._progress.update(
@@ -301,57 +318,18 @@ class Log:
     self._collapsed = feature_std < _COLLAPSED
 
 
-class Progress:
-  """One line that is rewritten on a terminal, and appended to in a file."""
+def of_processes(gathered: np.ndarray) -> dict[str, float]:
+  """Scalars of a row, from f32[processes, 2]: data wait and bad images.
 
-  def __init__(self, stream: Any = None):
-    """Writes to `stream`, or to standard output."""
-    self._stream = stream or sys.stdout
-    self._live = self._stream.isatty()
-    self._open = False
-
-  def update(
-    self,
-    step: int,
-    *,
-    total: int,
-    steps_per_epoch: int,
-    batch_size: int,
-    loss: float,
-    lr: float,
-    images_per_second: float,
-    data_wait: float,
-  ) -> None:
-    """Shows where the run is; `data_wait` is a share of the time."""
-    eta = (total - step) * batch_size / images_per_second
-    speed = "?"
-    if math.isfinite(images_per_second):
-      speed = f"{images_per_second:,.0f}"
-    line = (
-      f"epoch {step / steps_per_epoch:.1f}/{total / steps_per_epoch:g}"
-      f"  step {step}/{total}  loss {loss:.4f}  lr {lr:.3g}"
-      f"  {speed} images/s"
-      f"{f' ({data_wait:.0%} waiting for data)' if data_wait >= 0.01 else ''}"
-      f"  ETA {duration(eta)}"
-    )
-    if self._live:
-      self._stream.write(f"\r\033[K{line}")
-      self._open = True
-    else:
-      self._stream.write(line + "\n")
-    self._stream.flush()
-
-  def note(self, text: str) -> None:
-    """Writes a line that stays."""
-    self._stream.write(("\n" if self._open else "") + text + "\n")
-    self._stream.flush()
-    self._open = False
-
-
-def duration(seconds: float) -> str:
-  """`1:02:03`, or `?` where it is not known."""
-  if not math.isfinite(seconds):
-    return "?"
-  minutes, s = divmod(round(seconds), 60)
-  hours, m = divmod(minutes, 60)
-  return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+  Returns:
+    `bad_images`, the sum; `data_wait`, the largest share of the time that one
+    of them waited for data, since the others then wait for it; and of several
+    processes `data_wait/<i>`, that of each. No wait where it is not known.
+  """
+  waits, bad = np.asarray(gathered, np.float64).T
+  row = {}
+  if not np.isnan(waits).any():
+    row["data_wait"] = float(waits.max())
+    if len(waits) > 1:
+      row |= {f"data_wait/{i}": float(x) for i, x in enumerate(waits)}
+  return row | {"bad_images": int(bad.sum())}

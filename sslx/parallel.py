@@ -1,7 +1,7 @@
-"""The device mesh, the two parallel modes, and where every array lives.
+"""The two parallel modes, and where every array lives.
 
-With `axis`, the only file that knows about sharding. A training step is written
-once, over an `Axis`, and runs in either of two modes:
+With `mesh` and `axis`, all that knows about sharding. A training step is
+written once, over an `Axis`, and runs in either of two modes:
 
 * `pjit`: `jax.jit` over global arrays. The step sees the whole batch, every
   `Axis` operation is the identity, and XLA inserts the collectives. Parameters
@@ -17,21 +17,23 @@ restores in the other, on any number of devices.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sslx import mesh as mesh_lib
 from sslx.axis import DATA, Axis
 from sslx.config import ConfigError
+from sslx.mesh import MODEL
 from sslx.state import TrainState
-
-MODEL = "model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +47,15 @@ class Parallel:
     mesh: axes and their sizes, such as (("data", 4), ("model", 2)); without it
       all devices are on the data axis. The batch is spread over the data axis,
       the heads and hidden units of a Transformer over the model axis.
+    grad_sum: the type in which gradients are summed over devices: `compute`,
+      that of `model.dtype`, or `float32`, which moves twice the bytes of
+      bfloat16.
   """
 
   mode: Literal["pjit", "pmap"] = "pjit"
   rules: Literal["replicated", "fsdp"] = "replicated"
   mesh: tuple[tuple[str, int], ...] = ()
+  grad_sum: Literal["compute", "float32"] = "compute"
 
   def __post_init__(self):
     names = [name for name, _ in self.mesh]
@@ -104,24 +110,10 @@ class Partitioner:
     """A partitioner over `devices`, or over all there are.
 
     Raises:
-      ConfigError: the mesh is of another number of devices.
+      ConfigError: the mesh does not fit them.
     """
     devices = jax.devices() if devices is None else list(devices)
-    axes = dict(settings.mesh) or {DATA: len(devices)}
-    needed = math.prod(axes.values())
-    if needed != len(devices):
-      raise ConfigError(
-        f"config.runtime.parallel.mesh is {settings.mesh}, of {needed} devices,"
-        f" but there are {len(devices)}; the product of the sizes must be"
-        f" {len(devices)}. Use () for all of them on the {DATA!r} axis."
-      )
-    mesh = jax.make_mesh(
-      tuple(axes.values()),
-      tuple(axes),
-      (AxisType.Auto,) * len(axes),
-      devices=devices,
-    )
-    return cls(mesh, settings)
+    return cls(mesh_lib.make(settings.mesh, devices), settings)
 
   @property
   def num_devices(self) -> int:
@@ -205,12 +197,15 @@ class Partitioner:
     The state is donated; batches are sharded over the data axis; the second
     result of `step` (metrics) must be the same on all devices.
     """
+    wide = self.settings.grad_sum == "float32"
     if self.settings.mode == "pjit":
-      axis = Axis(sharding=self.batch)
+      axis = Axis(sharding=self.batch, float32_gradients=wide)
       function = lambda state, batch: step(state, batch, axis)
     else:
       function = jax.shard_map(
-        lambda state, batch: step(state, batch, Axis(DATA)),
+        lambda state, batch: step(
+          state, batch, Axis(DATA, float32_gradients=wide)
+        ),
         mesh=self.mesh,
         in_specs=(P(), P(DATA)),
         out_specs=(P(), P()),
@@ -222,24 +217,79 @@ class Partitioner:
       donate_argnums=0,
     )
 
-  def local_rows(self, global_batch: int) -> slice:
-    """Which rows of a global batch this process loads."""
-    spans = {  # Devices along the model axis have the same rows.
-      index[0].indices(global_batch)[:2]
-      for index in self.batch.addressable_devices_indices_map(
-        (global_batch,)
-      ).values()
-    }
-    first, last = min(a for a, _ in spans), max(b for _, b in spans)
-    assert sum(b - a for a, b in spans) == last - first, spans
-    return slice(first, last)
+  @functools.cached_property
+  def _local_shards(self) -> np.ndarray:
+    """int[n]: the places on the data axis where this process has a device."""
+    mine = mesh_lib.processes(self.mesh) == jax.process_index()
+    return np.flatnonzero(mine.any(axis=1))
+
+  def local_rows(self, global_batch: int) -> np.ndarray:
+    """Which rows of a global batch this process loads.
+
+    They need not be one run: on a v5e:4x4 with 256 rows, process 0 loads rows
+    0-31, 96-111 and 240-255. JAX lays the data axis along the torus of the
+    slice, across the hosts, each of which has a square of it. An order by
+    process would give each one run. It would take XLA's freedom to place rings
+    and a model axis on neighbouring chips, and gain nothing: the images of a
+    batch are drawn at random, so that each costs the same to load whatever its
+    row. Nor does the result depend on it: a row is the same example anywhere.
+
+    Processes that a model axis spans load the same rows, each for its devices.
+
+    Args:
+      global_batch: a multiple of the devices on the data axis.
+
+    Returns:
+      int64[rows], ascending.
+    """
+    rows = np.arange(global_batch).reshape(self.num_devices, -1)
+    return rows[self._local_shards].reshape(-1)
 
   def put(self, local_batch: Any) -> Any:
-    """Global arrays of the rows that each process loaded, on the devices."""
-    return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(self.batch, x),
-      local_batch,
-    )
+    """Global arrays on the devices.
+
+    Args:
+      local_batch: arrays of the rows that `local_rows` says, in its order.
+    """
+    shards = self._local_shards
+
+    def spread(x: np.ndarray) -> jax.Array:
+      size = len(x) // len(shards)  # rows of a device
+
+      def rows(index: tuple[slice, ...]) -> np.ndarray:
+        first = np.searchsorted(shards, (index[0].start or 0) // size) * size
+        return x[first : first + size]
+
+      shape = (size * self.num_devices, *x.shape[1:])
+      return jax.make_array_from_callback(shape, self.batch, rows)
+
+    return jax.tree.map(spread, local_batch)
+
+  def of_each_process(self, numbers: Sequence[float]) -> jax.Array:
+    """Numbers that each process has of its own, gathered.
+
+    Every process must call it, at the same step. The devices gather it when the
+    steps before are done, while the host goes on: it costs one all-gather of
+    a few bytes from each device, and no wait.
+
+    Args:
+      numbers: k of them.
+
+    Returns:
+      f32[processes, k], replicated.
+    """
+    row = np.asarray(numbers, np.float32)[None]
+    spread = NamedSharding(self.mesh, P(self.mesh.axis_names))
+    shape = (self.mesh.size, len(numbers))
+    rows = jax.make_array_from_callback(shape, spread, lambda _: row)
+    return self._first_rows(rows)
+
+  @functools.cached_property
+  def _first_rows(self) -> Callable[[jax.Array], jax.Array]:
+    """Of a row from each device, those of the first device of each process."""
+    owners = [device.process_index for device in self.mesh.devices.flat]
+    _, first = np.unique(owners, return_index=True)
+    return jax.jit(lambda rows: rows[first], out_shardings=self.replicated)
 
   def check_batch(self, global_batch: int, groups: int) -> None:
     """Raises ConfigError if the batch cannot be spread, or grouped, evenly."""

@@ -52,7 +52,7 @@ class Progress:
 
   def __call__(self, done: int) -> None:
     """Shows how many are done."""
-    from sslx.metrics import duration
+    from sslx.progress import duration
 
     now = time.monotonic()
     if self._first is None:

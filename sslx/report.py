@@ -64,7 +64,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
   seed = config.runtime.seed
   images = sources.load(data.records, "train")
   order = Order(len(images), data.batch_size, 1, seed)
-  rows = slice(0, min(n, data.batch_size))
+  rows = np.arange(min(n, data.batch_size))
   indices = order[0][rows]
   rng = jax.random.wrap_key_data(step_lib.first_rng(jax.random.key(seed)))
   rng_augment, _ = step_lib.step_keys(rng, 0)

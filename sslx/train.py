@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sslx import checkpoint, metrics, optim, parallel, storage
+from sslx import agree, checkpoint, metrics, optim, parallel, storage, tracing
 from sslx import config as config_lib
-from sslx import workdir as workdir_lib
 from sslx.checkpoint import Checkpoints
 from sslx.data.pipeline import Batches
 from sslx.experiment import Experiment, build
 from sslx.job import Job
-from sslx.lock import owner
+from sslx.peers import Peers
+from sslx.progress import Progress
 from sslx.state import TrainState
-
-# Keys that may differ between the processes of a job.
-_OF_A_HOST = r"data\.(data_dir|threads|workers)"
-# Seconds in which all processes must have come to the same place.
-_TOGETHER = 600.0
-# Seconds until a file of one host is seen by the others; NFS caches folders.
-_SEEN = 30.0
+from sslx.weights import load
 
 
 def run(
@@ -50,7 +41,8 @@ def run(
       local path, or a URL such as gs://bucket/run.
     overwrite: throw away the run that the workdir holds, and start anew.
     devices: to run on; all by default.
-    job: heeds signals and knows the other processes; by default there are none.
+    job: heeds signals, watches for stalls and knows the other processes; by
+      default nothing heeds or watches.
 
   Returns:
     The scalars of the last evaluation; none if there was nothing left to do.
@@ -60,12 +52,14 @@ def run(
     RunError: the workdir is in use or foreign, a file or checkpoint could not
       be read or written, or the loss or its gradient became NaN or infinite.
   """
-  job = job or Job()
+  if job is None:
+    several = jax.process_count() > 1
+    job = Job(Peers(heartbeat_timeout=60) if several else None)
   workdir = storage.path(workdir, "--workdir")
-  progress = metrics.Progress()
-  _check_processes(job, config)
+  progress = Progress()
+  agree.check_processes(job, config)
   experiment = build(config, devices)
-  _claim(job, workdir, config, overwrite, progress.note)
+  agree.claim(job, workdir, config, overwrite, progress.note)
   try:
     return _run(experiment, config, workdir, job, progress)
   finally:
@@ -79,7 +73,7 @@ def _run(
   config: ConfigDict,
   workdir: epath.Path,
   job: Job,
-  progress: metrics.Progress,
+  progress: Progress,
 ) -> dict[str, float]:
   """`run`, in a workdir that is ours."""
   fingerprint = config_lib.fingerprint(config)
@@ -101,7 +95,7 @@ def _run(
         )
         for note in (*experiment.notes, _overview(experiment, workdir)):
           progress.note(note)
-      evaluated = _is_evaluated(job, workdir, first, progress.note)
+      evaluated = agree.is_evaluated(job, workdir, first, progress.note)
       with _closing(writer):
         results = _loop(
           experiment, state, evaluated, checkpoints, writer, progress, job
@@ -129,84 +123,6 @@ def _closing(writer: metrics.Writer | None) -> Iterator[None]:
     writer.close()
 
 
-def _check_processes(job: Job, config: ConfigDict) -> None:
-  """Refuses processes that were started differently.
-
-  Raises:
-    ConfigError: their configs, devices or versions differ.
-  """
-  if job.peers is None:
-    return
-
-  def differs(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-    changed = config_lib.differences(ours, theirs)
-    return ", ".join(
-      f"{key} is {there!r} there and {here!r} in process 0"
-      for key, (here, there) in changed.items()
-      if not re.fullmatch(rf"config\.{_OF_A_HOST}", key)
-    )
-
-  started = {
-    "config": json.loads(config_lib.to_json(config)),
-    "jax": jax.__version__,
-    "process count": jax.process_count(),
-    "devices of the process": jax.local_device_count(),
-    "kind of device": jax.local_devices()[0].device_kind,
-  }
-  job.peers.check_same("start", started, differs, _TOGETHER)
-
-
-def _claim(
-  job: Job,
-  workdir: epath.Path,
-  config: ConfigDict,
-  overwrite: bool,
-  note: Callable[[str], None],
-) -> None:
-  """The main process claims the workdir; the others check that they see it.
-
-  Raises:
-    ConfigError, RunError: see `workdir.claim`.
-    ConfigError: another process does not see the same folder.
-  """
-  if parallel.is_main_process():
-    job.lock = workdir_lib.claim(workdir, config, overwrite, note)
-  if job.peers is None:
-    return
-  token = job.lock.token if job.lock else None
-  token = job.peers.broadcast("workdir", token, _TOGETHER)
-  end = time.monotonic() + _SEEN
-  while not (sees := _token(workdir) == token) and time.monotonic() < end:
-    time.sleep(0.5)
-
-  unseen = (
-    f"it does not see the workdir {workdir} of process 0. Give a folder that"
-    " all hosts share, or one in a store such as gs://."
-  )
-  differs = lambda ours, theirs: "" if theirs else unseen
-  job.peers.check_same("sees the workdir", sees, differs, _TOGETHER)
-
-
-def _token(workdir: epath.Path) -> str | None:
-  """Which run holds a workdir."""
-  return (owner(workdir / workdir_lib.LOCK) or {}).get("token")
-
-
-def _is_evaluated(
-  job: Job, workdir: epath.Path, step: int, note: Callable[[str], None]
-) -> bool:
-  """Whether `metrics.jsonl` has the evaluation of a step."""
-  found = False
-  if parallel.is_main_process():
-    found = any(
-      row["step"] == step and any(key.startswith("eval/") for key in row)
-      for row in metrics.read(workdir, note)
-    )
-  if job.peers:
-    found = job.peers.broadcast("evaluated", found, _TOGETHER)
-  return found
-
-
 def _start(
   experiment: Experiment,
   checkpoints: Checkpoints,
@@ -229,17 +145,10 @@ def _start(
   state = experiment.init_state()
   source = experiment.runtime.init_from
   if source is not None:
-    params, model_state = checkpoint.load_weights(
-      source,
-      experiment.abstract_state.params,
-      experiment.abstract_state.model_state,
+    state, notes = load.start(
+      source, experiment.step.method, state, experiment.abstract_state
     )
-    state = state.replace(params=params, model_state=model_state)
-    method = experiment.step.method
-    if hasattr(method, "adopt"):
-      aux = method.adopt(params, model_state, state.aux)
-      state = state.replace(aux=aux)
-    note(f"weights from {source}")
+    note("\n  ".join(notes))
   return state, False
 
 
@@ -249,7 +158,7 @@ def _loop(
   evaluated: bool,
   checkpoints: Checkpoints,
   writer: metrics.Writer | None,
-  progress: metrics.Progress,
+  progress: Progress,
   job: Job,
 ) -> dict[str, float]:
   """Trains from `state`; `evaluated` says whether it has been evaluated."""
@@ -265,6 +174,7 @@ def _loop(
     total=total,
     steps_per_epoch=steps_per_epoch,
     batch_size=experiment.data.batch_size,
+    of_each_process=experiment.partitioner.of_each_process,
   )
 
   def evaluate(step: int, state: TrainState) -> dict[str, float]:
@@ -300,8 +210,10 @@ def _loop(
   if is_due(first) and not evaluated:
     results = evaluate(first, state)
   batches = experiment.batches(first, progress.note)
-  with contextlib.closing(batches):
-    train_step = experiment.compiled_step()
+  folder = epath.Path(checkpoints.directory).parent / "profile"
+  trace = tracing.Trace(runtime.profile, first, folder, progress.note)
+  with contextlib.closing(batches), trace:
+    train_step = trace.of(experiment.compiled_step())
     after = steps(train_step, state, batches, log, first, total, job)
     for step, state in after:
       stop = job.stopping(step)

@@ -31,6 +31,7 @@ _FILES = ("config.json", "metrics.jsonl", "metrics.damaged.jsonl")
 _FOLDERS = {
   "checkpoints": r"\d+|.*\.orbax-checkpoint-tmp.*",
   "damaged": r"\d+",
+  "profile": r"plugins",
   "reconstructions": r"\d+\.png(\.new)?",
   "tensorboard": r"events\.out\.tfevents\..*",
 }

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from sslx import checkpoint, checksum
-from sslx.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from sslx.checkpoint import (
+  Checkpoint,
+  CheckpointError,
+  Checkpoints,
+  Weights,
+)
 from sslx.parallel import Parallel, Partitioner
 from sslx.state import TrainState
 
@@ -238,25 +243,31 @@ def test_leftovers_of_a_killed_save_are_ignored(open_in):
   assert_equal(loaded, state(2.0))
 
 
-def test_load_weights(open_in, tmp_path):
+def test_weights_of_another_run(open_in, tmp_path):
   checkpoints = open_in(tmp_path / "run" / "checkpoints")
-  checkpoints.save(4, state(2.0), {"next_index": 4})
+  for step in (2, 4):
+    checkpoints.save(step, state(step), {"next_index": step})
   checkpoints.wait()
   target = abstract(state(), 8)
-  params, model_state = checkpoint.load_weights(
-    str(tmp_path / "run"), target.params, target.model_state
-  )
-  assert_equal(params, state(2.0).params)
-  assert_equal(model_state, state(2.0).model_state)
-  other = abstract(state(width=4))
-  with pytest.raises(CheckpointError, match=r"\(64, 8\) there, \(64, 4\)"):
-    checkpoint.load_weights(
-      str(tmp_path / "run"), other.params, other.model_state
-    )
-  with pytest.raises(CheckpointError, match="no folder"):
-    checkpoint.load_weights(
-      str(tmp_path / "none"), target.params, target.model_state
-    )
+  wanted = {"params": target.params, "model_state": target.model_state}
+  with Weights(str(tmp_path / "run")) as weights:
+    assert weights.step == 4
+    assert weights.shapes["params/backbone/kernel"] == (64, 8)
+    loaded = weights.load(wanted)
+    assert_equal(loaded["params"], state(4.0).params)
+    assert_equal(loaded["model_state"], state(4.0).model_state)
+    kernel = loaded["params"]["backbone"]["kernel"]
+    assert len(kernel.sharding.device_set) == 8
+    other = abstract(state(width=4))
+    with pytest.raises(CheckpointError, match=r"\(64, 8\) there, \(64, 4\)"):
+      weights.load({"params": other.params})
+  with Weights(str(tmp_path / "run"), step=2) as weights:
+    loaded = weights.load({"params": target.params})
+    assert_equal(loaded["params"], state(2.0).params)
+  with pytest.raises(CheckpointError, match="no checkpoint of step 3; .* 2, 4"):
+    Weights(str(tmp_path / "run"), step=3)
+  with pytest.raises(CheckpointError, match="--workdir is .*no folder"):
+    Weights(str(tmp_path / "none"), key="--workdir")
 
 
 def test_a_relative_folder_will_do(open_in, tmp_path, monkeypatch):
@@ -266,5 +277,6 @@ def test_a_relative_folder_will_do(open_in, tmp_path, monkeypatch):
   checkpoints.wait()
   assert open_in("run/checkpoints").latest() == 1
   target = abstract(state())
-  params, _ = checkpoint.load_weights("run", target.params, target.model_state)
-  assert_equal(params, state(2.0).params)
+  with Weights("run") as weights:
+    loaded = weights.load({"params": target.params})
+  assert_equal(loaded["params"], state(2.0).params)

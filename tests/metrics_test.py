@@ -15,6 +15,7 @@ from tensorboardX.proto import event_pb2
 
 from sslx import metrics
 from sslx.errors import StorageError
+from sslx.progress import Progress, duration
 from sslx.tensorboard import Board
 from tests import fake_store
 
@@ -36,7 +37,7 @@ def scalars(loss=1.0, finite=True):
 def log(writer, stream=None, every=2):
   return metrics.Log(
     writer,
-    metrics.Progress(stream or io.StringIO()),
+    Progress(stream or io.StringIO()),
     every=every,
     total=10,
     steps_per_epoch=5,
@@ -100,7 +101,7 @@ def test_reopening_drops_rows_beyond_the_step_and_half_a_row(tmp_path, capsys):
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
 def test_the_progress_line(stream):
-  progress = metrics.Progress(stream)
+  progress = Progress(stream)
   for step in (5, 10):
     progress.update(
       step,
@@ -166,10 +167,39 @@ def test_rows_count_the_bad_images_since_the_row_before(
   assert found == {k: v for k, v in whole.items() if k > first}
 
 
+def test_a_row_has_the_wait_of_each_process(writer, tmp_path, clock):
+  """As three processes that wait 0.25, 0.5 and 0.75 s of each second."""
+  gathered = []
+
+  def of_each_process(numbers):
+    gathered.append(numbers)
+    wait, bad = numbers
+    return jnp.float32([[wait, bad], [2 * wait, bad + 1], [3 * wait, bad + 2]])
+
+  one = metrics.Log(
+    writer,
+    Progress(io.StringIO()),
+    every=2,
+    total=10,
+    steps_per_epoch=5,
+    batch_size=8,
+    of_each_process=of_each_process,
+  )
+  for step in range(1, 6):
+    clock.now += 1
+    one.add(step, scalars(), 0.25, bad_images=step)
+  one.flush()
+  assert len(gathered) == 2  # At rows alone: it moves numbers between hosts.
+  for row in metrics.read(tmp_path):
+    assert row["data_wait"] == 0.75
+    assert [row[f"data_wait/{i}"] for i in range(3)] == [0.25, 0.5, 0.75]
+    assert row["bad_images"] == 6 + 3 and isinstance(row["bad_images"], int)
+
+
 def test_duration():
-  assert metrics.duration(59.6) == "1:00"
-  assert metrics.duration(3723) == "1:02:03"
-  assert metrics.duration(math.nan) == "?"
+  assert duration(59.6) == "1:00"
+  assert duration(3723) == "1:02:03"
+  assert duration(math.nan) == "?"
 
 
 def test_a_picture_is_a_file_of_its_step(writer, tmp_path):

@@ -215,9 +215,17 @@ def test_a_process_loads_each_row_once(model):
   mesh = (("data", 8 // model), ("model", model))
   partitioner = Partitioner.create(Parallel(mesh=mesh))
   assert partitioner.num_devices == 8 // model
-  assert partitioner.local_rows(16) == slice(0, 16)
+  np.testing.assert_array_equal(partitioner.local_rows(16), np.arange(16))
   x = partitioner.put({"label": np.arange(16)})["label"]
   np.testing.assert_array_equal(x, np.arange(16))
+
+
+@pytest.mark.parametrize("mesh", [(), (("model", 4), ("data", 2))])
+def test_numbers_of_each_process_are_gathered(mesh):
+  partitioner = Partitioner.create(Parallel(mesh=mesh))
+  found = partitioner.of_each_process((0.25, float("nan"), 3))
+  assert found.sharding.is_fully_replicated
+  np.testing.assert_array_equal(found, np.float32([[0.25, np.nan, 3]]))
 
 
 def test_axis_views_agree():

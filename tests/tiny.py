@@ -8,7 +8,6 @@ import os
 import pathlib
 import re
 from typing import Literal
-from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -18,7 +17,7 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx import experiment as experiment_lib
 from sslx import models, parallel
-from sslx.data import shapes, sources
+from sslx.data import shapes
 from sslx.models import norm
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -235,8 +234,8 @@ def environment(devices: int = 1, cache: pathlib.Path | None = None):
 
 def build_method(config: ConfigDict, devices: int = 1):
   """An experiment of a config from `method_config`, on `Pixels`."""
-  with mock.patch.object(sources, "load", lambda *_: Pixels()):
-    return experiment_lib.build(config, jax.devices()[:devices])
+  sets = Pixels(), Pixels()
+  return experiment_lib.build(config, jax.devices()[:devices], sets)
 
 
 def batches(experiment, count: int, start: int = 0) -> list:

@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from sslx import checkpoint, experiment, train
+from sslx import experiment, train
+from sslx.weights import load, names
+from sslx.weights.source import Taken
 from tests import tiny
 
 
@@ -24,7 +26,8 @@ def test_every_method_starts_with_the_weights_of_another_run(
   built = build(changed)
   state = jax.device_get(built.init_state())
   weights = jax.tree.map(lambda x: x + 1, (state.params, state.model_state))
-  monkeypatch.setattr(checkpoint, "load_weights", lambda *_: weights)
+  taken = Taken(*map(names.flat, weights), notes=[])
+  monkeypatch.setattr(load.of_file, "take", lambda *_: taken)
   none = types.SimpleNamespace(restore=lambda *_: None)
   found, _ = train._start(built, none, lambda _: None)
   for tree, old in zip((found.params, found.model_state), weights, strict=True):

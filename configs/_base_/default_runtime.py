@@ -11,8 +11,14 @@ def get_config() -> ConfigDict:
         "seed": 0,
         "log_every": 50,
         "init_from": None,
+        "profile": None,
         "custom_imports": (),
-        "parallel": {"mode": "pjit", "rules": "replicated", "mesh": ()},
+        "parallel": {
+          "mode": "pjit",
+          "rules": "replicated",
+          "mesh": (),
+          "grad_sum": "compute",
+        },
         "checkpoint": {
           "every_epochs": 1.0,
           "keep_last": 2,

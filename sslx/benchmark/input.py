@@ -113,7 +113,7 @@ class Loader:
     start = len(order) - steps
     began = time.perf_counter(), time.process_time()
     batches = pipeline.host_batches(
-      self.images, order, slice(0, b), self.data, start=start
+      self.images, order, np.arange(b), self.data, start=start
     )
     if put is None:
       taken = sum(1 for _ in batches)
@@ -230,7 +230,7 @@ def _in_memory(
   b = loader.data.batch_size
   put, preprocess = device_part(loader.data)
   batch = put(next(pipeline.host_batches(
-      loader.images, loader.order(1), slice(0, b), loader.data
+      loader.images, loader.order(1), np.arange(b), loader.data
   )).arrays)  # fmt: skip
   loads = [steps * b / loader.seconds(steps, put)[0] for _ in range(rounds)]
   made = in_turns(

@@ -23,6 +23,7 @@ from sslx import experiment as experiment_lib
 from sslx import metrics, train
 from sslx.benchmark import work
 from sslx.job import Job
+from sslx.progress import Progress
 
 _STARTED = "SSLX_BENCHMARK_STARTED"
 
@@ -48,7 +49,7 @@ def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
   print(*work.report(experiment, train_step), sep="\n")
   log = metrics.Log(
     None,
-    metrics.Progress(io.StringIO()),
+    Progress(io.StringIO()),
     every=experiment.runtime.log_every,
     total=experiment.total_steps,
     steps_per_epoch=experiment.order.steps_per_epoch,

@@ -32,8 +32,9 @@ from sslx.methods.swav import CODE_VIEWS, SwAV
 def compile_step(experiment: Experiment) -> jax.stages.Compiled:
   """The training step, ahead of time; to be called with state and batch."""
   step = experiment.compiled_step()
-  batch = abstract_batch(experiment)
-  return step.lower(experiment.abstract_state, batch).compile()
+  return step.lower(
+    experiment.abstract_state, experiment.abstract_batch
+  ).compile()
 
 
 def report(experiment: Experiment, compiled: jax.stages.Compiled) -> list[str]:
@@ -52,7 +53,7 @@ def report(experiment: Experiment, compiled: jax.stages.Compiled) -> list[str]:
   memory = compiled.memory_analysis()
   held = memory.argument_size_in_bytes + memory.output_size_in_bytes
   peak = held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-  own = _bytes(experiment.abstract_state) + _bytes(abstract_batch(experiment))
+  own = tree_bytes((experiment.abstract_state, experiment.abstract_batch))
   return [
     work,
     f"peak memory: {peak / 2**20:.0f} MiB a device, of which state and batch"
@@ -60,19 +61,7 @@ def report(experiment: Experiment, compiled: jax.stages.Compiled) -> list[str]:
   ]
 
 
-def abstract_batch(experiment: Experiment) -> dict[str, Any]:
-  """Shapes and shardings of a batch on the devices."""
-  b, sharding = experiment.data.batch_size, experiment.partitioner.batch
-  one = next(iter(experiment.host_batches()))
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      (b, *x.shape[1:]), x.dtype, sharding=sharding
-    ),
-    one.arrays,
-  )
-
-
-def _bytes(tree: Any) -> int:
+def tree_bytes(tree: Any) -> int:
   """On one device."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize

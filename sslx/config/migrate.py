@@ -28,7 +28,7 @@ _REASONS = {
   r".*(data_root|ann_file|data_prefix)": "data.data_dir, where the set lies",
   r"optim_wrapper\.paramwise_cfg": "schedule.optimizer.exclude and others",
   r"resume": "a run goes on by itself from the checkpoints in its workdir",
-  r"load_from": "runtime.init_from, the workdir of another run",
+  r"load_from": "runtime.init_from, a run or a file of weights",
 }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from sslx.config import ConfigError
@@ -45,13 +46,45 @@ class HostBatch(NamedTuple):
   bad: tuple[tuple[int, str], ...]
 
 
+def shapes(
+  images: Arrays | Encoded,
+  batch_size: int,
+  views: tuple[View | Patches, ...],
+  slots: tuple[Slot, ...],
+) -> dict[str, Any]:
+  """ShapeDtypeStructs of `HostBatch.arrays`; no image is read."""
+  struct = lambda shape, dtype: jax.ShapeDtypeStruct(
+    (batch_size, *shape), dtype
+  )
+  kinds = views_lib.each(views)
+  arrays = {"label": struct((), np.int32)}
+  shuffled = any(slot.shuffled for slot in slots)
+  if shuffled:
+    arrays |= {name: struct((), np.int32) for name in ("place", "back")}
+  if isinstance(images, Arrays):
+    names = ("image", "shuffled_image") if shuffled else ("image",)
+    shape = images.images.shape[1:]
+    arrays |= {name: struct(shape, np.uint8) for name in names}
+  else:
+    cut = (struct(kinds[slot.view].shape, np.uint8) for slot in slots)
+    arrays["views"] = tuple(cut)
+  return arrays
+
+
 @dataclasses.dataclass(frozen=True)
 class Gather:
-  """Makes this process's rows of a batch, of images in memory."""
+  """Makes this process's rows of a batch, of images in memory.
+
+  Attributes:
+    images: the set.
+    order: of the examples.
+    rows: int[b], those of each global batch that this process loads.
+    slots: what the method is given.
+  """
 
   images: Arrays
   order: Order
-  rows: slice
+  rows: np.ndarray
   slots: tuple[Slot, ...]
 
   def __call__(self, batch: int) -> HostBatch:
@@ -74,21 +107,28 @@ class CutViews:
   """Makes this process's rows of a batch, of encoded images.
 
   An image is decoded once, in whichever rows of whichever slots it is wanted.
+
+  Attributes:
+    images: the set.
+    order: of the examples.
+    rows: int[b], those of each global batch that this process loads.
+    views: what is cut out of each image.
+    slots: what the method is given.
+    threads: that cut.
   """
 
   images: Encoded
   order: Order
-  rows: slice
+  rows: np.ndarray
   views: tuple[View | Patches, ...]
   slots: tuple[Slot, ...]
   threads: int
 
   def __call__(self, batch: int) -> HostBatch:
     """Reads, decodes and cuts."""
-    first, b = self.rows.start, self.rows.stop - self.rows.start
+    mine, b = self.rows, len(self.rows)
     shuffled = _shuffled(self.order, batch, self.rows, self.slots)
     # Of each slot: which example of the global batch is in each of its rows.
-    mine = np.arange(first, first + b)
     held = [shuffled["place"] if s.shuffled else mine for s in self.slots]
     places = np.unique(np.concatenate([mine, *held]))
     row_of = [dict(zip(x.tolist(), range(b), strict=True)) for x in held]
@@ -161,7 +201,7 @@ class CutViews:
 
 
 def _shuffled(
-  order: Order, batch: int, rows: slice, slots: tuple[Slot, ...]
+  order: Order, batch: int, rows: np.ndarray, slots: tuple[Slot, ...]
 ) -> dict[str, np.ndarray]:
   """`place` and `back` of `HostBatch`, if some slot is shuffled."""
   if not any(slot.shuffled for slot in slots):
@@ -196,7 +236,7 @@ def default_threads() -> int:
 def evaluation_batches(
   images: Arrays | Encoded,
   batch_size: int,
-  rows: slice,
+  rows: np.ndarray,
   centre: Centre,
   limit: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -205,7 +245,7 @@ def evaluation_batches(
   Args:
     images: the set.
     batch_size: global; the last batch is padded.
-    rows: the part of each global batch that this process loads.
+    rows: int[rows], those of each global batch that this process loads.
     centre: the view of encoded images.
     limit: only so many images.
 
@@ -216,7 +256,7 @@ def evaluation_batches(
   total = min(len(images), limit or len(images))
 
   def load(first: int) -> tuple[np.ndarray, np.ndarray]:
-    indices = np.arange(first + rows.start, first + rows.stop)
+    indices = first + rows
     valid = indices < total
     indices = np.where(valid, indices, 0)
     if isinstance(images, Arrays):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
+import numpy as np
 from absl import flags
 
 from sslx.config import require
@@ -84,7 +85,7 @@ class Data:
 def host_batches(
   images: Arrays | Encoded,
   order: Order,
-  rows: slice,
+  rows: np.ndarray,
   data: Data,
   *,
   slots: tuple[Slot, ...] | None = None,
@@ -95,7 +96,7 @@ def host_batches(
   Args:
     images: the set.
     order: of the examples.
-    rows: the part of each global batch that this process loads.
+    rows: int[b], those of each global batch that this process loads.
     data: views, threads and worker processes.
     slots: what the method is given; every view by default.
     start: the batch to begin with.

@@ -100,6 +100,14 @@ class Records:
     """See `sources.Encoded`."""
     return f"record {index} of {self._where}"
 
+  def file_name(self, index: int) -> str:
+    """The name that the set gives an image, or else its number."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    record = tf_example_pb2.Example.FromString(self._records[index])
+    found = record.features.feature["file_name"].bytes_list.value
+    return found[0].decode(errors="backslashreplace") if found else str(index)
+
   def to_memory(self, shape: tuple[int, int, int]) -> Any:
     """All images as one array, decoded in threads.
 

@@ -56,7 +56,9 @@ class Method(Protocol):
   if its loss is a mean over examples that nothing but BatchNorm groups couples,
   so that a batch may be worked on in parts; and
   `pictures(params, model_state, images, rng)`, which gives rows of normalised
-  images, f32[rows, b, s, s, 3] by name, to be looked at.
+  images, f32[rows, b, s, s, 3] by name, to be looked at. `published` is
+  "teacher" if the paper evaluates the copy that `aux` holds under "params" and
+  "model_state", and not what the optimiser trains.
   """
 
   def slots(self, views: int) -> tuple[Slot, ...]:

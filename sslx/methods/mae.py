@@ -19,6 +19,7 @@ from sslx.data import augment
 from sslx.data.views import Slot, unshuffled
 from sslx.methods import base
 from sslx.methods.base import Aux, Batch, ModelState, Output, Params
+from sslx.models import decoder as decoder_lib
 from sslx.models import patches as patches_lib
 from sslx.models import vit
 from sslx.parallel import Axis
@@ -40,7 +41,7 @@ class MAE:
   accumulates: ClassVar[bool] = True
 
   backbone: vit.ViT
-  decoder: vit.Decoder
+  decoder: decoder_lib.Decoder
   mask_ratio: float = 0.75
   norm_pix: bool = True
 
@@ -59,8 +60,13 @@ class MAE:
         "config.model.backbone.name must be 'vit' for MAE, whose encoder looks"
         " at some of the patches of an image."
       )
+    if not backbone.class_token:
+      raise config_lib.ConfigError(
+        "config.model.backbone.class_token must be True for MAE, whose decoder"
+        " is given that token too."
+      )
     decoder = config_lib.build(
-      vit.Decoder,
+      decoder_lib.Decoder,
       section.pop("decoder"),
       "model.decoder",
       dtype=shared["dtype"],

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from sslx import parallel
 from sslx.config import require
-from sslx.models import norm
+from sslx.models import linear, norm
 
 
 class MLP(nn.Module):
@@ -79,7 +79,8 @@ class MLP(nn.Module):
         bias_init=init,
         dtype=self.dtype,
         name=f"fc{i}",
-      )(x)
+        **linear.dense(axis),
+      )(x).astype(self.dtype)
       if normed:
         affine = not last or self.last_norm == "affine"
         x = norm.BatchNorm(
@@ -139,7 +140,7 @@ class PairHead(nn.Module):
     Returns:
       f32[n, classes].
     """
-    dense = functools.partial(nn.Dense, dtype=self.dtype)
+    dense = functools.partial(nn.Dense, dtype=self.dtype, **linear.dense(axis))
     x = dense(
       self.hidden, use_bias=False, kernel_init=_normal(0.01), name="fc1"
     )(x)

@@ -38,8 +38,13 @@ def with_class(cls: jax.Array, x: jax.Array) -> jax.Array:
   return jnp.concatenate([first, x], axis=1)
 
 
-def pooled(tokens: jax.Array) -> dict[str, jax.Array]:
-  """`FEATURES` of tokens [b, 1 + n, d], the first of which is the class's."""
+def pooled(tokens: jax.Array, class_token: bool = True) -> dict[str, jax.Array]:
+  """`FEATURES` of tokens [b, 1 + n, d], the first of which is the class's.
+
+  Without a class token there is "pooled" alone, of tokens [b, n, d].
+  """
+  if not class_token:
+    return {"pooled": jnp.mean(tokens, axis=1)}
   cls, mean = tokens[:, 0], jnp.mean(tokens[:, 1:], axis=1)
   both = jnp.concatenate([cls, mean], axis=-1)
   return dict(zip(FEATURES, (cls, mean, both), strict=True))
@@ -78,3 +83,18 @@ def sincos(
   order = (column, row) if style == "mae" else (row, column)
   waves = [wave(x) for x in order for wave in (np.sin, np.cos)]
   return np.concatenate(waves, axis=1).astype(np.float32)
+
+
+def resized(
+  positions: jax.Array, trained: tuple[int, int], grid: tuple[int, int]
+) -> jax.Array:
+  """Learned positions f32[n, d] of one grid for another, f32[m, d].
+
+  Bicubic with antialiasing, the grids covering the same area: what timm does,
+  and not DINOv2's own rule, which adds 0.1 to the size of the grid.
+  """
+  if grid == trained:
+    return positions
+  d = positions.shape[-1]
+  x = jax.image.resize(positions.reshape(*trained, d), (*grid, d), "bicubic")
+  return x.reshape(-1, d)

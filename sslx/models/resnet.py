@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from sslx import parallel
 from sslx.config import require
-from sslx.models import norm
+from sslx.models import linear, norm
 
 # He et al., 2015, section 2.2: N(0, 2 / (kernel area * output channels)).
 KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -91,7 +91,11 @@ class ResNet(nn.Module):
       MMSelfSup calls feature2 to feature4).
     """
     conv = functools.partial(
-      nn.Conv, use_bias=False, kernel_init=KAIMING, dtype=self.dtype
+      nn.Conv,
+      use_bias=False,
+      kernel_init=KAIMING,
+      dtype=self.dtype,
+      **linear.conv(axis),
     )
     bn = functools.partial(
       norm.BatchNorm, groups=self.norm_groups, dtype=self.dtype, axis=axis

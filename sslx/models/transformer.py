@@ -9,6 +9,7 @@ numbers in the same order, so that heads can be sharded.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 
 from sslx import parallel
 from sslx.config import ConfigError, require
+from sslx.models import linear
 
 
 class Block(nn.Module):
@@ -28,22 +30,44 @@ class Block(nn.Module):
   attention: str
   dtype: str
   axis: parallel.Axis
+  layer_scale: float | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, drop: jax.Array | None) -> jax.Array:
     """Maps tokens [b, t, d]; `drop` f32[b, 2] are factors of the branches."""
     branches = (
       Attention(
-        self.heads, self.style, self.attention, self.dtype, name="attn"
+        self.heads,
+        self.style,
+        self.attention,
+        self.dtype,
+        self.axis,
+        name="attn",
       ),
-      MLP(round(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp"),
+      MLP(
+        round(x.shape[-1] * self.mlp_ratio), self.dtype, self.axis, name="mlp"
+      ),
     )
     for i, branch in enumerate(branches):
       y = branch(norm(x, self.dtype, f"norm{i + 1}"))
+      if self.layer_scale is not None:
+        y = LayerScale(self.layer_scale, name=f"ls{i + 1}")(y)
       if drop is not None:
         y = y * drop[:, i, None, None].astype(y.dtype)
       x = self.axis.spread(x + y)
     return x
+
+
+class LayerScale(nn.Module):
+  """A learned factor `gamma` for each channel (Touvron et al., CaiT, 2021)."""
+
+  start: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [..., d] to the same."""
+    start = nn.initializers.constant(self.start)
+    return x * self.param("gamma", start, x.shape[-1:]).astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -53,6 +77,7 @@ class Attention(nn.Module):
   style: str
   attention: str
   dtype: str
+  axis: parallel.Axis
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -74,7 +99,8 @@ class Attention(nn.Module):
       kernel_init=xavier(matrices),
       dtype=self.dtype,
       name="qkv",
-    )(x)
+      **linear.dense(self.axis),
+    )(x).astype(self.dtype)
     q, k, v = (qkv[:, :, i] for i in range(3))
     x = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
     return nn.DenseGeneral(
@@ -83,7 +109,8 @@ class Attention(nn.Module):
       kernel_init=xavier(),
       dtype=self.dtype,
       name="proj",
-    )(x)
+      **linear.dense(self.axis),
+    )(x).astype(self.dtype)
 
 
 class MLP(nn.Module):
@@ -91,13 +118,14 @@ class MLP(nn.Module):
 
   hidden: int
   dtype: str
+  axis: parallel.Axis
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [b, t, d] to the same."""
-    y = dense(self.hidden, self.dtype, "fc1")(x)
+    y = dense(self.hidden, self.dtype, "fc1", self.axis)(x)
     y = gelu(y)
-    return dense(x.shape[-1], self.dtype, "fc2")(y)
+    return dense(x.shape[-1], self.dtype, "fc2", self.axis)(y)
 
 
 @jax.custom_jvp
@@ -154,10 +182,19 @@ def norm(x: jax.Array, dtype: str, name: str) -> jax.Array:
   return layer(x).astype(dtype)
 
 
-def dense(features: int, dtype: str, name: str, **settings: Any) -> nn.Dense:
-  return nn.Dense(
-    features, kernel_init=xavier(), dtype=dtype, name=name, **settings
+def dense(
+  features: int, dtype: str, name: str, axis: parallel.Axis, **settings: Any
+) -> Callable[[jax.Array], jax.Array]:
+  """A linear layer, drawn by Xavier's rule, that puts out `dtype`."""
+  layer = nn.Dense(
+    features,
+    kernel_init=xavier(),
+    dtype=dtype,
+    name=name,
+    **linear.dense(axis),
+    **settings,
   )
+  return lambda x: layer(x).astype(dtype)
 
 
 def require_width(settings: Any, width: int, heads: int) -> None:

@@ -1,4 +1,4 @@
-"""Vision Transformer, equal to timm's layer by layer; and MAE's decoder.
+"""Vision Transformer, equal to timm's layer by layer.
 
 See `transformer` for the names of parameters.
 """
@@ -28,7 +28,7 @@ VARIANTS = {
 
 
 class ViT(nn.Module):
-  """A ViT with a class token and fixed sine-cosine positions.
+  """A ViT: images to the features of a class token, or of the patches.
 
   Attributes:
     variant: width, depth and heads, each of which may be given instead.
@@ -40,7 +40,14 @@ class ViT(nn.Module):
     image_size: that positions are counted on; the grid of another size is
       scaled to it, so that a network can be used on images it was not trained
       on.
-    style: whose initialisation and order of positions.
+    style: whose initialisation and order of sine-cosine positions.
+    positions: "sincos" are fixed sines and cosines, the class token having
+      none; "learned" are parameters `pos_embed`, one for each token, which are
+      resized to the grid of an image of another size.
+    class_token: whether there is one; I-JEPA has none. Without it `features`
+      must be "pooled".
+    layer_scale: start of a factor per channel on each branch (`ls1`, `ls2`), or
+      None for no factor; DINOv2 has 1e-5.
     frozen_patches: no gradient for the patch projection, which then is in
       neither the optimiser's state nor its decay (MoCo v3, section 4.1).
     features: the "final" ones.
@@ -65,6 +72,9 @@ class ViT(nn.Module):
   patch_size: int = 16
   image_size: int = 224
   style: Literal["mae", "mocov3"] = "mae"
+  positions: Literal["sincos", "learned"] = "sincos"
+  class_token: bool = True
+  layer_scale: float | None = None
   frozen_patches: bool = False
   features: Literal["cls", "pooled", "cls+pooled"] = "cls"
   drop_path: float = 0.0
@@ -84,6 +94,10 @@ class ViT(nn.Module):
     divides = self.image_size >= 1 and self.image_size % self.patch_size == 0
     multiple = f"a multiple of patch_size, {self.patch_size}"
     require(self, "image_size", divides, multiple)
+    has_features = self.class_token or self.features == "pooled"
+    require(self, "features", has_features, "'pooled' without a class token")
+    scale = self.layer_scale
+    require(self, "layer_scale", scale is None or scale > 0, "above 0, or None")
     require(self, "drop_path", 0 <= self.drop_path < 1, "in [0, 1)")
     transformer.require_kernel(self)
     super().__post_init__()
@@ -135,7 +149,8 @@ class ViT(nn.Module):
       x: [b, h, w, 3], normalised.
       train: with drop path.
       axis: the data axis that the batch is split over.
-      every: whether to return all of `patches.FEATURES`, and "final".
+      every: whether to return all of `patches.FEATURES` that there are, and
+        "final".
       keep: see `tokens`.
       keys: see `tokens`.
 
@@ -144,7 +159,7 @@ class ViT(nn.Module):
       last LayerNorm; with `every` a dictionary of them.
     """
     tokens = self.tokens(x, train=train, axis=axis, keep=keep, keys=keys)
-    features = patches_lib.pooled(tokens)
+    features = patches_lib.pooled(tokens, self.class_token)
     final = features[self.features]
     return {"final": final, **features} if every else final
 
@@ -158,7 +173,7 @@ class ViT(nn.Module):
     keep: jax.Array | None = None,
     keys: jax.Array | None = None,
   ) -> jax.Array:
-    """The class token and those of the patches, row by row.
+    """The class token, if there is one, and those of the patches, row by row.
 
     Args:
       x: [b, h, w, 3], normalised.
@@ -168,28 +183,29 @@ class ViT(nn.Module):
       keys: [b] keys of the examples, for drop path.
 
     Returns:
-      f32[b, 1 + k, d]; without `keep`, k is the number of all patches.
+      f32[b, 1 + k, d], or f32[b, k, d] without a class token; without `keep`,
+      k is the number of all patches.
 
     Raises:
       ConfigError: drop path without keys; or see `grid`.
     """
     width, depth, heads = self.sizes
-    rows, columns = self.grid(x)
-    places = patches_lib.scaled(rows, columns, self.trained_grid)
-    positions = jnp.asarray(patches_lib.sincos(places, width, self.style))
+    first, positions = self._positions(self.grid(x), width)
     patches = patches_lib.patchify(x, self.patch_size)
     if keep is not None:
       patches = patches_lib.taken(patches, keep)
       positions = positions[keep]
 
-    patches = PatchEmbed(width, self.style, self.dtype, name="patch_embed")(
-      patches
-    )
+    patches = PatchEmbed(
+      width, self.style, self.dtype, axis, name="patch_embed"
+    )(patches)
     if self.frozen_patches:
       patches = jax.lax.stop_gradient(patches)
-    std = 0.02 if self.style == "mae" else 1e-6
-    cls = self.param("cls_token", nn.initializers.normal(std), (1, 1, width))
-    tokens = patches_lib.with_class(cls, patches + positions)
+    tokens = patches + positions
+    if self.class_token:
+      init = nn.initializers.normal(0.02 if self.style == "mae" else 1e-6)
+      cls = self.param("cls_token", init, (1, 1, width))
+      tokens = patches_lib.with_class(cls + first, tokens)
     return transformer.blocks(
       self,
       tokens,
@@ -199,7 +215,24 @@ class ViT(nn.Module):
       heads=heads,
       mlp_ratio=self.mlp_ratio,
       style=self.style,
+      layer_scale=self.layer_scale,
     )
+
+  def _positions(
+    self, grid: tuple[int, int], width: int
+  ) -> tuple[jax.Array | float, jax.Array]:
+    """Positions of the class token, f32[1, d], and of a grid, f32[n, d]."""
+    if self.positions == "sincos":
+      places = patches_lib.scaled(*grid, self.trained_grid)
+      return 0.0, jnp.asarray(patches_lib.sincos(places, width, self.style))
+    side, before = self.trained_grid, int(self.class_token)
+    table = self.param(
+      "pos_embed",
+      nn.initializers.truncated_normal(0.02),
+      (1, before + side**2, width),
+    )[0]
+    rest = patches_lib.resized(table[before:], (side, side), grid)
+    return table[:before], rest
 
   def _drop(
     self, depth: int, train: bool, keys: jax.Array | None
@@ -217,104 +250,13 @@ class ViT(nn.Module):
     return jax.vmap(draw)(keys) / left
 
 
-class Decoder(nn.Module):
-  """MAE's decoder: all patches, out of the tokens of the visible ones.
-
-  Attributes:
-    width: of its tokens.
-    depth: number of blocks.
-    heads: of the attention.
-    mlp_ratio: width of the hidden layer of a block's MLP, over `width`.
-    remat: see `ViT`.
-    attention: see `ViT`.
-    dtype: compute dtype. Parameters, LayerNorm, softmax and output are float32.
-
-  References:
-    He et al., Masked Autoencoders, CVPR 2022, section 3.
-  """
-
-  width: int = 512
-  depth: int = 8
-  heads: int = 16
-  mlp_ratio: float = 4.0
-  remat: bool = False
-  attention: Literal["xla", "cudnn"] = "xla"
-  dtype: Literal["float32", "bfloat16"] = "float32"
-
-  def __post_init__(self):
-    for key in ("width", "depth", "heads"):
-      require(self, key, getattr(self, key) >= 1, "at least 1")
-    transformer.require_width(self, self.width, self.heads)
-    require(self, "mlp_ratio", self.mlp_ratio > 0, "above 0")
-    transformer.require_kernel(self)
-    super().__post_init__()
-
-  @nn.compact
-  def __call__(
-    self,
-    tokens: jax.Array,
-    restore: jax.Array,
-    *,
-    grid: tuple[int, int],
-    trained: int,
-    outputs: int,
-    train: bool,
-    axis: parallel.Axis = parallel.Axis(),
-  ) -> jax.Array:
-    """Predicts every patch.
-
-    Args:
-      tokens: [b, 1 + k, d], the class token and those of the visible patches.
-      restore: i32[b, n], for each patch its place in the row of the visible
-        ones followed by the masked ones.
-      grid: rows and columns of patches, n in all.
-      trained: rows and columns that positions are counted on.
-      outputs: numbers that a patch has.
-      train: makes no difference.
-      axis: the data axis that the batch is split over.
-
-    Returns:
-      f32[b, n, outputs].
-    """
-    del train
-    positions = jnp.asarray(
-      patches_lib.sincos(patches_lib.scaled(*grid, trained), self.width, "mae")
-    )
-    x = transformer.dense(self.width, self.dtype, "embed")(
-      tokens.astype(self.dtype)
-    )
-    hidden = self.param(
-      "mask_token", nn.initializers.normal(0.02), (1, 1, self.width)
-    )
-    masked = (len(x), restore.shape[1] - (x.shape[1] - 1), self.width)
-    row = jnp.concatenate(
-      [x[:, 1:], jnp.broadcast_to(hidden.astype(x.dtype), masked)], axis=1
-    )
-    x = patches_lib.with_class(
-      x[:, :1], patches_lib.taken(row, restore) + positions
-    )
-    x = transformer.blocks(
-      self,
-      x,
-      depth=self.depth,
-      drop=None,
-      axis=axis,
-      heads=self.heads,
-      mlp_ratio=self.mlp_ratio,
-      style="mae",
-    )
-    x = transformer.dense(outputs, self.dtype, "pred")(
-      x[:, 1:].astype(self.dtype)
-    )
-    return x.astype(jnp.float32)
-
-
 class PatchEmbed(nn.Module):
   """The projection of patches, [b, n, p * p * 3] to [b, n, width]."""
 
   width: int
   style: str
   dtype: str
+  axis: parallel.Axis
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -322,5 +264,7 @@ class PatchEmbed(nn.Module):
     bias = nn.initializers.zeros
     if self.style == "mae":  # Its convolution keeps torch's bias.
       bias = heads_lib.uniform(x.shape[-1] ** -0.5)
-    dense = transformer.dense(self.width, self.dtype, "proj", bias_init=bias)
+    dense = transformer.dense(
+      self.width, self.dtype, "proj", self.axis, bias_init=bias
+    )
     return dense(x.astype(self.dtype))

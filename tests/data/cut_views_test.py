@@ -30,7 +30,7 @@ VIEWS = (
 )
 DATA = pipeline.Data("folder", BATCH, VIEWS, (0.0,) * 3, (1.0,) * 3, threads=2)
 ORDER = Order(COUNT, BATCH, epochs=2, seed=0)
-ALL = slice(0, BATCH)
+ALL = np.arange(BATCH)
 
 
 def colour(index):
@@ -135,18 +135,22 @@ def test_threads_change_nothing(images, straight, threads):
     assert_same(mine, theirs)
 
 
-@pytest.mark.parametrize(
-  "rows", [[slice(0, 3), slice(3, 6)], [slice(i, i + 1) for i in range(6)]]
-)
+SPLIT = [
+  np.split(ALL, 2),
+  np.split(ALL, BATCH),
+  [np.array([0, 1, 5]), np.array([2, 3, 4])],
+]
+
+
+@pytest.mark.parametrize("rows", SPLIT)
 def test_processes_make_the_rows_of_the_same_batches(images, straight, rows):
   for i in (0, 4):
-    parts = [cut_views(images, x)(i).arrays for x in rows]
     whole = straight[i].arrays
-    labels = np.concatenate([x["label"] for x in parts])
-    np.testing.assert_array_equal(labels, whole["label"])
-    for n, view in enumerate(whole["views"]):
-      mine = np.concatenate([x["views"][n] for x in parts])
-      np.testing.assert_array_equal(mine, view)
+    for mine in rows:
+      part = cut_views(images, mine)(i).arrays
+      np.testing.assert_array_equal(part["label"], whole["label"][mine])
+      for view, all_of_it in zip(part["views"], whole["views"], strict=True):
+        np.testing.assert_array_equal(view, all_of_it[mine])
 
 
 SLOTS = (Slot(3), Slot(0, shuffled=True), Slot(0), Slot(2, shuffled=True))
@@ -169,18 +173,15 @@ def test_a_shuffled_slot_holds_the_same_views_in_the_order_of_the_shuffle(
   assert any((ORDER.shuffle(i) != range(BATCH)).any() for i in range(3))
 
 
-def test_processes_make_the_rows_of_the_same_shuffled_batches(images):
+@pytest.mark.parametrize("rows", SPLIT)
+def test_processes_make_the_rows_of_the_same_shuffled_batches(images, rows):
   whole = cut_views(images, slots=SLOTS)(1).arrays
-  parts = [
-    cut_views(images, x, slots=SLOTS)(1).arrays
-    for x in (slice(0, 2), slice(2, 6))
-  ]
-  for key in ("label", "place", "back"):
-    mine = np.concatenate([x[key] for x in parts])
-    np.testing.assert_array_equal(mine, whole[key])
-  for n, view in enumerate(whole["views"]):
-    mine = np.concatenate([x["views"][n] for x in parts])
-    np.testing.assert_array_equal(mine, view)
+  for mine in rows:
+    part = cut_views(images, mine, slots=SLOTS)(1).arrays
+    for key in ("label", "place", "back"):
+      np.testing.assert_array_equal(part[key], whole[key][mine])
+    for view, all_of_it in zip(part["views"], whole["views"], strict=True):
+      np.testing.assert_array_equal(view, all_of_it[mine])
 
 
 @pytest.mark.parametrize("start", [1, 3, 4, 6])
@@ -322,11 +323,11 @@ def test_a_hundred_bad_images_in_a_row_are_an_error(tmp_path):
       return np.array([0])
 
   order = First(130, 1, epochs=1, seed=0)
-  batch = cut_views(images, slice(0, 1), order=order)(0)
+  batch = cut_views(images, np.arange(1), order=order)(0)
   assert [index for index, _ in batch.bad] == list(range(99))
   (tmp_path / "099.jpg").write_bytes(b"no image")
   with pytest.raises(ConfigError, match="100 images in a row .*000.jpg"):
-    cut_views(images, slice(0, 1), order=order)(0)
+    cut_views(images, np.arange(1), order=order)(0)
 
 
 def run(folder, max_bad):
@@ -390,6 +391,7 @@ def test_more_bad_images_than_allowed_stop_the_run(tmp_path):
 
 MEMORY = """
 import os, sys
+import numpy as np
 from sslx.data.order import Order
 from sslx.data import crops, files, pipeline
 from sslx.data.views import View
@@ -401,7 +403,7 @@ images = files.open_files(folder, None, "train")
 views = (View(32, count=2), View(16, count=4))
 data = pipeline.Data("", 8, views, (0.0,) * 3, (1.0,) * 3, threads=2)
 order = Order(len(images), 8, epochs=1200, seed=0)
-host = pipeline.host_batches(images, order, slice(0, 8), data)
+host = pipeline.host_batches(images, order, np.arange(8), data)
 batches = pipeline.Batches(host, lambda x: x)
 
 def resident():
@@ -447,7 +449,7 @@ def test_memory_stays_flat(tmp_path, decoder):
 
 
 def evaluation(images, batch_size=5, rows=None, limit=None):
-  rows = rows or slice(0, batch_size)
+  rows = np.arange(batch_size) if rows is None else rows
   centre = Centre(size=12, resize=14)
   return list(
     loader.evaluation_batches(images, batch_size, rows, centre, limit)
@@ -471,12 +473,13 @@ def test_evaluation_of_a_batch_that_fits_has_no_padding(images):
   assert min(labels.min() for _, labels in batches) == 0
 
 
-def test_evaluation_is_split_by_rows(images):
-  whole = evaluation(images, 6)
-  halves = [evaluation(images, 6, x) for x in (slice(0, 2), slice(2, 6))]
-  for (pixels, labels), *parts in zip(whole, *halves, strict=True):
-    np.testing.assert_array_equal(np.concatenate([x for x, _ in parts]), pixels)
-    np.testing.assert_array_equal(np.concatenate([x for _, x in parts]), labels)
+@pytest.mark.parametrize("rows", SPLIT)
+def test_evaluation_is_split_by_rows(images, rows):
+  whole = evaluation(images, BATCH)
+  for mine in rows:
+    for part, batch in zip(evaluation(images, BATCH, mine), whole, strict=True):
+      for x, all_of_it in zip(part, batch, strict=True):
+        np.testing.assert_array_equal(x, all_of_it[mine])
 
 
 @pytest.mark.parametrize("limit", [1, 7, 10, 100])
@@ -506,7 +509,7 @@ def test_evaluation_passes_over_bad_images(tmp_path, classes):
 def test_evaluation_that_is_left_early_ends_its_thread(images):
   before = threading.active_count()
   centre = Centre(size=12, resize=14)
-  batches = loader.evaluation_batches(images, 5, slice(0, 5), centre)
+  batches = loader.evaluation_batches(images, 5, np.arange(5), centre)
   next(batches)
   batches.close()
   workers = loader.default_threads() + 16  # Shared pools may have grown.

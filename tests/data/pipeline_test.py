@@ -8,7 +8,7 @@ from sslx.config import ConfigError
 from sslx.data import pipeline
 from sslx.data.order import Order
 from sslx.data.sources import Arrays
-from sslx.data.views import View
+from sslx.data.views import Slot, View
 from sslx.parallel import Parallel, Partitioner
 
 
@@ -18,6 +18,7 @@ def arrays(n=50):
   return Arrays(images, np.arange(n, dtype=np.int32), n)
 
 
+EIGHT = np.arange(8)
 DATA = pipeline.Data("shapes", 8, (View(2),), (0.0,) * 3, (1.0,) * 3)
 
 
@@ -25,12 +26,12 @@ def labels(batches):
   return [np.asarray(batch["label"]) for batch in batches]
 
 
-def host(order, rows=slice(0, 8), start=0):
-  return pipeline.host_batches(arrays(), order, rows, DATA, start=start)
+def host(order, rows=EIGHT, **settings):
+  return pipeline.host_batches(arrays(), order, rows, DATA, **settings)
 
 
-def host_labels(order, rows=slice(0, 8)):
-  return labels(batch.arrays for batch in host(order, rows))
+def host_labels(order):
+  return labels(batch.arrays for batch in host(order))
 
 
 def test_every_epoch_is_another_permutation_and_drops_the_partial_batch():
@@ -51,16 +52,23 @@ def test_order_depends_on_the_seed_alone():
   assert not np.array_equal(first, other)
 
 
-def test_processes_load_disjoint_rows_of_the_same_batches():
+@pytest.mark.parametrize(
+  "rows", [[range(4), range(4, 8)], [(0, 1, 6, 7), (2, 3, 4, 5)]]
+)
+@pytest.mark.parametrize("slot", [Slot(0), Slot(0, shuffled=True)])
+def test_processes_load_disjoint_rows_of_the_same_batches(rows, slot):
   order = Order(50, 8, epochs=1, seed=3)
-  whole = host_labels(order)
-  halves = zip(
-    host_labels(order, slice(0, 4)),
-    host_labels(order, slice(4, 8)),
-    strict=True,
+  rows = [np.array(x) for x in rows]
+  whole, *parts = (
+    [batch.arrays for batch in host(order, x, slots=(slot,))]
+    for x in (EIGHT, *rows)
   )
-  for batch, (first, second) in zip(whole, halves, strict=True):
-    np.testing.assert_array_equal(batch, np.concatenate([first, second]))
+  assert len(whole) == 6
+  for batch, *halves in zip(whole, *parts, strict=True):
+    assert ("shuffled_image" in batch) == slot.shuffled
+    for key, value in batch.items():
+      for mine, half in zip(rows, halves, strict=True):
+        np.testing.assert_array_equal(half[key], value[mine], key)
 
 
 def test_images_belong_to_labels():
@@ -99,9 +107,9 @@ def test_an_error_of_the_thread_reaches_the_consumer():
 
 def test_batches_are_spread_over_the_devices_in_order():
   partitioner = Partitioner.create(Parallel(), jax.devices())
-  assert partitioner.local_rows(16) == slice(0, 16)
+  rows = partitioner.local_rows(16)
   order = Order(50, 16, epochs=1, seed=0)
-  batches = pipeline.Batches(host(order, slice(0, 16)), partitioner.put)
+  batches = pipeline.Batches(host(order, rows), partitioner.put)
   batch = next(batches)
   batches.close()
   assert batch["image"].sharding.is_equivalent_to(partitioner.batch, 4)

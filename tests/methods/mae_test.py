@@ -196,3 +196,9 @@ def test_three_steps_do_not_depend_on_devices_or_mode(reference, mode, devices):
   _, metrics, state = three_steps(config, devices, start)
   tiny.assert_close(metrics, old_metrics, 1e-4)
   tiny.assert_close(state, old_state, 1e-3)
+
+
+def test_the_encoder_must_have_a_class_token():
+  without = {"class_token": False, "features": "pooled"}
+  with pytest.raises(ConfigError, match="class_token must be True for MAE"):
+    build(**{f"model__backbone__{key}": x for key, x in without.items()})

@@ -11,11 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from sslx import checkpoint, train
+from sslx import train
 from sslx.config import ConfigError
 from sslx.data.views import unshuffled
 from sslx.parallel import Axis
 from sslx.step import step_keys
+from sslx.weights import load, names
+from sslx.weights.source import Taken
 from tests import tiny
 
 BATCH, QUEUE, MOMENTUM, TEMPERATURE = tiny.BATCH, 64, 0.9, 0.2
@@ -173,10 +175,9 @@ def test_the_key_encoder_starts_as_a_copy_and_the_queue_on_the_sphere():
 def test_the_key_encoder_starts_with_the_weights_of_another_run(monkeypatch):
   experiment = build(runtime__init_from="elsewhere")
   state = jax.device_get(experiment.init_state())
-  weights = jax.tree.map(
-    lambda x: jnp.asarray(x + 1), (state.params, state.model_state)
-  )
-  monkeypatch.setattr(checkpoint, "load_weights", lambda *_: weights)
+  weights = jax.tree.map(lambda x: x + 1, (state.params, state.model_state))
+  taken = Taken(*map(names.flat, weights), notes=[])
+  monkeypatch.setattr(load.of_file, "take", lambda *_: taken)
   none = types.SimpleNamespace(restore=lambda _: None)
   found = train._start(experiment, none, lambda _: None)
   for name, old in zip(("params", "model_state"), weights, strict=True):

@@ -342,3 +342,62 @@ def test_rematerialisation_changes_no_gradient(tiny):
   plain, again = (jax.grad(loss)(params, remat) for remat in (False, True))
   for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-3)
+
+
+def test_learned_positions_of_sines_and_cosines_are_the_fixed_ones():
+  fixed = vit.ViT(**TINY)
+  learned = vit.ViT(**TINY, positions="learned")
+  params = random_params(fixed, 16)
+  table = official_positions(32, 4, "mae")
+  table = np.concatenate([np.zeros((1, 32)), table])[None]
+  images = np.random.default_rng(1).normal(size=(2, 16, 16, 3))
+  wanted = fixed.apply({"params": params}, images, train=False)
+  params = params | {"pos_embed": table.astype(np.float32)}
+  assert shapes_of(learned, 16)["pos_embed"].shape == (1, 17, 32)
+  apply = lambda p: learned.apply({"params": p}, images, train=False)
+  np.testing.assert_allclose(apply(params), wanted, atol=1e-5)
+  # The class token has one of its own.
+  moved = params | {"pos_embed": params["pos_embed"] + 0.0}
+  moved["pos_embed"][:, 0] += 1
+  cls = params | {"cls_token": params["cls_token"] + 1}
+  np.testing.assert_allclose(apply(moved), apply(cls), atol=1e-5)
+
+
+def test_layer_scale_is_a_factor_of_each_branch():
+  plain = vit.ViT(**TINY)
+  scaled = vit.ViT(**TINY, layer_scale=1e-5)
+  params = random_params(plain, 16)
+  images = np.random.default_rng(1).normal(size=(2, 16, 16, 3))
+  gamma = np.random.default_rng(2).uniform(0.5, 2, 32).astype(np.float32)
+  drawn = scaled.init(jax.random.key(0), images, train=False)["params"]
+  np.testing.assert_allclose(drawn["blocks_1"]["ls2"]["gamma"], 1e-5)
+  # The factor of a branch may as well be in its last layer.
+  with_gamma, folded = dict(params), dict(params)
+  for name in ("blocks_0", "blocks_1"):
+    block = params[name]
+    scales = {"ls1": {"gamma": gamma}, "ls2": {"gamma": 1 / gamma}}
+    with_gamma[name] = block | scales
+    times = lambda layer, x: {key: y * x for key, y in layer.items()}
+    folded[name] = block | {
+      "attn": block["attn"] | {"proj": times(block["attn"]["proj"], gamma)},
+      "mlp": block["mlp"] | {"fc2": times(block["mlp"]["fc2"], 1 / gamma)},
+    }
+  found = scaled.apply({"params": with_gamma}, images, train=False)
+  wanted = plain.apply({"params": folded}, images, train=False)
+  np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_without_a_class_token_there_are_the_patches_alone():
+  module = vit.ViT(**TINY, class_token=False, features="pooled")
+  params = random_params(module, 16)
+  assert "cls_token" not in params
+  images = np.random.default_rng(1).normal(size=(2, 16, 16, 3))
+  tokens = module.apply(
+    {"params": params}, images, train=False, method="tokens"
+  )
+  assert tokens.shape == (2, 16, 32)
+  found = module.apply({"params": params}, images, train=False, every=True)
+  assert set(found) == {"final", "pooled"}
+  np.testing.assert_allclose(found["final"], tokens.mean(1), atol=1e-6)
+  with pytest.raises(ValueError, match="'pooled' without a class token"):
+    vit.ViT(**TINY, class_token=False)

@@ -1,0 +1,104 @@
+"""What all processes of a job agree on before they train."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from sslx import config as config_lib
+from sslx import metrics, parallel
+from sslx import workdir as workdir_lib
+from sslx.job import Job
+from sslx.lock import owner
+
+# Keys that may differ between the processes of a job.
+_OF_A_HOST = r"data\.(data_dir|threads|workers)"
+# Seconds in which all processes must have come to the same place.
+_TOGETHER = 600.0
+# Seconds until a file of one host is seen by the others; NFS caches folders.
+_SEEN = 30.0
+
+
+def check_processes(job: Job, config: ConfigDict) -> None:
+  """Refuses processes that were started differently.
+
+  Raises:
+    ConfigError: their configs, devices or versions differ.
+  """
+  if job.peers is None:
+    return
+
+  def differs(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    changed = config_lib.differences(ours, theirs)
+    return ", ".join(
+      f"{key} is {there!r} there and {here!r} in process 0"
+      for key, (here, there) in changed.items()
+      if not re.fullmatch(rf"config\.{_OF_A_HOST}", key)
+    )
+
+  started = {
+    "config": json.loads(config_lib.to_json(config)),
+    "jax": jax.__version__,
+    "process count": jax.process_count(),
+    "devices of the process": jax.local_device_count(),
+    "kind of device": jax.local_devices()[0].device_kind,
+  }
+  job.peers.check_same("start", started, differs, _TOGETHER)
+
+
+def claim(
+  job: Job,
+  workdir: epath.Path,
+  config: ConfigDict,
+  overwrite: bool,
+  note: Callable[[str], None],
+) -> None:
+  """The main process claims the workdir; the others check that they see it.
+
+  Raises:
+    ConfigError, RunError: see `workdir.claim`.
+    ConfigError: another process does not see the same folder.
+  """
+  if parallel.is_main_process():
+    job.lock = workdir_lib.claim(workdir, config, overwrite, note)
+  if job.peers is None:
+    return
+  token = job.lock.token if job.lock else None
+  token = job.peers.broadcast("workdir", token, _TOGETHER)
+  end = time.monotonic() + _SEEN
+  while not (sees := _token(workdir) == token) and time.monotonic() < end:
+    time.sleep(0.5)
+
+  unseen = (
+    f"it does not see the workdir {workdir} of process 0. Give a folder that"
+    " all hosts share, or one in a store such as gs://."
+  )
+  differs = lambda ours, theirs: "" if theirs else unseen
+  job.peers.check_same("sees the workdir", sees, differs, _TOGETHER)
+
+
+def _token(workdir: epath.Path) -> str | None:
+  """Which run holds a workdir."""
+  return (owner(workdir / workdir_lib.LOCK) or {}).get("token")
+
+
+def is_evaluated(
+  job: Job, workdir: epath.Path, step: int, note: Callable[[str], None]
+) -> bool:
+  """Whether `metrics.jsonl` has the evaluation of a step."""
+  found = False
+  if parallel.is_main_process():
+    found = any(
+      row["step"] == step and any(key.startswith("eval/") for key in row)
+      for row in metrics.read(workdir, note)
+    )
+  if job.peers:
+    found = job.peers.broadcast("evaluated", found, _TOGETHER)
+  return found

@@ -1,0 +1,199 @@
+"""HLO text of a compiled TPU program: its instructions, and what they move.
+
+The text is what `Compiled.as_text()` gives after all optimisations, of one chip
+of the slice. `S(1)` in a layout is VMEM, the on-chip memory; an array without
+it is in HBM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+
+BYTES = {
+  "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2,
+  "s32": 4, "u32": 4, "s64": 8, "u64": 8, "f16": 2, "bf16": 2, "f32": 4,
+  "f64": 8, "f8e4m3fn": 1, "f8e5m2": 1,
+}  # fmt: skip
+
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)")
+_TILE = re.compile(r"T\((\d+)(?:,(\d+))?\)")
+_CALLED = re.compile(
+  r"(calls|body|to_apply|branch_computations)=\{?(%[\w.\-]+(?:, ?%[\w.\-]+)*)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+  """One array of a shape.
+
+  Attributes:
+    dtype: HLO's name, such as bf16.
+    dims: sizes.
+    size: bytes, with what its tiles pad.
+    in_hbm: whether it is in the chip's main memory.
+  """
+
+  dtype: str
+  dims: tuple[int, ...]
+  size: float
+  in_hbm: bool
+
+  def put(self, in_hbm: bool) -> Array:
+    """The same in another memory, or in HBM."""
+    return dataclasses.replace(self, in_hbm=in_hbm)
+
+
+def arrays(shape: str) -> list[Array]:
+  """The arrays of a shape in HLO's text, which may be a tuple."""
+  found = []
+  for dtype, dims, layout in _ARRAY.findall(shape):
+    if dtype not in BYTES:
+      continue  # token[], opaque[]
+    sizes = tuple(int(n) for n in dims.split(",") if n)
+    elements = math.prod(_padded(sizes, layout))
+    in_hbm = not re.search(r"S\([1-9]", layout)
+    found.append(Array(dtype, sizes, elements * BYTES[dtype], in_hbm))
+  return found
+
+
+def _padded(dims: tuple[int, ...], layout: str) -> list[int]:
+  """Sizes rounded up to whole tiles of the two minor dimensions."""
+  sizes = list(dims)
+  order, _, rest = layout.partition(":")
+  tile = _TILE.search(rest)
+  if not tile or not sizes:
+    return sizes
+  minor = [int(d) for d in order.split(",") if d]
+  edges = [int(n) for n in reversed(tile.groups()) if n]
+  for d, edge in zip(minor, edges, strict=False):
+    sizes[d] = -(-sizes[d] // edge) * edge
+  return sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """One line of a computation.
+
+  Attributes:
+    name: unique in the module.
+    shape: of the result, as text.
+    op: such as fusion or all-reduce.
+    operands: names.
+    attributes: what follows the operands, as text.
+    root: whether it is the result of its computation.
+    inside: the operands as text; the number of a parameter, the value of a
+      constant.
+  """
+
+  name: str
+  shape: str
+  op: str
+  operands: tuple[str, ...]
+  attributes: str
+  root: bool
+  inside: str
+
+  @functools.cached_property
+  def results(self) -> list[Array]:
+    """The arrays of the result."""
+    return arrays(self.shape)
+
+  @functools.cached_property
+  def called(self) -> dict[str, list[str]]:
+    """Names of computations, by how they are called."""
+    return {
+      kind: re.findall(r"%([\w.\-]+)", names)
+      for kind, names in _CALLED.findall(self.attributes)
+    }
+
+  @property
+  def op_name(self) -> str:
+    """Where in the traced function it comes from."""
+    found = re.search(r'op_name="([^"]*)"', self.attributes)
+    return found[1] if found else ""
+
+  @property
+  def chain(self) -> str:
+    """What all texts of a collective that runs beside several fusions share."""
+    chain = re.search(r'chain_id="(\d+)"', self.attributes)
+    channel = re.search(r"channel_id=(\d+)", self.attributes)
+    return f"{channel and channel[1]} {chain[1]}" if chain else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+  """A parsed program.
+
+  Attributes:
+    computations: name to instructions by their names, in their order.
+    entry: the name of the computation that the program runs.
+  """
+
+  computations: dict[str, dict[str, Instruction]]
+  entry: str
+
+  def run(
+    self, name: str | None = None, times: int = 1
+  ) -> Iterator[tuple[Instruction, dict[str, Instruction], int]]:
+    """Every instruction that is run: itself, those beside it, how often.
+
+    Goes into loops, branches (all of them) and calls, not into fusions.
+    """
+    body = self.computations[name or self.entry]
+    for instruction in body.values():
+      yield instruction, body, times
+      if instruction.op in ("while", "conditional", "call"):
+        more = times * self._trips(instruction)
+        for names in instruction.called.values():
+          for inner in names:
+            yield from self.run(inner, more)
+
+  def _trips(self, loop: Instruction) -> int:
+    """How often the body of a loop runs.
+
+    JAX counts a loop of known length from 0 to a constant, which is the only
+    number in the loop's condition.
+    """
+    found = re.search(r"condition=%([\w.\-]+)", loop.attributes)
+    if not found:
+      return 1
+    names, counts = [found[1]], [1]
+    for name in names:
+      for x in self.computations[name].values():
+        names += x.called.get("calls", [])
+        if x.op == "constant" and x.inside.isdigit():
+          counts.append(int(x.inside))
+    return max(counts)
+
+
+def parse(text: str) -> Module:
+  """Reads the text of a module.
+
+  Raises:
+    ValueError: it has no entry computation.
+  """
+  computations, entry, body = {}, None, None
+  for line in text.splitlines():
+    if body is None:
+      found = _COMPUTATION.match(line)
+      if found:
+        body = computations[found[2]] = {}
+        entry = found[2] if found[1] else entry
+    elif line.startswith("}"):
+      body = None
+    elif found := _INSTRUCTION.match(line):
+      root, name, shape, op, rest = found.groups()
+      inside, _, after = rest.partition(")")
+      operands = tuple(re.findall(r"%([\w.\-]+)", inside))
+      body[name] = Instruction(
+        name, shape, op, operands, after, bool(root), inside
+      )
+  if entry is None:
+    raise ValueError("this is no text of a compiled program: no ENTRY")
+  return Module(computations, entry)

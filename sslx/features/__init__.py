@@ -1,0 +1,1 @@
+"""Features of whole sets, as files; `python -m sslx.features`."""

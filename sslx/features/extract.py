@@ -1,0 +1,173 @@
+"""Features of all images of a set, from any stage or block of a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sslx import parallel
+from sslx.config import ConfigError
+from sslx.data import loader, operations
+from sslx.data.sources import Arrays, Encoded
+from sslx.data.views import Centre
+from sslx.features.table import Table
+from sslx.models import patches
+from sslx.models.vit import ViT
+from sslx.weights.run import Run
+from sslx.weights.state import preprocessing
+
+_BLOCK = r"(layer\d|blocks)_\d+"
+
+
+def extract(
+  run: Run,
+  images: Arrays | Encoded,
+  names: Sequence[str] = ("final",),
+  batch_size: int = 512,
+  devices: Sequence[jax.Device] | None = None,
+) -> Table:
+  """Features of all images of a set, with running statistics.
+
+  Args:
+    run: whose network.
+    images: the set.
+    names: of features: what the method's `encode` gives, or blocks. Those of a
+      block are pooled as the "final" ones are, without the last norm of a ViT.
+    batch_size: images at once, rounded up to a multiple of the devices.
+    devices: to run on; all by default.
+
+  Raises:
+    ConfigError: the network has no features of that name.
+  """
+  partitioner = parallel.Partitioner.create(parallel.Parallel(), devices)
+  n = partitioner.num_devices
+  batch_size = -(-batch_size // n) * n
+  _check_names(run, names)
+  encode = jax.jit(
+    lambda params, model_state, pixels: _encode(
+      run, names, params, model_state, pixels
+    ),
+    out_shardings=partitioner.batch,
+  )
+  weights = jax.device_put(
+    (run.params, run.model_state), partitioner.replicated
+  )
+  if isinstance(images, Arrays):
+    found, labels = dataclasses.replace(images, num_classes=None), images.labels
+    if labels is None:
+      labels = np.full(len(images), -1, np.int32)
+  else:
+    found = _Labelled(images)
+    labels = found.labels
+  rows, valid = [], []
+  for pixels, padding in loader.evaluation_batches(
+    found, batch_size, slice(0, batch_size), _centre(run)
+  ):
+    rows.append(jax.device_get(encode(*weights, partitioner.put(pixels))))
+    valid.append(padding >= 0)
+  valid = np.concatenate(valid)[: len(images)]
+  features = {
+    name: np.concatenate([x[name] for x in rows])[: len(images)][valid]
+    for name in names
+  }
+  name_of = getattr(images, "file_name", str)
+  return Table(
+    features,
+    labels[valid],
+    [name_of(int(i)) for i in np.flatnonzero(valid)],
+    [name_of(int(i)) for i in np.flatnonzero(~valid)],
+  )
+
+
+def _encode(
+  run: Run,
+  names: Sequence[str],
+  params: Any,
+  model_state: Any,
+  pixels: jax.Array,
+) -> dict[str, jax.Array]:
+  """f32[b, d] by name, of uint8[b, h, w, 3]."""
+  images = operations.normalize(pixels, run.data.mean, run.data.std)
+  blocks = [name for name in names if re.fullmatch(_BLOCK, name)]
+  features = {}
+  if len(blocks) < len(names):
+    features = run.method.encode(params, model_state, images)
+  if blocks:
+    variables = {
+      "params": params["backbone"],
+      "batch_stats": model_state["backbone"],
+    }
+    _, captured = _without_remat(run.backbone).apply(
+      variables,
+      images,
+      train=False,
+      capture_intermediates=lambda module, _: module.name in blocks,
+      mutable=["intermediates"],
+    )
+    for name in blocks:
+      (x,) = captured["intermediates"][name]["__call__"]
+      features[name] = _pooled(run.backbone, x)
+  return {name: features[name].astype(jnp.float32) for name in names}
+
+
+def _pooled(backbone: Any, x: jax.Array) -> jax.Array:
+  """A block's tokens [b, t, d] or map [b, h, w, c] as f32[b, d]."""
+  x = x.astype(jnp.float32)
+  if isinstance(backbone, ViT):
+    return patches.pooled(x, backbone.class_token)[backbone.features]
+  return jnp.mean(x, axis=(1, 2))
+
+
+def _without_remat(backbone: Any) -> Any:
+  """Blocks that are computed anew in the backward pass capture nothing."""
+  return backbone.clone(remat=False) if isinstance(backbone, ViT) else backbone
+
+
+def _check_names(run: Run, names: Sequence[str]) -> None:
+  size = run.image_size
+  blank = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  there = jax.eval_shape(run.method.encode, run.params, run.model_state, blank)
+  blocks = [key for key in run.params["backbone"] if re.fullmatch(_BLOCK, key)]
+  blocks.sort(key=lambda key: [int(n) for n in re.findall(r"\d+", key)])
+  for name in names:
+    if name not in there and name not in blocks:
+      raise ConfigError(
+        f"--features has {name!r}; this network has"
+        f" {', '.join([*there, *blocks])}."
+      )
+
+
+def _centre(run: Run) -> Centre:
+  """The view of the images of a set that is not in memory."""
+  how = preprocessing(run)
+  keys = ("size", "resize", "interpolation")
+  return Centre(**{key: how[key] for key in keys})
+
+
+class _Labelled:
+  """A set whose labels are kept as its images are read.
+
+  To the loader it has none, so that the label of an image says only whether it
+  could be decoded.
+  """
+
+  num_classes = None
+
+  def __init__(self, images: Encoded):
+    self._images = images
+    self.labels = np.full(len(images), -1, np.int32)
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def read(self, indices: Any) -> tuple[list[Any], np.ndarray]:
+    """Images, encoded or as pixels, and -1 for each."""
+    images, labels = self._images.read(indices)
+    self.labels[indices] = labels
+    return images, np.full(len(labels), -1, np.int32)

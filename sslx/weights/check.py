@@ -1,0 +1,110 @@
+"""One pair of an image and its features, stored with weights and tried on load.
+
+It finds what no name or shape shows: another number of heads, order of
+positions, epsilon or padding.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sslx.config import ConfigError
+from sslx.data import operations
+
+_TILE = 16  # rows and columns of the stored image, each a square of the real
+_TOLERANCE = 1e-3  # of the largest feature
+
+
+def make(
+  backbone: Any,
+  variables: dict[str, Any],
+  size: int,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+) -> str:
+  """The pair, as JSON.
+
+  Args:
+    backbone: a Linen module.
+    variables: of it.
+    size: of the image, pixels.
+    mean: of the normalisation.
+    std: of the normalisation.
+  """
+  tile = np.random.default_rng(0).integers(0, 256, (_TILE, _TILE, 3), np.uint8)
+  pair = {
+    "image": base64.b64encode(tile.tobytes()).decode(),
+    "size": size,
+    "mean": list(mean),
+    "std": list(std),
+  }
+  features = _features(backbone, variables, pair)
+  pair["features"] = {
+    name: base64.b64encode(x.tobytes()).decode() for name, x in features.items()
+  }
+  return json.dumps(pair)
+
+
+def verify(
+  text: str, backbone: Any, variables: dict[str, Any], path: str
+) -> str:
+  """Tries a pair.
+
+  Args:
+    text: of `make`.
+    backbone: a Linen module, which was given the weights.
+    variables: of it.
+    path: of the weights, for the message.
+
+  Returns:
+    What came out, for the user.
+
+  Raises:
+    ConfigError: the features are others.
+  """
+  pair = json.loads(text)
+  features = _features(backbone, variables, pair)
+  worst = 0.0
+  for name, encoded in pair["features"].items():
+    wanted = np.frombuffer(base64.b64decode(encoded), np.float32)
+    if name in features:
+      size = max(np.abs(wanted).max(), 1e-12)
+      error = np.abs(features[name] - wanted).max() / size
+      worst = max(worst, float(error))
+  if not worst <= _TOLERANCE:
+    raise ConfigError(
+      f"{path} holds an image and its features; with these weights the backbone"
+      f" of this config gives others (error {worst:.1g} of the largest). It"
+      " differs in something that shapes do not show: compare config.model."
+      "backbone with the metadata of the file."
+    )
+  return f"the stored image gives the stored features (error {worst:.0e})"
+
+
+def _features(
+  backbone: Any, variables: dict[str, Any], pair: dict[str, Any]
+) -> dict[str, np.ndarray]:
+  """All pooled features of the pair's image, in float32: f32[d] by name."""
+  tile = np.frombuffer(base64.b64decode(pair["image"]), np.uint8)
+  nearest = np.arange(pair["size"]) * _TILE // pair["size"]
+  image = tile.reshape(_TILE, _TILE, 3)[nearest][:, nearest]
+  plain = {"dtype": "float32", "attention": "xla"}
+  has = {key: x for key, x in plain.items() if hasattr(backbone, key)}
+  exact = backbone.clone(**has)
+
+  @jax.jit
+  def run(variables, image):
+    x = operations.normalize(image[None], pair["mean"], pair["std"])
+    return exact.apply(variables, x, train=False, every=True)
+
+  with jax.default_matmul_precision("highest"):
+    features = run(variables, jnp.asarray(image))
+  if "pooled" in features:  # Of a ViT "final" is one of the others.
+    del features["final"]
+  return {name: np.asarray(x[0], np.float32) for name, x in features.items()}

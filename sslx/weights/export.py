@@ -1,0 +1,245 @@
+"""Writes a backbone as other libraries read it.
+
+  timm         a folder for `timm.create_model("local-dir:...")` and the hub
+  hf           a folder for `transformers`' `from_pretrained`
+  torchvision  a folder of a strict state_dict of torchvision's ResNet or ViT
+  safetensors  the same names, of any network; its README builds the module
+  npz          arrays in our own names and layout, of any backbone
+
+Each folder has a README with the lines that load it, and in the metadata of its
+weights where they come from and one image with its features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from etils import epath
+
+from sslx.config import ConfigError
+from sslx.models.resnet import LAYOUTS, ResNet
+from sslx.models.vit import ViT
+from sslx.weights import card, files, hf, names
+from sslx.weights.run import Run
+from sslx.weights.state import described, preprocessing, torch_state
+
+_INSTEAD = "use --to=safetensors, whose README builds it"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What the user may choose.
+
+  Attributes:
+    features: of a ViT, "cls" or "pooled"; by default what the config names.
+    model_type: of transformers, one of `hf.MODEL_TYPES`.
+  """
+
+  features: str | None = None
+  model_type: str | None = None
+
+
+Written = tuple[dict[str, np.ndarray], dict[str, Any]]
+
+
+def timm(run: Run, options: Options) -> Written:
+  """Tensors, and timm's `config.json`."""
+  state = torch_state(run)
+  how = preprocessing(run)
+  if isinstance(run.backbone, ResNet):
+    _plain_resnet(run.backbone, "timm's ResNet")
+    name, pooling = f"resnet{run.backbone.depth}", "avg"
+    width = 2048 if LAYOUTS[run.backbone.depth][1] else 512
+    arguments = {"num_classes": 0, "global_pool": "avg"}
+    first, pool = "conv1", [-(-how["size"] // 32)] * 2
+  else:
+    name, pooling, arguments = _timm_vit(run.backbone, options.features)
+    width, first, pool = run.backbone.sizes[0], "patch_embed.proj", None
+  config = {
+    "architecture": name,
+    "num_classes": 0,
+    "num_features": width,
+    "global_pool": pooling,
+    "model_args": arguments,
+    "pretrained_cfg": {
+      "tag": f"sslx_{run.config.model.method}",
+      "custom_load": False,
+      "input_size": [3, how["size"], how["size"]],
+      "fixed_input_size": pool is None,
+      "interpolation": how["interpolation"],
+      "crop_pct": how["size"] / how["resize"],
+      "crop_mode": "center",
+      "mean": how["mean"],
+      "std": how["std"],
+      "num_classes": 0,
+      "pool_size": pool,
+      "first_conv": first,
+      "classifier": "head" if pool is None else "fc",
+    },
+  }
+  return state, {"config.json": config}
+
+
+def _timm_vit(
+  backbone: ViT, features: str | None
+) -> tuple[str, str, dict[str, Any]]:
+  """Architecture, pooling and arguments."""
+  width, depth, heads = backbone.sizes
+  features = features or backbone.features
+  if features == "cls+pooled":
+    raise ConfigError(
+      "timm has no pooling that is the class token beside the mean of the"
+      " others; choose --features=cls or --features=pooled."
+    )
+  if features == "cls" and not backbone.class_token:
+    raise ConfigError("--features=cls: this network has no class token.")
+  patch = 14 if backbone.variant == "huge" else 16
+  pooling = {"cls": "token", "pooled": "avg"}[features]
+  return f"vit_{backbone.variant}_patch{patch}_224", pooling, {
+    "num_classes": 0,
+    "img_size": backbone.image_size,
+    "patch_size": backbone.patch_size,
+    "embed_dim": width,
+    "depth": depth,
+    "num_heads": heads,
+    "mlp_ratio": round(width * backbone.mlp_ratio) / width,
+    "class_token": backbone.class_token,
+    "init_values": backbone.layer_scale,
+    "global_pool": pooling,
+    # timm would else pool first and norm after: other features.
+    "fc_norm": False,
+  }  # fmt: skip
+
+
+def transformers(run: Run, options: Options) -> Written:
+  """Tensors, `config.json` and `preprocessor_config.json`."""
+  tensors, config = hf.convert(run, torch_state(run), options.model_type)
+  return tensors, {
+    "config.json": config,
+    "preprocessor_config.json": hf.processor(run),
+  }
+
+
+def torchvision(run: Run, options: Options) -> Written:
+  """Tensors of torchvision's `resnet50` and `VisionTransformer`."""
+  del options
+  state, backbone = torch_state(run), run.backbone
+  if isinstance(backbone, ResNet):
+    _plain_resnet(backbone, "torchvision's ResNet")
+    return state, {}
+  if backbone.layer_scale is not None or not backbone.class_token:
+    raise ConfigError(
+      "torchvision's ViT has a class token and no layer scale; use --to=timm."
+    )
+  return {_torchvision_name(name): x for name, x in state.items()}, {}
+
+
+def _torchvision_name(name: str) -> str:
+  renames = {
+    "cls_token": "class_token",
+    "pos_embed": "encoder.pos_embedding",
+    "patch_embed.proj": "conv_proj",
+    "norm": "encoder.ln",
+    "norm1": "ln_1",
+    "norm2": "ln_2",
+    "attn.qkv": "self_attention.in_proj",
+    "attn.proj": "self_attention.out_proj",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.3",
+  }
+  if name in renames:
+    return renames[name]
+  above, _, leaf = name.rpartition(".")
+  if not above.startswith("blocks."):
+    return f"{renames[above]}.{leaf}"
+  _, number, module = above.split(".", 2)
+  # The one matrix of queries, keys and values is no module of its own.
+  joint = "_" if module == "attn.qkv" else "."
+  block = f"encoder.layers.encoder_layer_{number}"
+  return f"{block}.{renames[module]}{joint}{leaf}"
+
+
+def plain(run: Run, options: Options) -> Written:
+  """Tensors by timm's and torchvision's names, of any ResNet or ViT."""
+  del options
+  return torch_state(run), {}
+
+
+def arrays(run: Run, options: Options) -> Written:
+  """Arrays by our own names, of any backbone."""
+  del options
+  return names.flat(run.variables), {}
+
+
+TARGETS: dict[str, Callable[[Run, Options], Written]] = {
+  "timm": timm,
+  "hf": transformers,
+  "torchvision": torchvision,
+  "safetensors": plain,
+  "npz": arrays,
+}
+
+
+def write(run: Run, to: str, out: epath.Path, options: Options) -> list[str]:
+  """Writes a folder.
+
+  Args:
+    run: whose backbone.
+    to: a key of TARGETS.
+    out: a folder that is not there yet.
+    options: what the user chose.
+
+  Returns:
+    What was written, for the user.
+
+  Raises:
+    ConfigError: the target cannot express the network, says what can; or `out`
+      exists.
+  """
+  if out.exists():
+    raise ConfigError(f"--out: {out} exists. Remove it, or give another.")
+  tensors, extra = TARGETS[to](run, options)
+  metadata = described(run)
+  unfinished = out.parent / f"{out.name}.unfinished"
+  if unfinished.exists():
+    unfinished.rmtree()
+  unfinished.mkdir(parents=True)
+  if to == "npz":
+    files.write_npz(unfinished / "weights.npz", tensors, metadata)
+  else:
+    data = safetensors.numpy.save(_contiguous(tensors), metadata)
+    (unfinished / "model.safetensors").write_bytes(data)
+  for name, content in extra.items():
+    (unfinished / name).write_text(json.dumps(content, indent=2) + "\n")
+  text = card.text(run, to, extra.get("config.json", {}), metadata)
+  (unfinished / "README.md").write_text(text)
+  unfinished.rename(out)  # At once: a kill leaves no half of it.
+  count = sum(np.size(x) for x in tensors.values())
+  return [
+    f"{out}: {len(tensors)} tensors, {count:,} numbers, for {to}",
+    f"the {run.network} of {metadata['recipe']} at step {run.step}",
+  ]
+
+
+def _contiguous(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  return {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+
+
+def _plain_resnet(backbone: ResNet, whose: str) -> None:
+  """Refuses what others' ResNets have no arguments for."""
+  if backbone.stem != "imagenet":
+    raise ConfigError(
+      f"{whose} has a 7x7 stem and a pool, and this network the 'cifar' stem;"
+      f" {_INSTEAD}."
+    )
+  if backbone.width != 1:
+    raise ConfigError(
+      f"{whose} has 64 channels in its stem, and this network"
+      f" {max(1, round(64 * backbone.width))}; use --to=hf, or"
+      " --to=safetensors, whose README builds it."
+    )

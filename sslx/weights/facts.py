@@ -1,0 +1,272 @@
+"""What shapes do not tell of a ViT, found out or asked for.
+
+Files of other heads, another order of positions or another epsilon load without
+an error, and give other features.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sslx import models
+from sslx.config import ConfigError
+from sslx.models import patches
+from sslx.models.vit import VARIANTS, ViT
+from sslx.weights.files import File
+from sslx.weights.layouts import Found
+
+_EPS = 1e-6  # of every LayerNorm here
+_TOLERANCE = 2e-3  # of a position, in float16 too
+_HEADS_64 = (192, 384, 768, 1024)  # widths whose heads are 64 wide by custom
+
+
+def check_vit(
+  backbone: ViT,
+  file: File,
+  found: Found,
+  heads: int | None,
+  eps: float | None,
+) -> list[str]:
+  """Checks a ViT from another library against the one of this config.
+
+  Args:
+    backbone: of the config.
+    file: where the weights are.
+    found: the weights.
+    heads: of the attention, if the user said so.
+    eps: of LayerNorm, if the user said so.
+
+  Returns:
+    What was concluded rather than read, for the user.
+
+  Raises:
+    ConfigError: it differs, or cannot be known and was not said.
+  """
+  _check_config(file, eps)
+  weight = found.tensors.get("patch_embed.proj.weight")
+  if weight is not None and len(weight.shape) == 2:
+    raise ConfigError(
+      f"{file.path}: patch_embed.proj.weight is a matrix {tuple(weight.shape)},"
+      " which does not say in which order it takes the numbers of a patch. Save"
+      " it as the filter of a convolution, (width, 3, patch, patch)."
+    )
+  return _check_heads(backbone, file, found, heads)
+
+
+def _check_config(file: File, eps: float | None) -> None:
+  """Checks what transformers' `config.json` says; others' say no such thing."""
+  described = file.config or {}
+  kind = described.get("model_type")
+  if kind is None:
+    return
+  act = described.get("hidden_act", "gelu")
+  if act != "gelu":
+    raise ConfigError(
+      f"{file.path}: config.json says hidden_act={act!r}; a ViT here has the"
+      " exact 'gelu'."
+    )
+  said = described.get("layer_norm_eps", 1e-6 if kind == "dinov2" else 1e-12)
+  if (said if eps is None else eps) != _EPS:
+    raise ConfigError(
+      f"{file.path}: config.json says layer_norm_eps={said:g}; a ViT here has"
+      f" {_EPS:g}, which gives other features. If the weights were trained with"
+      f" {_EPS:g}, as those of MAE and DINO were whatever config.json says, set"
+      f" config.runtime.init_from.eps={_EPS:g}."
+    )
+
+
+def _check_heads(
+  backbone: ViT, file: File, found: Found, said: int | None
+) -> list[str]:
+  """Checks the number of heads; returns what was taken for granted."""
+  width, _, here = backbone.sizes
+  notes = []
+  known = said or _described_heads(file.config or {})
+  if known is None and found.layout.heads:
+    known = found.layout.heads.get(width)
+  if known is None:
+    known = _customary_heads(found, width)
+    if known is None:
+      raise ConfigError(
+        f"{file.path} does not say how many heads its attention has, and no"
+        " shape does: most networks have heads 64 wide, but the small ViTs of"
+        " MoCo v3 and solo-learn have 12 narrower ones. Set"
+        " config.runtime.init_from.heads."
+      )
+    notes.append(
+      f"{known} heads of {width // known} are taken for granted: the file does"
+      " not say; config.runtime.init_from.heads does"
+    )
+  if known != here:
+    raise ConfigError(
+      f"{file.path} has an attention of {known} heads; config.model.backbone"
+      f" has {here}, which fit the same shapes but give other features. Set"
+      f" config.model.backbone.heads={known}; or, if the file has {here},"
+      f" config.runtime.init_from.heads={here}."
+    )
+  return notes
+
+
+def _described_heads(described: Mapping[str, Any]) -> int | None:
+  """Heads by the `config.json` of transformers or timm."""
+  if "num_attention_heads" in described:
+    return described["num_attention_heads"]
+  arguments = described.get("model_args") or {}
+  if "num_heads" in arguments:
+    return arguments["num_heads"]
+  words = str(described.get("architecture", "")).split("_")
+  if words[0] in ("vit", "deit") and len(words) > 1 and words[1] in VARIANTS:
+    return VARIANTS[words[1]][2]
+  return None
+
+
+def _customary_heads(found: Found, width: int) -> int | None:
+  """Heads by custom, or None where there are two customs."""
+  positions = found.tensors.get("pos_embed")
+  order = None if positions is None else order_of(np.asarray(positions)[0])[0]
+  if width in (192, 384) and order == "mocov3":
+    return None
+  if width in _HEADS_64:
+    return width // 64
+  return 16 if width == 1280 else None
+
+
+def order_of(positions: np.ndarray) -> tuple[str | None, bool, int]:
+  """Whose sines and cosines these are.
+
+  Args:
+    positions: [n, d], or [1 + n, d] with one of the class token.
+
+  Returns:
+    "mae" or "mocov3", or None if they are learned; whether the first is of a
+    class token; rows of the grid, which is a square.
+
+  Raises:
+    ConfigError: they are of no square grid.
+  """
+  count, width = positions.shape
+  first = math.isqrt(count) ** 2 != count
+  side = math.isqrt(count - first)
+  if side**2 != count - first:
+    raise ConfigError(
+      f"pos_embed has {count} positions, which are of no square grid, with or"
+      " without a class token; a ViT here has a square one."
+    )
+  grid = patches.scaled(side, side, side)
+  blank = np.zeros((int(first), width))
+  for style in ("mae", "mocov3") if width % 4 == 0 else ():
+    wanted = np.concatenate([blank, patches.sincos(grid, width, style)])
+    if np.abs(positions - wanted).max() < _TOLERANCE:
+      return style, first, side
+  return None, first, side
+
+
+def take_positions(
+  backbone: ViT, tensors: dict[str, Any], path: str
+) -> list[str]:
+  """Makes the positions of a file those of a config's ViT, in place.
+
+  Fixed ones must be the same, and are taken out; learned ones are resized.
+
+  Returns:
+    What was done, for the user.
+
+  Raises:
+    ConfigError: they do not fit.
+  """
+  if "pos_embed" not in tensors:
+    return []
+  positions = np.asarray(tensors["pos_embed"], np.float32)[0]
+  style, _, side = order_of(positions)
+  size = side * backbone.patch_size
+  if backbone.positions == "sincos":
+    wrong = {}
+    if style is None:
+      wrong["positions"] = ("learned", "sincos")
+    elif style != backbone.style:
+      wrong["style"] = (style, backbone.style)
+    if size != backbone.image_size:
+      wrong["image_size"] = (size, backbone.image_size)
+    _refuse(wrong, path)
+    del tensors["pos_embed"]
+    return [f"positions are {style}'s sines and cosines, as here"]
+  here = backbone.trained_grid
+  if side == here:
+    return []
+  table, note = resized(positions, here)
+  tensors["pos_embed"] = table[None]
+  return [note]
+
+
+def resized(positions: np.ndarray, side: int) -> tuple[np.ndarray, str]:
+  """Learned positions for another grid.
+
+  Args:
+    positions: f32[n, d] of a square grid, or f32[1 + n, d] with one of the
+      class token, which stays as it is.
+    side: rows of the new grid, a square.
+
+  Returns:
+    The same of side * side, and the rule, for the user.
+  """
+  _, first, there = order_of(positions)
+  before, rest = positions[: int(first)], positions[int(first) :]
+  rest = patches.resized(rest, (there, there), (side, side))
+  return np.concatenate([before, np.asarray(rest)]), (
+    f"pos_embed resized from {there} x {there} to {side} x {side}: bicubic,"
+    " antialiased, as timm does; DINOv2's own rule adds an offset of 0.1"
+  )
+
+
+def check_own(
+  section: str | Mapping[str, Any], backbone: Any, path: str
+) -> None:
+  """Checks a backbone of ours, of a run or a file, against the config's.
+
+  Args:
+    section: its `model.backbone`, as JSON or read from it.
+    backbone: of the config.
+    path: for messages.
+
+  Raises:
+    ConfigError: they differ in what shapes do not tell.
+  """
+  if isinstance(section, str):
+    section = json.loads(section)
+  if not isinstance(backbone, ViT) or section.get("name") != "vit":
+    return
+  other = models.backbone(section)
+  wrong = {}
+  if (
+    other.sizes[0] == backbone.sizes[0] and other.sizes[2] != backbone.sizes[2]
+  ):
+    wrong["heads"] = (other.sizes[2], backbone.sizes[2])
+  if other.positions != backbone.positions:
+    wrong["positions"] = (other.positions, backbone.positions)
+  elif other.positions == "sincos":
+    for key in ("style", "image_size"):
+      if getattr(other, key) != getattr(backbone, key):
+        wrong[key] = (getattr(other, key), getattr(backbone, key))
+  _refuse(wrong, path)
+
+
+def _refuse(wrong: Mapping[str, tuple[Any, Any]], path: str) -> None:
+  if wrong:
+    differences = ", ".join(
+      f"{key} {there!r} there and {here!r} here"
+      for key, (there, here) in wrong.items()
+    )
+    fixes = " ".join(
+      f"--config.model.backbone.{key}={there}"
+      for key, (there, _) in wrong.items()
+    )
+    raise ConfigError(
+      f"the backbone of {path} differs from config.model.backbone in what its"
+      f" shapes do not show, and would give other features: {differences}."
+      f" Set {fixes}."
+    )

@@ -1,0 +1,231 @@
+"""Where the backbone is in the checkpoints that others publish.
+
+A checkpoint is tensors in groups (`state_dict`, `teacher`), whose names begin
+with the network that they are of. Each layout says where the student and the
+teacher are, and what else is in them that is no part of a backbone: projectors,
+decoders, queues, classifiers. Anything not named here is left over, which
+`load` refuses.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from sslx.config import ConfigError
+from sslx.weights import foreign
+from sslx.weights.files import File
+
+Network = Literal["student", "teacher"]
+
+# Heads of MoCo v3's and solo-learn's ViTs, by width. Theirs differ from all
+# others', whose heads are 64 wide, and no shape tells.
+_MOCOV3_HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """One way to lay out a checkpoint.
+
+  Attributes:
+    name: for messages.
+    sign: pattern of a name that no earlier layout explains.
+    student: group and prefix of the network that is trained; None if it is not
+      there. The group "" is the file itself.
+    teacher: likewise, of the one that follows it.
+    published: the one that the paper's code evaluates.
+    others: pattern of names, after the prefix, that are no part of a backbone.
+    heads: of the attention, by width, where they are not 64 wide.
+  """
+
+  name: str
+  sign: str
+  student: tuple[str, str] | None
+  teacher: tuple[str, str] | None = None
+  published: Network = "student"
+  others: str = r"(fc|head|heads)\."
+  heads: Mapping[int, int] | None = None
+
+
+# Tried in order. Prefixes are those without `module.`, which is taken off.
+LAYOUTS = (
+  Layout(
+    "MoCo v3",
+    r"^base_encoder\.",
+    student=("state_dict", "base_encoder."),
+    teacher=("state_dict", "momentum_encoder."),
+    heads=_MOCOV3_HEADS,
+  ),
+  Layout(
+    "MoCo v1 or v2",
+    r"^encoder_q\.",
+    student=("state_dict", "encoder_q."),
+    teacher=("state_dict", "encoder_k."),
+  ),
+  Layout("SimSiam", r"^encoder\.conv1\.", student=("state_dict", "encoder.")),
+  Layout(
+    "DINO, iBOT or DINOv2 in training",
+    r"^backbone\.",
+    student=("student", "backbone."),
+    teacher=("teacher", "backbone."),
+    published="teacher",
+    others=r"(masked_embed|mask_token)$|(fc|head)\.",
+  ),
+  Layout(
+    "MSN or I-JEPA",
+    r"^blocks\.0\.",
+    student=("encoder", ""),
+    teacher=("target_encoder", ""),
+    published="teacher",
+  ),
+  Layout(
+    "Barlow Twins or VICReg", r"^backbone\.", student=("model", "backbone.")
+  ),
+  Layout(
+    "OpenMMLab, solo-learn or lightly",
+    r"^backbone\.",
+    student=("state_dict", "backbone."),
+    teacher=("state_dict", "momentum_backbone."),
+    others=r"(mask_token)$|(fc|head)\.",
+  ),
+  Layout(
+    "SwAV or DeepCluster-v2",
+    r"^(prototypes|projection_head)\.",
+    student=("", ""),
+    others=r"(prototypes|projection_head)\.",
+  ),
+  Layout(
+    "MAE",
+    r"^(decoder_embed|(vit\.)?decoder\.decoder_embed)\.",
+    student=("", ""),
+    others=r"mask_token$|decoder_|head\.",
+  ),
+  Layout(
+    "a bare network",
+    r".",
+    student=("", ""),
+    others=(
+      r"(mask_token|masked_embed)$|(fc|head|heads|pooler|classifier)\."
+      r"|decoder_"
+    ),
+  ),
+)
+# Groups that a network without a prefix may be in, the likeliest first.
+_BARE = ("state_dict", "model", "")
+
+
+class Found(NamedTuple):
+  """A backbone in a file.
+
+  Attributes:
+    layout: of the file.
+    network: "student" or "teacher", or "" where there is one network only.
+    tensors: by timm's or torchvision's names; no statistics of how often
+      BatchNorm was applied.
+    left_out: how many tensors of each other part of the network there are.
+  """
+
+  layout: Layout
+  network: str
+  tensors: dict[str, Any]
+  left_out: dict[str, int]
+
+
+def find(file: File, what: Network | None) -> Found:
+  """Finds the backbone in a file.
+
+  Args:
+    file: what was read.
+    what: which of two networks; the published one by default.
+
+  Raises:
+    ConfigError: it has no tensors, or not the network that is asked for.
+  """
+  groups = {
+    name: _without_wrappers(tensors)
+    for name, tensors in _groups(file.content).items()
+  }
+  if not groups:
+    raise ConfigError(
+      f"{file.path} holds no tensors; it has"
+      f" {', '.join(map(str, file.content))}."
+    )
+  for layout in LAYOUTS:
+    places = {"student": layout.student, "teacher": layout.teacher}
+    for key, place in places.items():
+      if place == ("", ""):
+        bare = [group for group in _BARE if group in groups]
+        places[key] = (bare[0], "") if bare else None
+    there = {
+      key: {
+        name.removeprefix(place[1]): x
+        for name, x in groups[place[0]].items()
+        if name.startswith(place[1])
+      }
+      for key, place in places.items()
+      if place and place[0] in groups
+    }
+    there = {key: tensors for key, tensors in there.items() if tensors}
+    signed = any(
+      re.search(layout.sign, name)
+      for key in there
+      for name in groups[places[key][0]]
+    )
+    if signed:
+      return _chosen(file, layout, what, places, there, groups)
+  raise ConfigError(
+    f"{file.path} is laid out as no method that is known; its groups are"
+    f" {', '.join(map(repr, groups))}. Save the backbone's state_dict alone."
+  )
+
+
+def _chosen(file, layout, what, places, there, groups) -> Found:
+  network = what or layout.published
+  if what is None and network not in there:
+    (network,) = there
+  if network not in there:
+    raise ConfigError(
+      f"{file.path} is of {layout.name} and has no {network}; it has a"
+      f" {' and a '.join(there)}."
+    )
+  group, prefix = places[network]
+  left_out = collections.Counter(
+    name.split(".")[0] for name in groups[group] if not name.startswith(prefix)
+  )
+  tensors = {}
+  for name, x in foreign.to_timm(there[network]).items():
+    if re.match(layout.others, name):
+      left_out[f"{prefix}{name.split('.')[0]}"] += 1
+    elif not name.endswith("num_batches_tracked"):
+      tensors[name] = x
+  only = layout.teacher is None
+  return Found(layout, "" if only else network, tensors, dict(left_out))
+
+
+def _groups(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Tensors of the file itself, as "", and of each group in it."""
+  found = {"": content} | {
+    str(key): value
+    for key, value in content.items()
+    if isinstance(value, Mapping)
+  }
+  tensors = {
+    group: {
+      str(key): x
+      for key, x in values.items()
+      if hasattr(x, "shape") and hasattr(x, "dtype")
+    }
+    for group, values in found.items()
+  }
+  return {group: some for group, some in tensors.items() if some}
+
+
+def _without_wrappers(tensors: dict[str, Any]) -> dict[str, Any]:
+  """Takes off what DistributedDataParallel and torch.compile put before."""
+  for prefix in ("module.", "_orig_mod.", "module."):
+    if all(name.startswith(prefix) for name in tensors):
+      tensors = {k.removeprefix(prefix): x for k, x in tensors.items()}
+  return tensors

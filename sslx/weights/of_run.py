@@ -1,0 +1,126 @@
+"""Weights out of another run's checkpoint, laid out as this run has them."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from sslx import methods
+from sslx.checkpoint import Weights
+from sslx.config import ConfigError
+from sslx.weights import facts, names
+from sslx.weights.run import read_config
+from sslx.weights.source import InitFrom, Taken, check_fit
+
+_POSITIONS = "params/backbone/pos_embed"
+
+
+def take(
+  source: InitFrom, method: methods.Method, trees: Mapping[str, Any]
+) -> Taken:
+  """Reads what the two runs share.
+
+  Args:
+    source: the workdir of a run.
+    method: of this run.
+    trees: its "params" and "model_state", ShapeDtypeStructs with shardings.
+
+  Returns:
+    Arrays by path, laid out as `trees` say.
+
+  Raises:
+    ConfigError: it does not fit, or the config names parts that there are not.
+    CheckpointError: its checkpoint cannot be read.
+  """
+  other = read_config(source.path, "config.runtime.init_from")
+  theirs, everything = other.model.method, tuple(trees["params"])
+  same = methods.METHODS.get(theirs) is type(method)
+  parts = source.parts or (everything if same else ("backbone",))
+  unknown = [part for part in parts if part not in everything]
+  if unknown:
+    raise ConfigError(
+      f"config.runtime.init_from.parts has {unknown[0]!r};"
+      f" {type(method).__name__} has {', '.join(map(repr, everything))}."
+    )
+  if "backbone" in parts:
+    facts.check_own(other.model.backbone, method.backbone, source.path)
+  mine = lambda path: path.split("/")[1] in parts
+  wanted = {
+    f"{group}/{path}": x
+    for group, tree in trees.items()
+    for path, x in names.flat(tree).items()
+    if path.split("/")[0] in parts
+  }
+  above = "aux/" if source.what == "teacher" else ""
+  with Weights(source.path, source.step) as weights:
+    there = {
+      path.removeprefix(above): shape
+      for path, shape in weights.shapes.items()
+      if path.startswith((f"{above}params/", f"{above}model_state/"))
+    }
+    there = {path: shape for path, shape in there.items() if mine(path)}
+    if above and not there:
+      raise ConfigError(
+        f"config.runtime.init_from.what is 'teacher'; the run in {source.path}"
+        f" ({theirs}) has one network only."
+      )
+    asked = dict(wanted)
+    if _POSITIONS in asked and _POSITIONS in there:
+      asked[_POSITIONS] = _on_every_device(asked[_POSITIONS], there[_POSITIONS])
+    advice = "Set config.model.backbone as it is there"
+    if len(parts) > 1:
+      advice = (
+        "To take the backbone alone set"
+        " config.runtime.init_from.parts=('backbone',)"
+      )
+    shapes = {path: x.shape for path, x in asked.items()}
+    check_fit(source, shapes, there, advice)
+    asked = {p: x for p, x in asked.items() if there.get(p) == x.shape}
+    tree = _nested({f"{above}{path}": x for path, x in asked.items()})
+    loaded = names.flat(weights.load(tree))
+  loaded = {path.removeprefix(above): x for path, x in loaded.items()}
+
+  notes = [f"{theirs}, step {weights.step}"]
+  table = loaded.get(_POSITIONS)
+  if table is not None and table.shape != wanted[_POSITIONS].shape:
+    table = np.asarray(table.addressable_data(0))[0]
+    table, note = facts.resized(table, method.backbone.trained_grid)
+    loaded[_POSITIONS] = table[None]
+    notes.append(note)
+  count = lambda paths: collections.Counter(p.split("/")[1] for p in paths)
+  got, all_ = count(loaded), count(wanted)
+  notes += [f"{part}: {got[part]} of {all_[part]} tensors" for part in parts]
+  new = [part for part in everything if part not in parts]
+  if new:
+    notes.append(f"not taken: {', '.join(new)}")
+  group = lambda name: {
+    path.removeprefix(f"{name}/"): x
+    for path, x in loaded.items()
+    if path.startswith(f"{name}/")
+  }
+  return Taken(group("params"), group("model_state"), notes)
+
+
+def _on_every_device(x: Any, shape: tuple[int, ...]) -> Any:
+  """Learned positions of another grid, which a sharding may not divide."""
+  if x.shape == shape or shape[::2] != x.shape[::2]:
+    return x
+  sharding = NamedSharding(x.sharding.mesh, PartitionSpec())
+  return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+
+def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Dictionaries within dictionaries, from paths."""
+  tree: dict[str, Any] = {}
+  for path, x in leaves.items():
+    *above, last = path.split("/")
+    node = tree
+    for key in above:
+      node = node.setdefault(key, {})
+    node[last] = x
+  return tree

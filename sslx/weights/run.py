@@ -1,0 +1,130 @@
+"""A run that somebody trained: its config, its method and its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, Literal
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from sslx import config as config_lib
+from sslx import methods
+from sslx.checkpoint import Weights
+from sslx.config.files import custom_imports
+from sslx.config.tree import as_config, plain
+from sslx.data import pipeline
+from sslx.data import views as views_lib
+from sslx.step import example_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One network of a checkpoint.
+
+  Attributes:
+    workdir: of the run.
+    config: of the run.
+    method: that the config describes.
+    data: section `data` of the config.
+    step: of the checkpoint.
+    network: "student" or "teacher".
+    params: of that network by part, on the host; `params["backbone"]` always.
+    model_state: likewise.
+  """
+
+  workdir: str
+  config: ConfigDict
+  method: methods.Method
+  data: pipeline.Data
+  step: int
+  network: Literal["student", "teacher"]
+  params: dict[str, Any]
+  model_state: dict[str, Any]
+
+  @property
+  def backbone(self) -> Any:
+    """The Linen module."""
+    return self.method.backbone
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """Of the backbone."""
+    return {
+      "params": self.params["backbone"],
+      "batch_stats": self.model_state["backbone"],
+    }
+
+  @property
+  def image_size(self) -> int:
+    """Side of the images that the network is meant for."""
+    size = getattr(self.backbone, "image_size", None)
+    return size or self.data.views[0].size
+
+
+def read_config(workdir: str, key: str = "--workdir") -> ConfigDict:
+  """The config of a run.
+
+  Args:
+    workdir: of the run.
+    key: how the user gave it, for messages.
+
+  Raises:
+    ConfigError: it is not the workdir of a run.
+  """
+  path = epath.Path(workdir) / "config.json"
+  if not path.exists():
+    raise config_lib.ConfigError(
+      f"{key} is {str(workdir)!r}: there is no {path}. Give the workdir of a"
+      " run."
+    )
+  config = as_config(plain(json.loads(path.read_text())), final=True)
+  custom_imports(config)
+  return config
+
+
+def open_run(
+  workdir: str,
+  step: int | None = None,
+  what: Literal["student", "teacher"] | None = None,
+) -> Run:
+  """Loads one network of a run; its data is not looked at.
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint; the newest by default.
+    what: which network; by default the one that the method publishes.
+
+  Raises:
+    ConfigError: it is no run, or its method has no such network.
+    CheckpointError: there is no such checkpoint, or it cannot be read.
+  """
+  config = read_config(workdir)
+  data = config_lib.build(pipeline.Data, config.data, "data")
+  method = methods.build(config.model, methods.Plan(data.batch_size, 1, 1))
+  slots = method.slots(len(views_lib.each(data.views)))
+  batch = example_batch(data.views, slots)
+  key = jax.random.key(0)
+  params, model_state, aux = jax.eval_shape(method.init, key, batch)
+  wanted = {"params": params, "model_state": model_state}
+  network = what or getattr(method, "published", "student")
+  if network == "teacher":
+    if "params" not in aux:
+      raise config_lib.ConfigError(
+        f"--what=teacher: {type(method).__name__} has one network only; leave"
+        " it out."
+      )
+    wanted = {"aux": {k: aux[k] for k in wanted}}
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  wanted = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted
+  )
+  with Weights(workdir, step, "--workdir") as weights:
+    found = jax.device_get(weights.load(wanted))
+    found = found.get("aux", found)
+    return Run(
+      str(workdir), config, method, data, weights.step, network,
+      found["params"], found["model_state"],
+    )  # fmt: skip

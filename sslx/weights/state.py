@@ -1,0 +1,117 @@
+"""A run's backbone as torch's libraries name it, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from sslx import config as config_lib
+from sslx import metrics
+from sslx.config import names as recipe_names
+from sslx.config.tree import plain
+from sslx.models import patches
+from sslx.models.resnet import ResNet
+from sslx.models.vit import ViT
+from sslx.weights import check, names
+from sslx.weights.run import Run
+
+
+def torch_state(run: Run) -> dict[str, np.ndarray]:
+  """All tensors of a backbone, by timm's or torchvision's names.
+
+  Fixed positions, which are computed here, are written out.
+
+  Raises:
+    ConfigError: it is neither a ResNet nor a ViT.
+  """
+  if not isinstance(run.backbone, ResNet | ViT):
+    raise config_lib.ConfigError(
+      f"the backbone of {run.workdir} is a {type(run.backbone).__name__}, for"
+      " which no other library has names; use --to=npz."
+    )
+  state = {}
+  for path, x in names.flat(run.variables).items():
+    path = path.partition("/")[2]
+    name = names.torch_name(path)
+    state[name] = np.ascontiguousarray(names.to_torch(path, x))
+    if name.endswith("running_var"):
+      # torch counts batches here; nothing looks at the number.
+      counter = name.replace("running_var", "num_batches_tracked")
+      state[counter] = np.array(0, np.int64)
+  backbone = run.backbone
+  if isinstance(backbone, ViT) and "pos_embed" not in state:
+    state["pos_embed"] = fixed_positions(
+      backbone.trained_grid,
+      backbone.sizes[0],
+      backbone.style,
+      backbone.class_token,
+    )
+  return state
+
+
+def fixed_positions(
+  side: int, width: int, style: str, class_token: bool
+) -> np.ndarray:
+  """Sines and cosines of a square grid, f32[1, n, width]."""
+  table = patches.sincos(patches.scaled(side, side, side), width, style)
+  first = np.zeros((int(class_token), width), np.float32)
+  return np.concatenate([first, table])[None]
+
+
+def described(run: Run) -> dict[str, str]:
+  """What a file of weights says of where they come from."""
+  section = plain(run.config.model.backbone)
+  knn = {
+    key.removeprefix("eval/"): value
+    for row in metrics.read(epath.Path(run.workdir))
+    if row["step"] == run.step
+    for key, value in row.items()
+    if key.startswith("eval/")
+  }
+  pair = check.make(
+    run.backbone, run.variables, run.image_size, run.data.mean, run.data.std
+  )
+  return {
+    "format": "pt",
+    "method": run.config.model.method,
+    "network": run.network,
+    "recipe": _recipe(run),
+    "config": config_lib.fingerprint(run.config),
+    "step": str(run.step),
+    "backbone": json.dumps(section),
+    "image_size": str(run.image_size),
+    "mean": json.dumps(run.data.mean),
+    "std": json.dumps(run.data.std),
+    "evaluation": json.dumps(knn),
+    "check": pair,
+  }
+
+
+def preprocessing(run: Run) -> dict[str, Any]:
+  """How images are made ready: the evaluation's view, or whole small ones.
+
+  Returns:
+    `size`, of the square that the network is given; `resize`, of the short side
+    before that is cut out; `interpolation`; `mean` and `std`, of images in
+    [0, 1].
+  """
+  size, centre = run.image_size, run.data.centre
+  resize = centre.resize if centre.size == size else size
+  return {
+    "size": size,
+    "resize": resize,
+    "interpolation": centre.interpolation,
+    "mean": list(run.data.mean),
+    "std": list(run.data.std),
+  }
+
+
+def _recipe(run: Run) -> str:
+  """The recipe's name by its content; a custom one may have none."""
+  try:
+    return recipe_names.full_name(run.config)
+  except (AttributeError, KeyError):
+    return run.config.model.method

@@ -1,0 +1,30 @@
+"""Experiments whose images are given, or known by their shapes alone."""
+
+import jax
+import pytest
+
+from sslx import experiment
+from tests import tiny
+
+
+def built(kind):
+  if kind == "in memory":
+    return experiment.build(tiny.config())
+  return tiny.build_method(tiny.method_config(kind, model__norm_groups=8), 8)
+
+
+@pytest.mark.parametrize("kind", ["in memory", "mocov2", "relative_loc"])
+def test_shapes_of_a_batch_are_those_of_a_real_one(kind):
+  made = built(kind)
+  (batch,) = tiny.batches(made, 1)
+  expected = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), batch)
+  assert expected == jax.tree.map(
+    lambda x: (x.shape, x.dtype, x.sharding), made.abstract_batch
+  )
+
+
+def test_images_may_be_given():
+  sets = tiny.Pixels(), None
+  made = experiment.build(tiny.method_config("simclr"), sets=sets)
+  assert made.train is sets[0]
+  assert any("no labelled test set" in note for note in made.notes)
