@@ -14,6 +14,9 @@ reading; --raw=256 stores their pixels, for five times the speed and the space.
 These sets have names of their own, NAME_short320_q90 and NAME_raw256. Without
 --from they are made of the prepared set NAME.
 
+--stage=DIR copies a prepared set to a folder of this host, on disk or in
+memory, from --from=PATH, a shared folder or a URL such as gs://bucket/tfds.
+
 A command that was killed goes on when it is given again, and a set has its
 place only once it is whole. --verify checks one that is there.
 """
@@ -36,18 +39,19 @@ from sslx.config import ConfigError
 class Progress:
   """A bar, rewritten on a terminal; in a file, a line now and then."""
 
-  def __init__(self, total: int):
+  def __init__(self, total: int, unit: str = "images"):
     """Starts the clock.
 
     Args:
-      total: number of images.
+      total: number of units.
+      unit: what is counted.
     """
-    self._total, self._first = total, None
+    self._total, self._unit, self._first = total, unit, None
     self._began = self._shown = time.monotonic()
     self._live, self._ended = sys.stdout.isatty(), False
 
   def __call__(self, done: int) -> None:
-    """Shows how many images are done."""
+    """Shows how many are done."""
     from sslx.progress import duration
 
     now = time.monotonic()
@@ -64,8 +68,8 @@ class Progress:
     bar = "#" * (30 * done // self._total)
     print(
       ("\r\033[K" if self._live else "")
-      + f"[{bar:-<30}] {done:,}/{self._total:,} images  {speed:,.0f} images/s"
-      f"  ETA {duration(left)}",
+      + f"[{bar:-<30}] {done:,}/{self._total:,} {self._unit}  {speed:,.0f}"
+      f" {self._unit}/s  ETA {duration(left)}",
       end="" if self._live and not ends else "\n",
       flush=True,
     )
@@ -174,6 +178,41 @@ def verify(name: str, out: str) -> None:
   print(f"{folder} is in order: {', '.join(counts)} images")
 
 
+def stage(name: str, source: str | None, target: str, workers: int) -> None:
+  """Copies a set to this host.
+
+  Raises:
+    ConfigError: see `data.stage.stage`.
+  """
+  from sslx.data import stage as stage_lib
+
+  if source is None:
+    raise ConfigError("--stage copies a prepared set: give its --from.")
+  bar = None
+
+  def progress(done: int, total: int) -> None:
+    nonlocal bar
+    size = -(-total // 2**20)  # Rounded up, so that only the end is the end.
+    bar = bar or Progress(size, "MiB")
+    bar(size if done == total else done // 2**20)
+
+  began = time.monotonic()
+  target = os.path.abspath(os.path.expanduser(target))
+  staged = stage_lib.stage(name, source, target, workers, progress)
+  size = f"{staged.files} files, {staged.num_bytes / 2**30:.2f} GiB"
+  if staged.copied is None:
+    print(f"{staged.folder} is there already: {size}; nothing is copied")
+  else:
+    seconds = time.monotonic() - began
+    speed = staged.copied / 2**20 / seconds
+    print(
+      f"{staged.folder} is copied and checked: {size};"
+      f" {staged.copied / 2**30:.2f} GiB of it now, in {seconds:.1f} s"
+      f" ({speed:,.0f} MiB/s)"
+    )
+  print(f"Use it: --config.data.source={name} --config.data.data_dir={target}")
+
+
 def main(argv: list[str]) -> None:
   """Does what the command line says."""
   parser = argparse.ArgumentParser(
@@ -192,8 +231,14 @@ def main(argv: list[str]) -> None:
     "--workers", type=int, default=os.cpu_count(), help="default: all cores"
   )
   parser.add_argument("--verify", action="store_true")
+  parser.add_argument("--stage", metavar="DIR")
   flags = parser.parse_args(argv)
   form = form_of(flags)
+  if flags.stage is not None:
+    given = (flags.out, flags.short_side, flags.raw, flags.verify or None)
+    if any(value is not None for value in given):
+      raise ConfigError("--stage copies a set as it is: it takes --from alone.")
+    return stage(flags.name, flags.source, flags.stage, flags.workers)
   default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
   out = os.path.abspath(os.path.expanduser(flags.out or default))
   if flags.verify or (form.short_side and not flags.source):

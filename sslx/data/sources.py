@@ -188,8 +188,9 @@ def _check_data_dir(data_dir: str | None, key: str) -> None:
   path = os.path.expanduser(data_dir)
   if "://" in data_dir:
     raise ConfigError(
-      f"{key} is a URL; ArrayRecord files are read from a file system. Copy"
-      " the data to a local folder, or mount it."
+      f"{key} is a URL; ArrayRecord files are read from a file system. Mount"
+      " it, or copy the set to each host: python -m sslx.prepare NAME"
+      f" --from={data_dir} --stage=/a/local/folder"
     )
   if not os.path.exists(path):
     raise ConfigError(

@@ -1,0 +1,180 @@
+"""TPU slices: what both ways to get one have in common.
+
+A slice is set up and used over ssh, the same way on every host, through
+`launch/worker.sh`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from sslx.launch import commands
+from sslx.launch.commands import Command
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# States of a slice. FAILED: it will not become READY again.
+ABSENT, WAITING, READY, FAILED = "absent", "waiting", "ready", "failed"
+
+
+class Step(NamedTuple):
+  """One thing to make.
+
+  Attributes:
+    exists: succeeds if it is there; None if `make` may be repeated.
+    make: makes it.
+    undo: deletes it; None if that happens with another.
+  """
+
+  exists: Command | None
+  make: Command
+  undo: Command | None
+
+
+class State(NamedTuple):
+  """One of the four states, and what the cloud says of it."""
+
+  state: str
+  detail: str
+
+
+class Slice(Protocol):
+  """How to get a slice, and how to reach its hosts."""
+
+  name: str
+
+  def steps(self) -> list[Step]:
+    """What it is made of, in order."""
+
+  def describe(self) -> Command:
+    """Prints the state."""
+
+  def parse_state(self, result: commands.Result) -> State:
+    """The state, from what `describe` printed."""
+
+  def hosts(self) -> list[str]:
+    """The hosts, once it is ready."""
+
+  def ssh(self, host: str, command: str) -> Command:
+    """Runs a shell command on a host, with its exit code, or 255."""
+
+  def scp(self, host: str, files: Sequence[str]) -> Command:
+    """Copies files into the home directory of a host."""
+
+  def flags(self, hosts: Sequence[str]) -> list[list[str]]:
+    """Flags of sslx.main on each host, by which the processes find another."""
+
+
+def create(where: Slice) -> tuple[list[Step], commands.Result]:
+  """Makes what is not there yet.
+
+  Returns:
+    The steps that were made, and the result of the last command: the others
+    are not tried after one that failed.
+  """
+  made, result = [], commands.Result(0, "")
+  for step in where.steps():
+    if step.exists and not commands.dry_run():
+      if commands.ask(step.exists).code == 0:
+        continue
+    if not commands.dry_run():
+      commands.say(shlex.join(step.make))
+    result = commands.ask(step.make)
+    if result.output:
+      print(result.output, flush=True)
+    if result.code:
+      break
+    made.append(step)
+  return made, result
+
+
+def delete(steps: Sequence[Step]) -> int:
+  """Deletes what is there of these, the last first; 0 if all is gone."""
+  worst = 0
+  for step in reversed([step for step in steps if step.undo]):
+    if commands.dry_run() or commands.ask(step.exists).code == 0:
+      worst = commands.run(step.undo) or worst
+  return worst
+
+
+def state(where: Slice) -> State:
+  """Asks for the state."""
+  return where.parse_state(commands.ask(where.describe(), dry="ACTIVE"))
+
+
+def setup(where: Slice) -> int:
+  """Brings this commit to every host and installs it; returns an exit code.
+
+  A second time it installs only what changed. While a run is going on, a host
+  keeps what it has.
+  """
+  with _archive(where.name) as archive:
+    files = [archive, str(ROOT / "launch" / "worker.sh")]
+    hosts = where.hosts()
+    copied = commands.together([where.scp(host, files) for host in hosts])
+    if any(copied):
+      return commands.verdict(copied)
+    install = ["bash", "worker.sh", "setup", os.path.basename(archive)]
+    install.append("tpu,gcs")
+    return commands.verdict(_everywhere(where, hosts, install))
+
+
+def run(where: Slice, args: Sequence[str], before: str = "") -> int:
+  """Runs sslx.main on every host and waits for the end; returns an exit code.
+
+  A run outlives the connection: given again, the command waits for the one that
+  is going on.
+
+  Args:
+    where: the slice.
+    args: of sslx.main.
+    before: shell command for each host, before each start.
+  """
+  hosts = where.hosts()
+  started = []
+  for host, flags in zip(hosts, where.flags(hosts), strict=True):
+    main = ["python", "-m", "sslx.main", "--distributed", *flags, *args]
+    if before:
+      main = ["bash", "-ec", f"{before}\nexec {shlex.join(main)}"]
+    remote = ["bash", "worker.sh", "run", where.name, *main]
+    started.append(where.ssh(host, shlex.join(remote)))
+  stop = ["bash", "worker.sh", "stop", where.name]
+  codes = commands.together(
+    started, stop=lambda: _everywhere(where, hosts, stop), grace=120
+  )
+  return commands.verdict(codes)
+
+
+def each(where: Slice, verb: str) -> int:
+  """Runs `worker.sh VERB NAME` on every host; returns the worst exit code."""
+  remote = ["bash", "worker.sh", verb, where.name]
+  return max(_everywhere(where, where.hosts(), remote))
+
+
+def _everywhere(
+  where: Slice, hosts: Sequence[str], remote: Sequence[str]
+) -> list[int]:
+  return commands.together([where.ssh(h, shlex.join(remote)) for h in hosts])
+
+
+@contextlib.contextmanager
+def _archive(name: str) -> Iterator[str]:
+  """What is committed, as a tar file."""
+  git = ["git", "-C", str(ROOT)]
+  dirty = commands.ask([*git, "status", "--porcelain"])
+  if dirty.output:
+    commands.say("changes that are not committed stay here: hosts get HEAD")
+  with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join("DIR" if commands.dry_run() else folder, f"{name}.tar")
+    made = commands.ask(
+      [*git, "archive", "--format=tar", f"--output={path}", "HEAD"]
+    )
+    if made.code:
+      commands.fail(f"git archive: {made.output}")
+    yield path
