@@ -61,8 +61,12 @@ class Job:
 def steps_config(method: str, **changes):
   """A tiny recipe: images cut on the host, or in memory for MAE."""
   if method == "mae":
-    changes |= {"data__source": "small", "runtime__evaluate__knn__k": (5,)}
-    return tiny.vit_config(method, **changes)
+    return tiny.vit_config(
+      method,
+      data__source="small",
+      runtime__evaluate__knn__k=(5,),
+      **changes,
+    )
   probe = {"runtime.evaluate.probe": {"lr": 1e-3}} if method == "simclr" else {}
   return tiny.method_config(method, data__source="named", **probe, **changes)
 

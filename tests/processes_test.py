@@ -96,7 +96,7 @@ def test_two_processes_of_four_devices_are_one_of_eight(method, two, tmp_path):
     assert np.abs(old.aux["queue"] - start.aux["queue"]).max() > 0.1
 
   assert new_evaluated.keys() == old_evaluated.keys()
-  assert {"knn_5", "effective_rank"} <= old_evaluated.keys()
+  assert "knn_5" in old_evaluated
   for key, value in old_evaluated.items():
     assert new_evaluated[key] == pytest.approx(value, rel=0.01, abs=0.02), key
   with np.load(two / f"{method}.npz") as new_pictures:
