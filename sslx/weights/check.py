@@ -7,11 +7,11 @@ positions, epsilon or padding.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sslx.config import ConfigError
@@ -74,8 +74,8 @@ def verify(
   for name, encoded in pair["features"].items():
     wanted = np.frombuffer(base64.b64decode(encoded), np.float32)
     if name in features:
-      size = max(np.abs(wanted).max(), 1e-12)
-      error = np.abs(features[name] - wanted).max() / size
+      largest = max(np.abs(wanted).max(), 1e-12)
+      error = np.abs(features[name] - wanted).max() / largest
       worst = max(worst, float(error))
   if not worst <= _TOLERANCE:
     raise ConfigError(
@@ -97,14 +97,18 @@ def _features(
   plain = {"dtype": "float32", "attention": "xla"}
   has = {key: x for key, x in plain.items() if hasattr(backbone, key)}
   exact = backbone.clone(**has)
-
-  @jax.jit
-  def run(variables, image):
-    x = operations.normalize(image[None], pair["mean"], pair["std"])
-    return exact.apply(variables, x, train=False, every=True)
-
+  mean, std = (np.asarray(pair[key], np.float32) for key in ("mean", "std"))
   with jax.default_matmul_precision("highest"):
-    features = run(variables, jnp.asarray(image))
+    features = _encode(variables, image[None], mean, std, backbone=exact)
   if "pooled" in features:  # Of a ViT "final" is one of the others.
     del features["final"]
   return {name: np.asarray(x[0], np.float32) for name, x in features.items()}
+
+
+@functools.partial(jax.jit, static_argnames="backbone")
+def _encode(
+  variables: Any, images: jax.Array, mean: Any, std: Any, *, backbone: Any
+) -> dict[str, jax.Array]:
+  """f32[1, d] by name, of uint8[1, h, w, 3]."""
+  images = operations.normalize(images, mean, std)
+  return backbone.apply(variables, images, train=False, every=True)

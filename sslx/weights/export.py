@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -212,7 +212,8 @@ def write(run: Run, to: str, out: epath.Path, options: Options) -> list[str]:
   if to == "npz":
     files.write_npz(unfinished / "weights.npz", tensors, metadata)
   else:
-    data = safetensors.numpy.save(_contiguous(tensors), metadata)
+    tensors = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    data = safetensors.numpy.save(tensors, metadata)
     (unfinished / "model.safetensors").write_bytes(data)
   for name, content in extra.items():
     (unfinished / name).write_text(json.dumps(content, indent=2) + "\n")
@@ -224,10 +225,6 @@ def write(run: Run, to: str, out: epath.Path, options: Options) -> list[str]:
     f"{out}: {len(tensors)} tensors, {count:,} numbers, for {to}",
     f"the {run.network} of {metadata['recipe']} at step {run.step}",
   ]
-
-
-def _contiguous(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  return {name: np.ascontiguousarray(x) for name, x in tensors.items()}
 
 
 def _plain_resnet(backbone: ResNet, whose: str) -> None:

@@ -144,7 +144,7 @@ def _decoder(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       f" {run.config.model.method}, which has no decoder; use vit."
     )
   state = {
-    names.decoder_name(path): np.ascontiguousarray(names.to_torch(path, x))
+    names.decoder_name(path): names.to_torch(path, x)
     for path, x in names.flat(run.params["decoder"]).items()
   }
   # Blocks are renamed as an encoder's, and then get their own place.

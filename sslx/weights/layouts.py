@@ -154,55 +154,56 @@ def find(file: File, what: Network | None) -> Found:
       f" {', '.join(map(str, file.content))}."
     )
   for layout in LAYOUTS:
-    places = {"student": layout.student, "teacher": layout.teacher}
-    for key, place in places.items():
-      if place == ("", ""):
-        bare = [group for group in _BARE if group in groups]
-        places[key] = (bare[0], "") if bare else None
-    there = {
-      key: {
-        name.removeprefix(place[1]): x
-        for name, x in groups[place[0]].items()
-        if name.startswith(place[1])
-      }
-      for key, place in places.items()
-      if place and place[0] in groups
-    }
-    there = {key: tensors for key, tensors in there.items() if tensors}
-    signed = any(
-      re.search(layout.sign, name)
-      for key in there
-      for name in groups[places[key][0]]
+    networks = _networks(layout, groups)
+    inside = {group for group, _ in networks.values()}
+    if any(
+      re.search(layout.sign, x) for group in inside for x in groups[group]
+    ):
+      break
+  else:
+    raise ConfigError(
+      f"{file.path} is laid out as no method that is known; its groups are"
+      f" {', '.join(map(repr, groups))}. Save the backbone's state_dict alone."
     )
-    if signed:
-      return _chosen(file, layout, what, places, there, groups)
-  raise ConfigError(
-    f"{file.path} is laid out as no method that is known; its groups are"
-    f" {', '.join(map(repr, groups))}. Save the backbone's state_dict alone."
-  )
-
-
-def _chosen(file, layout, what, places, there, groups) -> Found:
   network = what or layout.published
-  if what is None and network not in there:
-    (network,) = there
-  if network not in there:
+  if what is None and network not in networks:
+    (network,) = networks
+  if network not in networks:
     raise ConfigError(
       f"{file.path} is of {layout.name} and has no {network}; it has a"
-      f" {' and a '.join(there)}."
+      f" {' and a '.join(networks)}."
     )
-  group, prefix = places[network]
+  group, prefix = networks[network]
+  mine = {
+    name.removeprefix(prefix): x
+    for name, x in groups[group].items()
+    if name.startswith(prefix)
+  }
   left_out = collections.Counter(
     name.split(".")[0] for name in groups[group] if not name.startswith(prefix)
   )
   tensors = {}
-  for name, x in foreign.to_timm(there[network]).items():
+  for name, x in foreign.to_timm(mine).items():
     if re.match(layout.others, name):
       left_out[f"{prefix}{name.split('.')[0]}"] += 1
     elif not name.endswith("num_batches_tracked"):
       tensors[name] = x
   only = layout.teacher is None
   return Found(layout, "" if only else network, tensors, dict(left_out))
+
+
+def _networks(
+  layout: Layout, groups: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[str, str]]:
+  """Group and prefix of each network of a layout that is there."""
+  found = {}
+  for key in ("student", "teacher"):
+    place = getattr(layout, key)
+    if place == ("", ""):
+      place = next(((group, "") for group in _BARE if group in groups), None)
+    if place and any(x.startswith(place[1]) for x in groups.get(place[0], ())):
+      found[key] = place
+  return found
 
 
 def _groups(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

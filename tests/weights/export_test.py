@@ -158,9 +158,8 @@ def test_timm_can_be_given_the_other_pooling(saved, exported, monkeypatch):
   folder = exported("mae", "timm", "--features=pooled")
   model, found = loaded_by_its_readme(folder, images, monkeypatch)
   assert_close(found, wanted)
-  assert model.pretrained_cfg["mean"] == tuple(
-    open_run(saved("mae")[0]).data.mean
-  )
+  mean = open_run(saved("mae")[0]).data.mean
+  assert tuple(model.pretrained_cfg["mean"]) == mean
 
 
 def test_the_teacher_is_another_network(saved, exported, monkeypatch):
@@ -241,6 +240,7 @@ TARGETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_export_comes_back_bitwise(saved, exported, name):
   _, state = saved(name)
@@ -263,6 +263,14 @@ def test_every_export_comes_back_bitwise(saved, exported, name):
       text = "\n".join(notes)
       assert f"backbone: {counted} of {counted} tensors" in text
       assert "the stored image gives the stored features" in text
+
+
+def test_the_tensors_are_those_of_torchvision(exported):
+  content = files.read(str(exported("resnet18", "torchvision"))).content
+  assert len(content) == 122 - 2  # Without `fc`, see torchvision's resnet18.
+  assert content["bn1.num_batches_tracked"].shape == ()
+  assert content["bn1.num_batches_tracked"].dtype == np.int64
+  assert content["layer2.0.downsample.0.weight"].shape == (128, 64, 1, 1)
 
 
 def test_the_metadata_say_where_the_weights_come_from(exported):
