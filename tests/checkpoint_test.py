@@ -246,7 +246,7 @@ def test_leftovers_of_a_killed_save_are_ignored(open_in):
 def test_weights_of_another_run(open_in, tmp_path):
   checkpoints = open_in(tmp_path / "run" / "checkpoints")
   for step in (2, 4):
-    checkpoints.save(step, state(step), {"next_index": step})
+    checkpoints.save(step, state(float(step)), {"next_index": step})
   checkpoints.wait()
   target = abstract(state(), 8)
   wanted = {"params": target.params, "model_state": target.model_state}
