@@ -108,7 +108,7 @@ def together(
   environments: Sequence[Mapping[str, str]] = (),
   *,
   stop: Callable[[], object] | None = None,
-  grace: float = 60.0,
+  grace: float = 90.0,
 ) -> list[int]:
   """Runs commands at the same time, and marks their lines with their number.
 

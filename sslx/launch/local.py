@@ -22,13 +22,14 @@ class Local:
     processes: how many.
     devices: CPU devices of each.
     port: of the coordinator; 0 is any free one.
-    grace: seconds that the others have to end after one has failed.
+    grace: seconds that the others have to end after one has failed; more than
+      sslx.main's --heartbeat_timeout, by which they do.
   """
 
   processes: int = 2
   devices: int = 1
   port: int = 0
-  grace: float = 60.0
+  grace: float = 90.0
 
   def processes_of(
     self, args: list[str]
@@ -55,7 +56,8 @@ class GpuNode:
     node: number of this one, from 0.
     coordinator: address of node 0.
     port: of the coordinator, on node 0.
-    grace: seconds that the others have to end after one has failed.
+    grace: seconds that the others have to end after one has failed; more than
+      sslx.main's --heartbeat_timeout, by which they do.
   """
 
   gpus: int = 0
@@ -63,7 +65,7 @@ class GpuNode:
   node: int = 0
   coordinator: str = "localhost"
   port: int = 8476
-  grace: float = 60.0
+  grace: float = 90.0
 
   def processes_of(
     self, args: list[str]

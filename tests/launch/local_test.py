@@ -106,4 +106,4 @@ def test_an_error_of_the_users_ends_all_with_it(cache, tmp_path):
   launcher = start(tmp_path, cache, more=["--config.model.methud=x"])
   code, output = end(launcher)
   assert code == 1, output
-  assert "[0] error: config.model.methud does not exist" in output
+  assert "error: config.model.methud does not exist" in output  # Of the first.
