@@ -72,7 +72,7 @@ def steps_config(method: str, **changes):
 
 
 def train_config(**changes):
-  """SimCLR, twelve epochs of four steps, a checkpoint every three steps."""
+  """SimCLR, twelve epochs of four steps, a checkpoint every five steps."""
   return tiny.method_config(
     "simclr",
     data__source="named",
@@ -80,7 +80,7 @@ def train_config(**changes):
     schedule__lr__warmup_epochs=0.0,
     schedule__optimizer__lr=0.05,
     runtime__log_every=1,
-    runtime__checkpoint__every_epochs=0.75,
+    runtime__checkpoint__every_epochs=1.25,
     runtime__evaluate__every_epochs=4.0,
     **changes,
   )

@@ -50,7 +50,13 @@ def start(folder, cache, job, devices=4):
 
 
 def finish(started):
-  outputs = [process.communicate(timeout=600)[0] for process in started]
+  """Waits for the processes of a job; leaves none behind."""
+  try:
+    outputs = [process.communicate(timeout=1200)[0] for process in started]
+  finally:
+    for process in started:
+      process.kill()
+      process.communicate()
   assert [process.returncode for process in started] == [0] * len(started), (
     "\n".join(outputs)
   )
@@ -153,15 +159,16 @@ def test_restarts_on_other_processes_devices_and_modes_are_one_run(
   for n, (job, devices) in enumerate(jobs):
     started = start(tmp_path / str(n), cache, job, devices)
     if n < 2:
-      kill_after(started, run, 13 * (n + 1))
+      kill_after(started, run, 6 + 20 * n)
       output = ""
     else:
       output = finish(started)
     trained.append(labels_of(tmp_path / str(n)))
     firsts.append(min(trained[-1]))
   assert f"resumed from step {firsts[2] - 1}" in output
-  # Killed within an epoch, and gone on within one.
   assert 1 == firsts[0] < firsts[1] < firsts[2], firsts
+  for first in firsts[1:]:
+    assert (first - 1) % 4, firsts  # Gone on within an epoch.
 
   # What the final state was trained on: of each step, its last repetition.
   batches = trained[0] | trained[1] | trained[2]
@@ -176,10 +183,10 @@ def test_restarts_on_other_processes_devices_and_modes_are_one_run(
   rows, expected = metrics.read(run), metrics.read(straight)
   assert [r["step"] for r in rows] == [r["step"] for r in expected]
   for row, same in zip(rows, expected, strict=True):
-    for key in ("loss", "eval/knn_5", "feature_std", "bad_images"):
+    for key in ("loss", "grad_norm", "eval/knn_5", "bad_images"):
       assert (key in row) == (key in same)
       if key in row:
-        assert row[key] == pytest.approx(same[key], rel=1e-3, abs=0.02), key
+        assert row[key] == pytest.approx(same[key], rel=1e-3), key
     if row["step"] > firsts[2] and "loss" in row:
       waits = [row["data_wait/0"], row["data_wait/1"]]
       assert row["data_wait"] == max(waits)
