@@ -67,7 +67,7 @@ def train(workdir, environments, cache, *flags, program=("-m", "sslx.main")):
   """Runs sslx.main in each of the environments to its end; returns outputs."""
   command = [sys.executable, *program, *ARGS, f"--workdir={workdir}"]
   started = start([*command, "--distributed", *flags], environments, cache)
-  outputs = [process.communicate(timeout=300)[0] for process in started]
+  outputs = [process.communicate(timeout=900)[0] for process in started]
   codes = [process.returncode for process in started]
   assert not any(codes), "\n".join(outputs)
   return outputs

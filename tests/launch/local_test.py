@@ -42,7 +42,7 @@ def start(workdir, cache, *flags, more=()):
 
 
 def end(launcher):
-  output, _ = launcher.communicate(timeout=300)
+  output, _ = launcher.communicate(timeout=900)
   return launcher.returncode, output
 
 

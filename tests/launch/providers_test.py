@@ -100,7 +100,7 @@ def test_a_pod_is_preempted_and_its_job_goes_on(cache, tmp_path):
     )
     preemption.start()
     try:
-      output, _ = launcher.communicate(timeout=400)
+      output, _ = launcher.communicate(timeout=900)
     finally:
       launcher.kill()
       preemption.join()
@@ -140,7 +140,7 @@ def test_a_group_whose_names_are_not_in_the_order_of_its_numbers(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
       )
       output += done.stdout
@@ -155,7 +155,7 @@ def test_a_group_whose_names_are_not_in_the_order_of_its_numbers(
 
 
 def finish(processes):
-  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  outputs = [process.communicate(timeout=900)[0] for process in processes]
   codes = [process.returncode for process in processes]
   assert not any(codes), "\n".join(outputs)
   return "\n".join(outputs)

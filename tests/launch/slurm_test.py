@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 
 
-def wait_for(condition, seconds=300):
+def wait_for(condition, seconds=600):
   end = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < end, condition
