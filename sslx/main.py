@@ -159,7 +159,8 @@ def _set_cache(folder: str | None) -> None:
     jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
   try:
-    os.makedirs(folder, exist_ok=True)
+    if "://" not in str(folder):  # A store needs no folder.
+      os.makedirs(folder, exist_ok=True)
   except OSError as error:
     print(f"note: no compilation cache in {folder}: {error.strerror}")
     return
