@@ -224,7 +224,6 @@ def test_a_process_loads_each_row_once(model):
 def test_numbers_of_each_process_are_gathered(mesh):
   partitioner = Partitioner.create(Parallel(mesh=mesh))
   found = partitioner.of_each_process((0.25, float("nan"), 3))
-  assert found.sharding.is_fully_replicated
   np.testing.assert_array_equal(found, np.float32([[0.25, np.nan, 3]]))
 
 

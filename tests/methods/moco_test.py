@@ -178,8 +178,8 @@ def test_the_key_encoder_starts_with_the_weights_of_another_run(monkeypatch):
   weights = jax.tree.map(lambda x: x + 1, (state.params, state.model_state))
   taken = Taken(*map(names.flat, weights), notes=[])
   monkeypatch.setattr(load.of_file, "take", lambda *_: taken)
-  none = types.SimpleNamespace(restore=lambda _: None)
-  found = train._start(experiment, none, lambda _: None)
+  none = types.SimpleNamespace(restore=lambda *_: None)
+  found, _ = train._start(experiment, none, lambda _: None)
   for name, old in zip(("params", "model_state"), weights, strict=True):
     jax.tree.map(np.testing.assert_array_equal, found.aux[name], old)
   (batch,) = tiny.batches(experiment, 1)
