@@ -86,6 +86,7 @@ def _do(
       if verb == "create":
         return commands.run(*where.create(args))
       return commands.run(getattr(where, verb)())
+  slices.check_sources()
   match verb:
     case "create":
       return slices.create(where)[1].code

@@ -10,6 +10,7 @@ import contextlib
 import os
 import pathlib
 import shlex
+import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -163,18 +164,46 @@ def _everywhere(
   return commands.together([where.ssh(h, shlex.join(remote)) for h in hosts])
 
 
+def check_sources() -> None:
+  """Ends the launcher unless it is in a checkout, whose files hosts get."""
+  if not (ROOT / "launch" / "worker.sh").exists():
+    commands.fail(
+      f"{ROOT} has no launch/worker.sh: sslx.launch sends its own files to the "
+      "hosts. Run it from a checkout of sslx, not from an installed package."
+    )
+
+
 @contextlib.contextmanager
 def _archive(name: str) -> Iterator[str]:
-  """What is committed, as a tar file."""
-  git = ["git", "-C", str(ROOT)]
-  dirty = commands.ask([*git, "status", "--porcelain"])
-  if dirty.output:
-    commands.say("changes that are not committed stay here: hosts get HEAD")
+  """The files that a host gets, as a tar file.
+
+  They are what is committed; all of the folder, if git knows nothing of it.
+  """
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join("DIR" if commands.dry_run() else folder, f"{name}.tar")
+    if not (ROOT / ".git").exists():
+      commands.say(f"{ROOT} is not a git checkout: hosts get all of its files")
+      if not commands.dry_run():
+        with tarfile.open(path, "w") as tar:
+          for entry in sorted(ROOT.iterdir()):
+            tar.add(entry, entry.name, filter=_is_source)
+      yield path
+      return
+    git = ["git", "-C", str(ROOT)]
+    dirty = commands.ask([*git, "status", "--porcelain"])
+    if dirty.output:
+      commands.say("changes that are not committed stay here: hosts get HEAD")
     made = commands.ask(
       [*git, "archive", "--format=tar", f"--output={path}", "HEAD"]
     )
     if made.code:
       commands.fail(f"git archive: {made.output}")
     yield path
+
+
+def _is_source(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+  """Leaves out hidden and built files, which fit this machine only."""
+  name = os.path.basename(entry.name)
+  built = name.endswith((".so", ".pyc", ".egg-info"))
+  made = name in ("__pycache__", "build", "dist", "work_dirs")
+  return None if built or made or name.startswith(".") else entry
