@@ -15,6 +15,9 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx import metrics, parallel
 from sslx import workdir as workdir_lib
+from sslx.data import fingerprint
+from sslx.data.fingerprint import Fingerprint
+from sslx.experiment import Experiment
 from sslx.job import Job
 from sslx.lock import owner
 
@@ -82,6 +85,26 @@ def claim(
   )
   differs = lambda ours, theirs: "" if theirs else unseen
   job.peers.check_same("sees the workdir", sees, differs, _TOGETHER)
+
+
+def on_data(job: Job, experiment: Experiment) -> dict[str, Fingerprint]:
+  """Fingerprints of both sets, by "training set" and "test set".
+
+  Raises:
+    ConfigError: another process has other images.
+  """
+  sets = {"training set": experiment.train, "test set": experiment.online.test}
+  found = {
+    name: fingerprint.of(images)
+    for name, images in sets.items()
+    if images is not None
+  }
+  if job.peers:
+    differs = lambda ours, theirs: "; ".join(
+      fingerprint.differences(ours, theirs)
+    )
+    job.peers.check_same("data", found, differs, _TOGETHER)
+  return found
 
 
 def _token(workdir: epath.Path) -> str | None:

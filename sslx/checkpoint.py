@@ -44,12 +44,15 @@ class Checkpoint:
     keep_every_epochs: of these, every one stays; None keeps the newest only.
     fall_back: go on from an earlier checkpoint if the newest cannot be read. It
       is moved to the folder `damaged` of the workdir.
+    changed_data: go on although the images are not those that the run has had
+      so far.
   """
 
   every_epochs: float = 10.0
   keep_last: int = 2
   keep_every_epochs: int | None = None
   fall_back: bool = False
+  changed_data: bool = False
 
   def __post_init__(self):
     require(self, "every_epochs", self.every_epochs > 0, "positive")
@@ -207,6 +210,10 @@ class Checkpoints:
       else:
         return loaded["state"], loaded["data"]
     return None
+
+  def metadata(self, step: int) -> dict[str, Any]:
+    """The metadata that were given when a checkpoint was saved."""
+    return self._orbax.checkpointables_metadata(step).custom_metadata or {}
 
   def close(self) -> None:
     """Waits for the save under way and releases the directory."""

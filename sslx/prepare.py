@@ -18,7 +18,10 @@ These sets have names of their own, NAME_short320_q90 and NAME_raw256. Without
 memory, from --from=PATH, a shared folder or a URL such as gs://bucket/tfds.
 
 A command that was killed goes on when it is given again, and a set has its
-place only once it is whole. --verify checks one that is there.
+place only once it is whole. --verify checks one that is there: it compares the
+checksums of all files with those taken when they were written, and decodes a
+sample of the images. Without checksums it decodes all of them. --verify=quick
+looks at the number of records of each file and at the sample alone.
 """
 
 from __future__ import annotations
@@ -114,7 +117,7 @@ def request_of(flags: argparse.Namespace, form: Any, out: str) -> Any:
       return None
     source, splits, classes = prepared.open_splits(flags.name, out)
   elif flags.name == "imagenet2012":
-    splits, notes = imagenet.open_splits(flags.source)
+    splits, notes = imagenet.open_splits(flags.source, flags.partial)
     classes = imagenet.classes()
   else:
     _check_new(flags.name)
@@ -158,8 +161,8 @@ def _check_classes(classes: tuple[str, ...]) -> None:
     )
 
 
-def verify(name: str, out: str) -> None:
-  """Checks a set that is there.
+def verify(name: str, out: str, how: str) -> None:
+  """Checks a set that is there, `how` --verify says.
 
   Raises:
     ConfigError: it is not, or something is wrong with it.
@@ -169,13 +172,20 @@ def verify(name: str, out: str) -> None:
   source = sources.Source(name, out, prepare=False)
   builder = sources.prepared(source, sources.ARGUMENTS)
   folder = os.fspath(builder.data_path)
-  problems = check.problems(folder)
-  if problems:
-    raise ConfigError(check.message(folder, problems))
+  quick = how == "quick"
+  checked = check.check(folder, compare=not quick, sample=quick)
+  if checked.problems:
+    raise ConfigError(check.message(folder, checked.problems))
   counts = [
     f"{s.name} {s.num_examples:,}" for s in builder.info.splits.values()
   ]
   print(f"{folder} is in order: {', '.join(counts)} images")
+  if checked.summed:
+    print(f"  checksums: all {checked.summed:,} files are as they were written")
+  else:
+    why = "not compared" if quick else "there are none"
+    print(f"  checksums: {why}, so a byte that changed may go unnoticed")
+  print(f"  {checked.decoded:,} of {checked.images:,} images were decoded")
 
 
 def stage(name: str, source: str | None, target: str, workers: int) -> None:
@@ -230,8 +240,13 @@ def main(argv: list[str]) -> None:
   parser.add_argument(
     "--workers", type=int, default=os.cpu_count(), help="default: all cores"
   )
-  parser.add_argument("--verify", action="store_true")
+  parser.add_argument(
+    "--verify", nargs="?", const="all", choices=["all", "quick"]
+  )
   parser.add_argument("--stage", metavar="DIR")
+  parser.add_argument(
+    "--partial", action="store_true", help="accept a part of ImageNet"
+  )
   flags = parser.parse_args(argv)
   form = form_of(flags)
   if flags.stage is not None:
@@ -248,14 +263,18 @@ def main(argv: list[str]) -> None:
         " prepared in."
       )
   if flags.verify:
-    return verify(flags.name, out)
+    return verify(flags.name, out, flags.verify)
   request = request_of(flags, form, out)
   if request is None:
-    from sslx.data import sources
+    from sslx.data import sources, sums
 
     os.makedirs(out, exist_ok=True)
-    sources.prepared(sources.Source(flags.name, out), sources.ARGUMENTS)
-    return verify(flags.name, out)
+    source = sources.Source(flags.name, out)
+    folder = os.fspath(sources.prepared(source, sources.ARGUMENTS).data_path)
+    verify(flags.name, out, "all")
+    if sums.read(folder) is None:
+      sums.write(folder)
+    return
 
   from sslx.data import store
 

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -16,6 +17,9 @@ from ml_collections import ConfigDict
 from sslx import agree, checkpoint, metrics, optim, parallel, storage, tracing
 from sslx import config as config_lib
 from sslx.checkpoint import Checkpoints
+from sslx.config import ConfigError
+from sslx.data import fingerprint
+from sslx.data.fingerprint import Fingerprint
 from sslx.data.pipeline import Batches
 from sslx.experiment import Experiment, build
 from sslx.job import Job
@@ -76,22 +80,24 @@ def _run(
   progress: Progress,
 ) -> dict[str, float]:
   """`run`, in a workdir that is ours."""
-  fingerprint = config_lib.fingerprint(config)
+  config_hash = config_lib.fingerprint(config)
+  job.at("looking through the data", slow=True, finish=lambda: None)
+  data = agree.on_data(job, experiment)
   checkpoints = Checkpoints(
     workdir / "checkpoints",
     experiment.runtime.checkpoint,
     experiment.order.steps_per_epoch,
-    {"config": fingerprint},
+    {"config": config_hash, "data": data},
   )
   with contextlib.closing(checkpoints):
     job.at("restoring", slow=True, finish=lambda: None)
-    state, resumed = _start(experiment, checkpoints, progress.note)
+    state, resumed = _start(experiment, checkpoints, data, progress.note)
     first = int(parallel.to_host(state.step))
     writer = None
     try:
       if parallel.is_main_process():
         writer = metrics.Writer(
-          workdir, first, fingerprint, resumed=resumed, note=progress.note
+          workdir, first, config_hash, resumed=resumed, note=progress.note
         )
         for note in (*experiment.notes, _overview(experiment, workdir)):
           progress.note(note)
@@ -126,6 +132,7 @@ def _closing(writer: metrics.Writer | None) -> Iterator[None]:
 def _start(
   experiment: Experiment,
   checkpoints: Checkpoints,
+  data: dict[str, Fingerprint],
   note: Callable[[str], None],
 ) -> tuple[TrainState, bool]:
   """The state, and whether it was resumed; else it is new or another run's."""
@@ -133,6 +140,7 @@ def _start(
   if restored is not None:
     state, data_state = restored
     step = int(parallel.to_host(state.step))
+    _check_data(experiment, checkpoints.metadata(step), data, step, note)
     # One batch a step, in an order that the seed gives: they cannot differ.
     if data_state != {"next_index": step}:
       raise checkpoint.CheckpointError(
@@ -150,6 +158,33 @@ def _start(
     )
     note("\n  ".join(notes))
   return state, False
+
+
+def _check_data(
+  experiment: Experiment,
+  metadata: dict[str, Any],
+  data: dict[str, Fingerprint],
+  step: int,
+  note: Callable[[str], None],
+) -> None:
+  """Refuses to go on with other images, unless the config says so."""
+  then = metadata.get("data")
+  if then is None:
+    note("the checkpoint does not say which images the run had so far")
+    return
+  changed = fingerprint.differences(then, data)
+  if not changed:
+    return
+  told = (
+    f"the images are not those that the run had until step {step}:\n  "
+    + "\n  ".join(changed)
+  )
+  if not experiment.runtime.checkpoint.changed_data:
+    raise ConfigError(
+      f"{told}\nPut back what was there, or go on with the new ones:"
+      " --config.runtime.checkpoint.changed_data=True"
+    )
+  note(told)
 
 
 def _loop(

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def test_a_folder_with_classes(tmp_path, small_shards, capsys):
       np.testing.assert_array_equal(image, expected)
   made = tmp_path / "out/pets/1.0.0"
   assert sorted(os.listdir(made)) == [
+    "SHA256SUMS",
     "dataset_info.json",
     "features.json",
     "label.labels.txt",
@@ -229,8 +231,10 @@ def test_imagenet(tmp_path, layout, monkeypatch, capsys):
     folder = imagenet_test.write_tars(tmp_path / "in")
   else:
     folder = imagenet_test.write_folders(tmp_path / "in", flat=False)
-  run("imagenet2012", f"--from={folder}", f"--out={tmp_path}/out")
-  assert "train has 9 images; the original has 1,281,167" in (
+  arguments = ("imagenet2012", f"--from={folder}", f"--out={tmp_path}/out")
+  assert "is not all of ImageNet 2012" in error_of(*arguments)
+  run(*arguments, "--partial")
+  assert "train has 9 images and the original 1,281,167" in (
     capsys.readouterr().out
   )
   # TFDS has code for this name, so this is its own builder, of its version.
@@ -253,7 +257,7 @@ def test_imagenet_metadata_is_that_of_tfds(tmp_path, monkeypatch):
     pytest.skip(f"ImageNet is not prepared in {PREPARED} (or TFDS_DATA_DIR)")
   monkeypatch.setattr(imagenet_test, "content", lambda name: jpeg(1))
   folder = imagenet_test.write_tars(tmp_path / "in")
-  run("imagenet2012", f"--from={folder}", f"--out={tmp_path}")
+  run("imagenet2012", f"--from={folder}", f"--out={tmp_path}", "--partial")
   for name in ("features.json", "label.labels.txt"):
     ours = (tmp_path / "imagenet2012/5.1.0" / name).read_text().strip()
     assert ours == (PREPARED / "imagenet2012/5.1.0" / name).read_text().strip()
@@ -296,7 +300,8 @@ def test_half_a_set_is_no_set(tmp_path, monkeypatch, small_shards):
   folder = write_folder(tmp_path / "pets")
   arguments = ("pets", f"--from={folder}", f"--out={tmp_path}/out")
   with monkeypatch.context() as patch:
-    patch.setattr(store.check, "problems", lambda folder: ["x is wrong"])
+    wrong = store.check.Checked(["x is wrong"], 1, 1, None)
+    patch.setattr(store.check, "check", lambda folder, **how: wrong)
     assert "is damaged: x is wrong" in error_of(*arguments)
   with pytest.raises(tfds.core.DatasetNotFoundError):
     source_of(tmp_path, "train")
@@ -309,7 +314,8 @@ def test_other_parameters_do_not_go_on_with_a_set(tmp_path, monkeypatch):
   out = f"--out={tmp_path}/out"
   arguments = ("pets", f"--from={folder}", out)
   with monkeypatch.context() as patch:
-    patch.setattr(store.check, "problems", lambda folder: ["x is wrong"])
+    wrong = store.check.Checked(["x is wrong"], 1, 1, None)
+    patch.setattr(store.check, "check", lambda folder, **how: wrong)
     error_of(*arguments)
   (folder / "train/cat/new.jpg").write_bytes(jpeg(0))
   message = error_of(*arguments)
@@ -393,7 +399,7 @@ def test_killed_and_resumed_is_the_same_as_straight(tmp_path):
   straight = start(*arguments, f"--out={tmp_path}/1", code=SMALL_SHARDS)
   assert straight.communicate()[1] == ""
   expected = read_files(tmp_path / "1/pets_short300_q90/1.0.0")
-  assert len(expected) == 10 + 2 + 3
+  assert len(expected) == 10 + 2 + 4
 
   killed = start(*arguments, f"--out={tmp_path}/2", code=SMALL_SHARDS)
   left = tmp_path / "2/pets_short300_q90/1.0.0.incomplete"
@@ -494,6 +500,14 @@ def test_verify_names_all_that_is_wrong(tmp_path, small_shards, capsys):
   made = tmp_path / "out/pets/1.0.0"
   assert capsys.readouterr().out == (
     f"{made} is in order: train 12, test 4 images\n"
+    "  checksums: all 7 files are as they were written\n"
+    "  16 of 16 images were decoded\n"
+  )
+  run("pets", out, "--verify=quick")
+  assert capsys.readouterr().out == (
+    f"{made} is in order: train 12, test 4 images\n"
+    "  checksums: not compared, so a byte that changed may go unnoticed\n"
+    "  16 of 16 images were decoded\n"
   )
   shard = [made / f"pets-train.array_record-0000{i}-of-00003" for i in range(3)]
   os.truncate(shard[0], shard[0].stat().st_size // 2)
@@ -501,12 +515,87 @@ def test_verify_names_all_that_is_wrong(tmp_path, small_shards, capsys):
   content[content.index(b"\xff\xd8") + 50] ^= 255  # In the first record.
   shard[1].write_bytes(content)
   shard[2].unlink()
+  (made / "pets-train.array_record-00003-of-00004").touch()
   message = error_of("pets", out, "--verify")
+  assert f"{shard[0]} has changed since it was written" in message
+  assert f"{shard[1]} has changed since it was written" in message
+  assert f"{shard[2]} is missing" in message
+  assert "array_record-00003-of-00004 is not in SHA256SUMS" in message
+  assert "pets-test" not in message
+  assert f"prepare it again: rm -r {made}" in message
+  message = error_of("pets", out, "--verify=quick")
   assert f"{shard[0]} is missing, cut short or unreadable" in message
   assert f"{shard[1]} is damaged inside" in message
   assert f"{shard[2]} is missing, cut short or unreadable" in message
-  assert "pets-test" not in message
-  assert f"prepare it again: rm -r {made}" in message
+
+
+def test_checksums_are_those_of_sha256sum(tmp_path):
+  folder = write_folder(tmp_path / "pets")
+  run("pets", f"--from={folder}", f"--out={tmp_path}/out")
+  made = tmp_path / "out/pets/1.0.0"
+  done = subprocess.run(
+    ["sha256sum", "--check", "--strict", "SHA256SUMS"],
+    cwd=made,
+    check=False,
+    capture_output=True,
+    text=True,
+  )
+  assert (done.returncode, done.stderr) == (0, "")
+  assert done.stdout.count(": OK") == 5
+
+
+def test_verify_finds_every_byte_that_changed(tmp_path, small_shards):
+  """As many as `SSLX_BYTES` says, anywhere in any file of the set."""
+  folder = write_folder(tmp_path / "pets")
+  out = f"--out={tmp_path}/out"
+  run("pets", f"--from={folder}", out)
+  made = tmp_path / "out/pets/1.0.0"
+  rng = np.random.default_rng(0)
+  paths = sorted(made.iterdir())
+  sizes = np.array([path.stat().st_size for path in paths])
+  count = int(os.environ.get("SSLX_BYTES", "40"))
+  # Each file once at least; the small ones would hardly be drawn.
+  drawn = rng.choice(len(paths), count, p=sizes / sizes.sum()).tolist()
+  for i in [*range(len(paths)), *drawn]:
+    content = paths[i].read_bytes()
+    changed = bytearray(content)
+    place = rng.integers(len(content))
+    changed[place] ^= rng.integers(1, 256)
+    paths[i].write_bytes(changed)
+    with pytest.raises(config.ConfigError):
+      run("pets", out, "--verify")
+    paths[i].write_bytes(content)
+  run("pets", out, "--verify")
+
+
+def test_verify_decodes_all_where_there_are_no_checksums(tmp_path, capsys):
+  folder = write_folder(tmp_path / "pets", train=200)
+  out = f"--out={tmp_path}/out"
+  run("pets", f"--from={folder}", out)
+  made = tmp_path / "out/pets/1.0.0"
+  (made / "SHA256SUMS").unlink()
+  capsys.readouterr()
+  run("pets", out, "--verify")
+  printed = capsys.readouterr().out
+  assert "checksums: there are none, so a byte that changed may" in printed
+  assert "404 of 404 images were decoded" in printed
+  run("pets", out, "--verify=quick")
+  assert "260 of 404 images were decoded" in capsys.readouterr().out
+  # One that no sample has.
+  (path,) = made.glob("pets-train*")
+  content = path.read_bytes()
+  starts = [m.start() for m in re.finditer(b"\xff\xd8\xff", content)]
+  sampled = set(np.linspace(0, 399, 256).astype(int).tolist())
+  row = next(i for i in range(400) if i not in sampled)
+  path.write_bytes(content[: starts[row]] + b"no" + content[starts[row] + 2 :])
+  run("pets", out, "--verify=quick")
+  with pytest.raises(config.ConfigError, match="is damaged"):
+    run("pets", out, "--verify")
+  # A file of the names of classes, shortened.
+  path.write_bytes(content)
+  (made / "label.labels.txt").write_text("cat\n")
+  with pytest.raises(config.ConfigError, match="names"):
+    run("pets", out, "--verify")
 
 
 def test_verify_looks_into_records(tmp_path, monkeypatch):
@@ -523,6 +612,7 @@ def test_verify_looks_into_records(tmp_path, monkeypatch):
   features = made / "features.json"
   features.write_text(features.read_text().replace('"2"', '"1"'))
   (made / "label.labels.txt").write_text("cat\n")
+  (made / "SHA256SUMS").unlink()
   assert "label 1 is not one of 1 classes" in error_of("pets", out, "--verify")
   info = made / "dataset_info.json"
   info.write_text(info.read_text().replace('"12"', '"13"'))

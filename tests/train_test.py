@@ -1,12 +1,15 @@
 """With what a run starts."""
 
+import os
 import types
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from sslx import experiment, train
+from sslx.config import ConfigError
 from sslx.weights import load, names
 from sslx.weights.source import Taken
 from tests import tiny
@@ -29,10 +32,44 @@ def test_every_method_starts_with_the_weights_of_another_run(
   taken = Taken(*map(names.flat, weights), notes=[])
   monkeypatch.setattr(load.of_file, "take", lambda *_: taken)
   none = types.SimpleNamespace(restore=lambda *_: None)
-  found, _ = train._start(built, none, lambda _: None)
+  found, _ = train._start(built, none, {}, lambda _: None)
   for tree, old in zip((found.params, found.model_state), weights, strict=True):
     jax.tree.map(np.testing.assert_array_equal, tree, old)
   # What a method keeps of an encoder follows it, without the predictor.
   for name, old in zip(("params", "model_state"), weights, strict=True):
     for part, copy in found.aux.get(name, {}).items():
       jax.tree.map(np.testing.assert_array_equal, copy, old[part])
+
+
+def test_other_images_on_resume_are_an_error(tmp_path, capsys):
+  """A file that was added or moved; with a flag the run goes on."""
+  rng = np.random.default_rng(0)
+  for i in range(16):
+    path = tmp_path / "pets" / ("cat", "dog")[i % 2] / f"{i}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = rng.integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+  def run(**changes):
+    config = tiny.config(
+      data__source="folder", data__data_dir=str(tmp_path / "pets"), **changes
+    )
+    return train.run(config, tmp_path / "run")
+
+  run()
+  run()  # Nothing is left to do, and nothing has changed.
+  os.rename(tmp_path / "pets/cat/0.png", tmp_path / "pets/dog/0.png")
+  with pytest.raises(ConfigError) as caught:
+    run()
+  message = str(caught.value)
+  assert "are not those that the run had until step 1" in message
+  assert "images were moved to another class" in message
+  assert "--config.runtime.checkpoint.changed_data=True" in message
+  capsys.readouterr()
+  run(runtime__checkpoint__changed_data=True)
+  assert "images were moved to another class" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_does_not_say_which_images(capsys):
+  train._check_data(None, {}, {"training set": {"images": 1}}, 1, print)
+  assert "does not say which images" in capsys.readouterr().out

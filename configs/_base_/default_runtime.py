@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
           "every_epochs": 1.0,
           "keep_last": 2,
           "keep_every_epochs": None,
+          "fall_back": False,
+          "changed_data": False,
         },
         "evaluate": {
           "every_epochs": 10.0,

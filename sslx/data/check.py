@@ -1,28 +1,93 @@
-"""Checks a prepared set: that all files are whole, and a sample of images."""
+"""Checks a prepared set: its files, their checksums, and its images."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from typing import Any
+from concurrent import futures
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sslx.config import ConfigError
-from sslx.data import crops, records
+from sslx.data import crops, records, sums
 
 _SAMPLE = 256  # images of a split, and at least two of every file
+_CHUNK = 256  # records that a thread decodes at a time
 
 
-def problems(folder: str) -> list[str]:
-  """All that is wrong with a set of ArrayRecord files.
+class Checked(NamedTuple):
+  """What was looked at, and what is wrong.
+
+  Attributes:
+    problems: all that is wrong.
+    images: how many the set has.
+    decoded: how many of them were decoded.
+    summed: files whose checksums were compared; None if the set has none, or
+      they were not to be.
+  """
+
+  problems: list[str]
+  images: int
+  decoded: int
+  summed: int | None
+
+
+def check(folder: str, *, compare: bool, sample: bool) -> Checked:
+  """Checks a set of ArrayRecord files.
 
   Args:
     folder: of the set, with its dataset_info.json.
+    compare: compare the checksums of all files, where the set has them. A
+      sample of its images is decoded then.
+    sample: decode no more than a sample where no checksums were compared, too.
 
   Raises:
     ConfigError: its metadata cannot be read.
   """
+  changed, summed = [], None
+  if compare:
+    try:
+      expected = sums.read(folder)
+    except ValueError as error:
+      path = os.path.join(folder, sums.FILE)
+      raise ConfigError(f"{path} {error}. {remedy(folder)}") from error
+    if expected is not None:
+      changed, summed = sums.problems(folder, expected), len(expected)
+  if changed:
+    return Checked(changed, 0, 0, summed)
+  builder = _open(folder)
+  features = builder.info.features
+  label = features["label"] if "label" in features else None
+  num_classes = getattr(label, "num_classes", None)
+  found, images, decoded = [], 0, 0
+  if num_classes is not None and len(label.names) != num_classes:
+    found.append(
+      f"label.labels.txt names {len(label.names)} classes where features.json"
+      f" has {num_classes}"
+    )
+  for split in builder.info.splits.values():
+    shards = split.file_instructions
+    if not shards:
+      found.append(f"split {split.name!r} has no records")
+    for shard in shards:
+      path, length = os.fspath(shard.filename), shard.examples_in_shard
+      images += length
+      problem = records.problem_of(path, length)
+      if problem is None:
+        rows = np.arange(length)
+        if sample or summed is not None:
+          sample = max(2, -(-_SAMPLE // len(shards)))
+          rows = np.unique(np.linspace(0, length - 1, sample).astype(int))
+        problem = _problem_inside(path, rows, num_classes)
+        decoded += len(rows)
+      if problem is not None:
+        found.append(f"{path} {problem}")
+  return Checked(found, images, decoded, summed)
+
+
+def _open(folder: str) -> Any:
+  """TFDS's builder of the set."""
   import tensorflow_datasets as tfds
 
   try:
@@ -38,24 +103,7 @@ def problems(folder: str) -> list[str]:
       f"{folder} is prepared as {', '.join(formats)}; sslx reads array_record."
       f" {remedy(folder)}"
     )
-  features = builder.info.features
-  label = features["label"] if "label" in features else None
-  num_classes = getattr(label, "num_classes", None)
-  found = []
-  for split in builder.info.splits.values():
-    shards = split.file_instructions
-    if not shards:
-      found.append(f"split {split.name!r} has no records")
-    for shard in shards:
-      path, length = os.fspath(shard.filename), shard.examples_in_shard
-      problem = records.problem_of(path, length)
-      if problem is None:
-        sample = max(2, -(-_SAMPLE // len(shards)))
-        rows = np.unique(np.linspace(0, length - 1, sample).astype(int))
-        problem = _problem_inside(path, rows.tolist(), num_classes)
-      if problem is not None:
-        found.append(f"{path} {problem}")
-  return found
+  return builder
 
 
 def remedy(folder: str) -> str:
@@ -70,9 +118,18 @@ def message(folder: str, found: list[str]) -> str:
 
 
 def _problem_inside(
-  path: str, rows: list[int], num_classes: int | None
+  path: str, rows: np.ndarray, num_classes: int | None
 ) -> str | None:
   """What is wrong with some records of a file."""
+  chunks = [rows[i : i + _CHUNK].tolist() for i in range(0, len(rows), _CHUNK)]
+  check = lambda chunk: _problem_of_records(path, chunk, num_classes)
+  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    return next(filter(None, pool.map(check, chunks)), None)
+
+
+def _problem_of_records(
+  path: str, rows: list[int], num_classes: int | None
+) -> str | None:
   from array_record.python import array_record_module
 
   reader = array_record_module.ArrayRecordReader(path)

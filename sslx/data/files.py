@@ -18,9 +18,11 @@ import numpy as np
 
 from sslx.config import ConfigError
 from sslx.data import find
+from sslx.data.fingerprint import Fingerprint, digest
 
 Classes = tuple[str, ...]
 
+_CHUNK = 1000  # files whose sizes a thread asks for at a time
 _TEST_FOLDERS = ("val", "validation", "test")
 _MAX_CLASSES = 1_000_000  # of integer labels; more is a mistake
 
@@ -61,6 +63,24 @@ class Files:
     """The path below `root`: what a prepared set calls the image."""
     return self.paths[index].decode(errors="backslashreplace")
 
+  def fingerprint(self) -> Fingerprint:
+    """Of the paths below `root`, the labels, and the sizes of the files."""
+    root = os.fsencode(self.root)
+
+    def sizes(start: int) -> bytes:
+      chunk = self.paths[start : start + _CHUNK].tolist()
+      return np.array([_size(os.path.join(root, p)) for p in chunk]).tobytes()
+
+    names = (b"%s\0" % path for path in self.paths.tolist())
+    starts = range(0, len(self.paths), _CHUNK)
+    found = {
+      "names": digest(names),
+      "sizes": digest(_pool().map(sizes, starts)),
+    }
+    if self.labels is not None:
+      found["labels"] = digest([self.labels])
+    return found
+
   def read(self, indices: Iterable[int]) -> tuple[list[bytes], np.ndarray]:
     """Reads some images.
 
@@ -84,6 +104,14 @@ class Files:
 @functools.cache
 def _pool() -> futures.ThreadPoolExecutor:
   return futures.ThreadPoolExecutor(16, thread_name_prefix="read")
+
+
+def _size(path: bytes) -> int:
+  """In bytes; -1 if it is not to be read."""
+  try:
+    return os.stat(path).st_size
+  except OSError:
+    return -1
 
 
 def _read(path: bytes) -> bytes:

@@ -19,6 +19,8 @@ from sslx.data import files
 
 _TRAIN, _VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 _SIZES = {"train": 1_281_167, "validation": 50_000}
+_OF_A_CLASS = {"train": (732, 1300), "validation": (50, 50)}  # least and most
+_BLOCK = 512  # bytes of a tar file; two of zeros are its end
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
@@ -88,18 +90,22 @@ def _lines(name: str) -> list[str]:
   return path.read_text().split()
 
 
-def open_splits(folder: str) -> tuple[dict[str, Tar | Folder], list[str]]:
+def open_splits(
+  folder: str, partial: bool = False
+) -> tuple[dict[str, Tar | Folder], list[str]]:
   """Finds the images of both splits.
 
   Args:
     folder: of the two tar files under their official names, or of `train` with
       a folder for each class and `val` with such folders or none.
+    partial: accept other numbers of images than the original has.
 
   Returns:
     The splits, as TFDS calls them, and what the user should be told of them.
 
   Raises:
-    ConfigError: they are not there, or are not ImageNet's.
+    ConfigError: they are not there, are not ImageNet's, end early, or have
+      other numbers of images.
   """
   where = f"--from={folder!r}"
   folder = os.path.expanduser(folder)
@@ -129,23 +135,42 @@ def open_splits(folder: str) -> tuple[dict[str, Tar | Folder], list[str]]:
       "train": _folder(folder, "train"),
       "validation": _folder(folder, "val"),
     }
-  notes = [
-    f"{where}: {split} has {len(images):,} images; the original has"
-    f" {_SIZES[split]:,}."
-    for split, images in splits.items()
-    if len(images) != _SIZES[split]
-  ]
-  return splits, notes
+  wrong = [x for name, images in splits.items() for x in _counts(name, images)]
+  if wrong and not partial:
+    raise ConfigError(
+      f"{where} is not all of ImageNet 2012: {'; '.join(wrong)}. Compare the"
+      " sizes of the files with the originals', or accept it: --partial"
+    )
+  return splits, [f"{where}: {text}." for text in wrong]
+
+
+def _counts(split: str, images: Tar | Folder) -> list[str]:
+  """What differs from the numbers that the original has."""
+  found = []
+  if len(images) != _SIZES[split]:
+    found.append(
+      f"{split} has {len(images):,} images and the original {_SIZES[split]:,}"
+    )
+  counts = np.bincount(images.labels, minlength=images.num_classes)
+  least, most = _OF_A_CLASS[split]
+  wrong = np.flatnonzero((counts < least) | (counts > most))
+  if len(wrong):
+    each = f"{least}" if least == most else f"{least} to {most}"
+    found.append(
+      f"{len(wrong)} of the {len(counts)} classes in {split} do not have {each}"
+      f" images, such as {classes()[wrong[0]]} with {counts[wrong[0]]}"
+    )
+  return found
 
 
 def _train_tar(path: str) -> Tar:
   """The index of a tar file that holds one of each class."""
-  with tarfile.open(path, "r:") as tar:
-    inner = [(m.name, m.offset_data) for m in tar if m.name.endswith(".tar")]
-  synsets = [os.path.basename(name)[: -len(".tar")] for name, _ in inner]
+  members = _members(path, 0, os.path.getsize(path))
+  inner = [member for member in members if member[0].endswith(".tar")]
+  synsets = [name[: -len(".tar")] for name, *_ in inner]
   numbers = _numbers(synsets, path)
   with futures.ThreadPoolExecutor() as pool:  # It waits for the disk.
-    found = pool.map(lambda item: _members(path, item[1]), inner)
+    found = pool.map(lambda item: _members(path, *item[1:]), inner)
     members = [
       (*member, number)
       for number, part in zip(numbers, found, strict=True)
@@ -155,21 +180,41 @@ def _train_tar(path: str) -> Tar:
 
 
 def _val_tar(path: str) -> Tar:
-  members = _members(path, 0)
+  members = _members(path, 0, os.path.getsize(path))
   labels = _val_labels([name for name, _, _ in members], path)
   return _tar(path, [(*m, n) for m, n in zip(members, labels, strict=True)])
 
 
-def _members(path: str, offset: int) -> list[tuple[str, int, int]]:
-  """Name, offset and size of the files in the tar file at `offset`."""
+def _members(path: str, offset: int, size: int) -> list[tuple[str, int, int]]:
+  """Name, offset and size of the files in the tar file of `size` at `offset`.
+
+  Raises:
+    tarfile.TarError: it is damaged or ends early, which `tarfile` itself takes
+      for the end.
+  """
   with open(path, "rb") as file:
     file.seek(offset)
     with tarfile.open(fileobj=file, mode="r:") as tar:
-      return [
-        (os.path.basename(m.name), m.offset_data, m.size)
-        for m in tar
-        if m.isfile()
-      ]
+      members = list(tar)
+      end = members[-1].offset_data + members[-1].size if members else offset
+    end += -(end - offset) % _BLOCK
+    where = f"{os.path.basename(path)} is damaged at byte {end:,}"
+    if end > offset + size or end > os.path.getsize(path):
+      raise tarfile.ReadError(f"{where}, where it ends within a file")
+    file.seek(end)
+    rest = offset + size - end
+    if rest < 2 * _BLOCK:
+      raise tarfile.ReadError(f"{where}, where the mark of its end is missing")
+    while rest:
+      block = file.read(min(rest, 1 << 20))
+      if not block or block.strip(b"\0"):
+        raise tarfile.ReadError(f"{where}: what follows is no file")
+      rest -= len(block)
+  return [
+    (os.path.basename(m.name), m.offset_data, m.size)
+    for m in members
+    if m.isfile()
+  ]
 
 
 def _tar(path: str, members: list[tuple[str, int, int, int]]) -> Tar:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from sslx.config import ConfigError
-from sslx.data import crops
+from sslx.data import crops, sums
+from sslx.data.fingerprint import Fingerprint, digest
 
 _CHUNK = 1000  # records that a thread reads and decodes at a time
 _AHEAD = 16  # records that a thread of `_pool` reads at a time
@@ -56,7 +57,30 @@ class Records:
       deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
       file_format="array_record",
     )
-    _check_shards(where, again, info.file_instructions)
+    self._shards = info.file_instructions
+    _check_shards(where, again, self._shards)
+
+  def fingerprint(self) -> Fingerprint:
+    """Of the files' names, sizes and checksums, and the slices of them."""
+    paths = [os.fspath(shard.filename) for shard in self._shards]
+    slices = [(s.examples_in_shard, s.skip, s.take) for s in self._shards]
+    lines = [
+      f"{os.path.basename(path)} {os.path.getsize(path)} {slice_}\n".encode()
+      for path, slice_ in zip(paths, slices, strict=True)
+    ]
+    found = {"shards": digest(lines)}
+    folder = os.path.dirname(paths[0])
+    try:
+      known = sums.read(folder)
+    except ValueError as error:
+      raise ConfigError(
+        f"{self._where}: {os.path.join(folder, sums.FILE)} {error}."
+        f" {self._again}"
+      ) from error
+    if known:
+      of_shards = (known.get(os.path.basename(p), "").encode() for p in paths)
+      found["checksums"] = digest(of_shards)
+    return found
 
   def __len__(self) -> int:
     return len(self._records)

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from sslx.config import ConfigError
-from sslx.data import crops
+from sslx.data import crops, sums
 from sslx.data.encode import Form, encode
 
 _READ = 16  # images that are read, and counted, at a time
@@ -75,11 +75,12 @@ class Shard(NamedTuple):
 
 
 class Summary(NamedTuple):
-  """What was written, and a line on each image that was not."""
+  """What was written, its checksum, and a line on each image that was not."""
 
   images: int
   num_bytes: int
   skipped: list[str]
+  sha256: str
 
 
 def write(
@@ -152,7 +153,7 @@ def _finished(shard: Shard) -> Summary | None:
   try:
     with open(shard.summary) as file:
       return Summary(*json.load(file))
-  except (OSError, ValueError):  # Lost with the power.
+  except (OSError, ValueError, TypeError):  # Lost with the power, or older.
     return None
 
 
@@ -214,7 +215,7 @@ def _write(shard: Shard) -> Summary:
       with done.get_lock():
         done.value += len(indices)
     writer.close()
-    summary = Summary(count, num_bytes, skipped)
+    summary = Summary(count, num_bytes, skipped, sums.of_file(partial))
     with open(f"{shard.summary}.partial", "w") as file:
       json.dump(summary, file)
     os.replace(file.name, shard.summary)

@@ -21,6 +21,7 @@ import numpy as np
 
 from sslx.config import ConfigError
 from sslx.data import files, records, shapes
+from sslx.data.fingerprint import Fingerprint, digest
 
 # Sets from outside sslx, which a module of `runtime.custom_imports` adds: name
 # to a function that opens a split of a Source, as `load` does.
@@ -71,6 +72,15 @@ class Arrays:
   def __len__(self) -> int:
     return len(self.images)
 
+  def fingerprint(self) -> Fingerprint:
+    """Of all that it holds."""
+    arrays = {"pixels": self.images, "labels": self.labels}
+    return {
+      name: digest([np.ascontiguousarray(array)])
+      for name, array in arrays.items()
+      if array is not None
+    }
+
 
 class Encoded(Protocol):
   """A set of encoded images, read when they are needed.
@@ -94,6 +104,9 @@ class Encoded(Protocol):
 
   def name(self, index: int) -> str:
     """Where an image is, for messages."""
+
+  def fingerprint(self) -> Fingerprint:
+    """What it knows of itself without reading an image."""
 
 
 def load(

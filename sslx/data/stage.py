@@ -1,7 +1,7 @@
 """Copies a prepared set from a shared folder or a bucket to this host.
 
 A copy is made in `<version>.incomplete` beside its place, and renamed when all
-of it is there and has been checked. `staging.json` in that folder says what is
+of it is there and has been checked. `progress/staging.json` says what is
 copied, so that a copy that was killed goes on.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from sslx.config import ConfigError
 from sslx.data import check, shards
 
-_PLAN = "staging.json"
+_PLAN = "progress/staging.json"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -206,7 +206,7 @@ def _copy(
       same = False
     if not same:
       shutil.rmtree(folder)
-  os.makedirs(folder, exist_ok=True)
+  os.makedirs(os.path.dirname(plan_path), exist_ok=True)
   with open(plan_path, "w") as file:
     json.dump(plan, file)
   # A file has its name only when it is whole.
@@ -246,10 +246,10 @@ def _copy(
   finally:
     stop.set()
     pool.shutdown(cancel_futures=True)
-  problems = check.problems(folder)
-  if problems:
-    raise ConfigError(check.message(folder, problems))
-  os.unlink(plan_path)
+  checked = check.check(folder, compare=True, sample=True)
+  if checked.problems:
+    raise ConfigError(check.message(folder, checked.problems))
+  shutil.rmtree(os.path.dirname(plan_path))
   return left
 
 

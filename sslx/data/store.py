@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from sslx.config import ConfigError
-from sslx.data import check, shards
+from sslx.data import check, shards, sums
 from sslx.data.encode import Form
 
 _SHARD = 1000  # images, or as many more as there would be too many files
@@ -84,9 +84,14 @@ def write(
       with open(os.path.join(folder, "skipped.txt"), "w") as file:
         file.writelines(f"{line}\n" for line in skipped)
     _write_metadata(request, folder, splits)
-    problems = check.problems(folder)
-    if problems:
-      raise ConfigError(check.message(folder, problems))
+    checked = check.check(folder, compare=False, sample=True)
+    if checked.problems:
+      raise ConfigError(check.message(folder, checked.problems))
+    known = {
+      os.path.basename(shard.path): summary.sha256
+      for shard, summary in zip(plan, written, strict=True)
+    }
+    sums.write(folder, known)
     os.rename(folder, request.folder)
   shutil.rmtree(os.path.join(request.folder, "progress"))
   return {

@@ -97,7 +97,7 @@ class Online:
       )
     self._centre = centre
     self._settings = settings
-    self._train, self._test = train, test
+    self._train, self.test = train, test
     self._partitioner = partitioner
     self._probe = probe
 
@@ -137,10 +137,10 @@ class Online:
       state.params, state.model_state, images
     )
     results = {}
-    if self._test is None:
+    if self.test is None:
       test = self._features(encode, self._train, limit=_RANK_IMAGES)
     else:
-      test = self._features(encode, self._test)
+      test = self._features(encode, self.test)
     if self._labelled:
       results |= self._knn(self._features(encode, self._train), test)
     mesh = self._partitioner.mesh
@@ -165,7 +165,7 @@ class Online:
     n = self._partitioner.num_devices
     batch_size = -(-_PICTURED // n) * n
     ((pixels, _),) = loader.evaluation_batches(
-      self._train if self._test is None else self._test,
+      self._train if self.test is None else self.test,
       batch_size,
       self._partitioner.local_rows(batch_size),
       self._centre,
@@ -187,7 +187,7 @@ class Online:
       out_shardings=self._partitioner.batch,
     )
     return self._knn(
-      self._features(encode, self._train), self._features(encode, self._test)
+      self._features(encode, self._train), self._features(encode, self.test)
     )
 
   def _features(

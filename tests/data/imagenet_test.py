@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import tarfile
 
 import numpy as np
@@ -87,15 +88,47 @@ def test_images_and_labels(tmp_path, layout):
     folder = write_tars(tmp_path)
   else:
     folder = write_folders(tmp_path, flat=layout == "flat")
-  splits, notes = imagenet.open_splits(folder)
+  splits, notes = imagenet.open_splits(folder, partial=True)
   assert {name: described(s) for name, s in splits.items()} == EXPECTED
   for images in splits.values():
     assert images.num_classes == 1000
     assert images.read(np.array([1]))[1].dtype == np.int32
   assert notes == [
-    f"--from={folder!r}: train has 9 images; the original has 1,281,167.",
-    f"--from={folder!r}: validation has 5 images; the original has 50,000.",
+    f"--from={folder!r}: {text}."
+    for text in (
+      "train has 9 images and the original 1,281,167",
+      "1000 of the 1000 classes in train do not have 732 to 1300 images, such"
+      f" as n01440764 with {3 if 'n01440764' in WNIDS else 0}",
+      "validation has 5 images and the original 50,000",
+      "1000 of the 1000 classes in validation do not have 50 images, such as"
+      " n01440764 with 0",
+    )
   ]
+
+
+def test_other_counts_are_an_error(tmp_path, monkeypatch):
+  """Of images in all, of a class, of classes; of either split."""
+  folder = write_tars(tmp_path)
+  message = error_of(folder)
+  assert "is not all of ImageNet 2012: train has 9 images and" in message
+  assert "validation has 5 images and the original 50,000" in message
+  assert message.endswith("or accept it: --partial")
+  # An original as small as ours, to see each count by itself.
+  monkeypatch.setattr(imagenet, "classes", lambda: WNIDS + VAL)
+  monkeypatch.setattr(imagenet, "_SIZES", {"train": 9, "validation": 5})
+  whole = {"train": (0, 3), "validation": (0, 1)}
+  monkeypatch.setattr(imagenet, "_OF_A_CLASS", whole)
+  assert imagenet.open_splits(folder)[1] == []
+  sizes = {"train": 9, "validation": 6}
+  with monkeypatch.context() as patch:
+    patch.setattr(imagenet, "_SIZES", sizes)
+    assert "validation has 5 images and the original 6" in error_of(folder)
+    assert "train has" not in error_of(folder)
+  monkeypatch.setattr(imagenet, "_OF_A_CLASS", whole | {"train": (3, 3)})
+  assert (
+    "5 of the 8 classes in train do not have 3 images, such as n01751748 with 0"
+    in error_of(folder)
+  )
 
 
 def test_labels_are_numbered_as_by_tfds(tmp_path):
@@ -106,7 +139,7 @@ def test_labels_are_numbered_as_by_tfds(tmp_path):
 
 
 def test_images_are_read_in_any_order_and_named_in_messages(tmp_path):
-  splits, _ = imagenet.open_splits(write_tars(tmp_path))
+  splits, _ = imagenet.open_splits(write_tars(tmp_path), partial=True)
   train = splits["train"]
   order = np.array([5, 0, 8, 5])
   images, labels = train.read(order)
@@ -136,13 +169,56 @@ def test_one_tar_file_alone(tmp_path):
   assert "has only one of" in error_of(tmp_path)
 
 
-@pytest.mark.parametrize("keep", [0.3, 0.7])
-@pytest.mark.parametrize("name", ["train", "val"])
-def test_tar_file_cut_short(tmp_path, name, keep):
+def damage(data, how):
+  """Ways in which a tar file fails to be what was downloaded."""
+  data = bytearray(data)
+  # The header of a file, where `tarfile` takes most damage for the end.
+  headers = [m.start() - 257 for m in re.finditer(b"ustar", data)]
+  middle = headers[len(headers) // 2]
+  match how:
+    case "cut":
+      return data[: middle + 700]
+    case "cut between files":
+      return data[:middle]
+    case "zeros in the middle":
+      data[middle : middle + 1024] = bytes(1024)  # All of one file of a class.
+    case "junk in the middle":
+      data[middle : middle + 1024] = b"junk" * 256
+    case "no end":
+      return data.rstrip(b"\0") + bytes(512 - len(data.rstrip(b"\0")) % 512)
+    case "junk after the end":
+      return data + b"junk"
+  return data
+
+
+@pytest.mark.parametrize(
+  "how",
+  [
+    *("cut", "cut between files", "zeros in the middle", "junk in the middle"),
+    *("no end", "junk after the end"),
+  ],
+)
+@pytest.mark.parametrize("which", ["train", "validation", "class"])
+def test_a_damaged_tar_file(tmp_path, which, how):
+  """Each is noticed, though other numbers of images are accepted."""
   write_tars(tmp_path, val=range(1, 40))
-  tar = tmp_path / f"ILSVRC2012_img_{name}.tar"
-  os.truncate(tar, int(tar.stat().st_size * keep))
-  assert "cannot be read to its end" in error_of(tmp_path)
+  if which == "class":
+    files = [(n, b"x" * 100) for n in images_of(WNIDS[0])]
+    inner = [
+      (f"{WNIDS[0]}.tar", damage(tar_of(files), how)),
+      (f"{WNIDS[1]}.tar", tar_of(files)),
+    ]
+    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(tar_of(inner))
+  elif which == "train":
+    files = [(f"{w}.tar", tar_of([])) for w in imagenet.classes()[:20]]
+    tar = tmp_path / "ILSVRC2012_img_train.tar"
+    tar.write_bytes(damage(tar_of(files), how))
+  else:
+    tar = tmp_path / "ILSVRC2012_img_val.tar"
+    tar.write_bytes(damage(tar.read_bytes(), how))
+  with pytest.raises(config.ConfigError) as caught:
+    imagenet.open_splits(str(tmp_path), partial=True)
+  assert "cannot be read to its end" in str(caught.value)
 
 
 def test_other_images(tmp_path):

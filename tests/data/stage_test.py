@@ -168,7 +168,7 @@ def whole(folder):
   return {
     path.name: path.stat().st_ino
     for path in folder.glob("*")
-    if not path.name.endswith((".partial", "staging.json"))
+    if path.is_file() and not path.name.endswith(".partial")
   }
 
 
@@ -196,7 +196,8 @@ def test_what_another_source_left_is_not_gone_on_with(shared, tmp_path, capsys):
   shutil.copytree(shared, other)
   incomplete = tmp_path / "to" / "pets" / "1.0.0.incomplete"
   incomplete.mkdir(parents=True)
-  (incomplete / "staging.json").write_text('{"source": "elsewhere"}')
+  (incomplete / "progress").mkdir()
+  (incomplete / "progress/staging.json").write_text('{"source": "elsewhere"}')
   (incomplete / "features.json").write_text("of another set")
   staged(other, tmp_path / "to")
   check(shared, tmp_path / "to")
