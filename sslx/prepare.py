@@ -167,10 +167,10 @@ def verify(name: str, out: str, how: str) -> None:
   Raises:
     ConfigError: it is not, or something is wrong with it.
   """
-  from sslx.data import check, sources
+  from sslx.data import builders, check
 
-  source = sources.Source(name, out, prepare=False)
-  builder = sources.prepared(source, sources.ARGUMENTS)
+  source = builders.Source(name, out, prepare=False)
+  builder = builders.prepared(source, builders.ARGUMENTS)
   folder = os.fspath(builder.data_path)
   quick = how == "quick"
   checked = check.check(folder, compare=not quick, sample=quick)
@@ -266,11 +266,12 @@ def main(argv: list[str]) -> None:
     return verify(flags.name, out, flags.verify)
   request = request_of(flags, form, out)
   if request is None:
-    from sslx.data import sources, sums
+    from sslx.data import builders, sums
 
     os.makedirs(out, exist_ok=True)
-    source = sources.Source(flags.name, out)
-    folder = os.fspath(sources.prepared(source, sources.ARGUMENTS).data_path)
+    source = builders.Source(flags.name, out)
+    made = builders.prepared(source, builders.ARGUMENTS)
+    folder = os.fspath(made.data_path)
     verify(flags.name, out, "all")
     if sums.read(folder) is None:
       sums.write(folder)

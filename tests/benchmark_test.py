@@ -93,7 +93,7 @@ def test_files_stages_and_peers(folder):
     if importlib.util.find_spec(package) is None:
       assert f"not installed (pip install {package})" in out
     else:
-      version = re.escape(peers.metadata.version(package))
+      version = re.escape(peers.version(package))
       assert numbers(rf"ours{NUMBER} x, {version}", out)[0] > 0
   assert "ours leaves to the device: jitter, grey, blur, normalise" in out
   median, worst = numbers(rf"median{NUMBER} dB, worst{NUMBER} dB", out)
@@ -138,6 +138,12 @@ def data(views):
     mean=(0.5, 0.5, 0.5),
     std=(0.2, 0.2, 0.2),
   )
+
+
+def test_versions_of_modules_whose_distribution_has_another_name():
+  assert peers.version("PIL") == peers.metadata.version("pillow")
+  assert peers.version("yaml") == peers.metadata.version("pyyaml")
+  assert peers.version("absent_module") is None
 
 
 def test_peers_make_no_patches():

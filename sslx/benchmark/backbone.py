@@ -12,7 +12,6 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
-from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ import optax
 from ml_collections import ConfigDict
 
 from sslx import experiment as experiment_lib
-from sslx.benchmark import measure
+from sslx.benchmark import measure, peers
 from sslx.config import ConfigError
 from sslx.models.resnet import LAYOUTS, ResNet
 from sslx.models.vit import ViT
@@ -136,7 +135,7 @@ def _theirs(
     if device == "cuda":
       torch.cuda.synchronize()
 
-  versions = (f"{name} {metadata.version(name)}" for name in packages)
+  versions = (f"{name} {peers.version(name)}" for name in packages)
   return ", ".join(versions), call
 
 

@@ -49,9 +49,20 @@ class Peer(NamedTuple):
   @property
   def version(self) -> str | None:
     """None if it is not installed."""
-    if importlib.util.find_spec(self.package) is None:
-      return None
-    return metadata.version(self.package)
+    return version(self.package)
+
+
+def version(module: str) -> str | None:
+  """That of an installed module; None if it is not there.
+
+  The distribution may have another name: `tensorflow` is also in
+  `tensorflow-cpu`.
+  """
+  if importlib.util.find_spec(module) is None:
+    return None
+  for name in metadata.packages_distributions().get(module, ()):
+    return metadata.version(name)
+  return "of unknown version"  # A folder on the path, say.
 
 
 def peers(data: Data) -> list[Peer]:

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from sslx.config import ConfigError
-from sslx.data import records, sources
+from sslx.data import builders, records, sources
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def open_splits(
     ConfigError: it is not there and cannot be prepared, is damaged, or its
       images are not of a kind that becomes smaller.
   """
-  builder = sources.prepared(sources.Source(name, out), sources.ARGUMENTS)
+  builder = builders.prepared(sources.Source(name, out), builders.ARGUMENTS)
   splits = {}
   for split in builder.info.splits:
     found = sources.load(sources.Source(name, out, train=split), "train")

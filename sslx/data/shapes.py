@@ -11,6 +11,7 @@ colours, so a self-supervised method finds it within a few hundred steps.
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import Literal
 
@@ -125,6 +126,34 @@ def generate(
     chunk = slice(start, start + _CHUNK)
     images[chunk] = _render(rng, labels[chunk], size)
   return images, labels
+
+
+_SPLIT = re.compile(r"(train|test)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
+
+
+def load(split: str) -> tuple[np.ndarray, np.ndarray]:
+  """A split, or a slice of one as TFDS has them: "train[:10%]", "test[9:-5]".
+
+  Raises:
+    ValueError: there is no such split, or the slice holds nothing.
+  """
+  match = _SPLIT.fullmatch(split)
+  if match is None:
+    raise ValueError(
+      f"there is no split {split!r}; there are 'train', 'test', and slices such"
+      " as 'train[:10%]'."
+    )
+  images, labels = generate(match[1])
+
+  def bound(text: str | None) -> int | None:
+    if text is None or text[-1] != "%":
+      return text and int(text)
+    return round(len(images) * int(text[:-1]) / 100)
+
+  part = slice(bound(match[2]), bound(match[3]))
+  if not len(labels[part]):
+    raise ValueError(f"{split!r} holds none of {len(labels)} images.")
+  return images[part], labels[part]
 
 
 def _render(rng, labels, size):

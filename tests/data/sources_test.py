@@ -187,7 +187,46 @@ def test_shapes_are_a_source():
   np.testing.assert_array_equal(arrays.labels, labels)
   assert arrays.num_classes == labels.max() + 1
   message = error_of(sources.Source("shapes", test="validation"), "test")
-  assert "has no split 'validation'; it has 'train', 'test'" in message
+  assert "there is no split 'validation'; there are 'train', 'test'" in message
+
+
+@pytest.mark.parametrize(
+  ("split", "part"),
+  [
+    ("test[:10%]", slice(102)),
+    ("test[90%:]", slice(922, None)),
+    ("test[100:-50]", slice(100, -50)),
+    ("test[-10%:]", slice(-102, None)),
+  ],
+)
+def test_slices_of_shapes(split, part):
+  """As TFDS cuts a set of as many images."""
+  arrays = sources.load(sources.Source("shapes", train=split), "train")
+  images, labels = shapes.generate("test")
+  np.testing.assert_array_equal(arrays.images, images[part])
+  np.testing.assert_array_equal(arrays.labels, labels[part])
+  instruction = tfds.core.ReadInstruction.from_spec(split)
+  whole = {"test": types.SimpleNamespace(num_examples=1024)}
+  (absolute,) = instruction.to_absolute(whole)
+  assert len(arrays) == len(range(1024)[absolute.from_ : absolute.to])
+
+
+@pytest.mark.parametrize("split", ["test[10:10]", "test[5000:]"])
+def test_slices_of_shapes_that_hold_nothing(split):
+  message = error_of(sources.Source("shapes", train=split))
+  assert f"{split!r} holds none of 1024 images" in message
+
+
+def test_a_set_of_which_tfds_sees_nothing(tmp_path):
+  """Only an unfinished preparation, or no features.json."""
+  (tmp_path / "smallset/1.0.0.incomplete").mkdir(parents=True)
+  message = error_of(sources.Source("smallset", str(tmp_path)))
+  assert "smallset/1.0.0.incomplete is what an unfinished" in message
+  assert "Did you mean" not in message
+  write_set(tmp_path / "other/1.0.0")
+  (tmp_path / "other/1.0.0/features.json").unlink()
+  message = error_of(sources.Source("other", str(tmp_path)))
+  assert "other/1.0.0 has no readable features.json" in message
 
 
 @pytest.mark.parametrize(
