@@ -172,7 +172,7 @@ def _encoded(data: pipeline.Data) -> dict[str, peers.Prepare]:
     cut = loader.CutViews(
       memory,
       order,
-      slice(0, n),
+      np.arange(n),
       data.views,
       views_lib.unshuffled(len(views_lib.each(data.views))),
       threads=1,
