@@ -97,7 +97,9 @@ def test_features_are_evaluated_on_sharded_parameters(small_is_sharded):
   )
 
 
-@pytest.mark.parametrize("written", ["replicated", "both"])
+@pytest.mark.parametrize(
+  "written", ["replicated", pytest.param("both", marks=pytest.mark.slow)]
+)
 def test_a_checkpoint_restores_in_every_layout(
   reference, small_is_sharded, tmp_path, written
 ):
@@ -161,7 +163,12 @@ def relative_loc(**changes):
 
 
 @pytest.mark.parametrize(
-  ("mode", "devices", "parts"), [("pjit", 1, 4), ("pjit", 4, 2), ("pmap", 2, 4)]
+  ("mode", "devices", "parts"),
+  [
+    ("pjit", 4, 2),
+    pytest.param("pjit", 1, 4, marks=pytest.mark.slow),
+    pytest.param("pmap", 2, 4, marks=pytest.mark.slow),
+  ],
 )
 def test_mae_does_not_depend_on_micro_batches(reference, mode, devices, parts):
   config = config_of(
@@ -181,6 +188,7 @@ def whole_relative_loc():
   return three_steps(relative_loc(), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("mode", "devices", "parts"), [("pjit", 2, 2), ("pmap", 2, 4)]
 )

@@ -109,6 +109,7 @@ def test_over_devices_gradients_are_those_of_the_whole_batch(kind):
   tiny.assert_close(jax.jit(mapped)(params, x), expected(params, x), 1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mae", "simclr"])
 @pytest.mark.parametrize("mode", ["pjit", "pmap"])
 def test_steps_in_float32_are_the_same(method, mode):
