@@ -13,9 +13,11 @@ import importlib
 import importlib.util
 import json
 import pathlib
+import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -27,6 +29,7 @@ from sslx.config.identity import YamlLoader
 from sslx.config.merge import merge
 from sslx.config.overrides import assign
 from sslx.config.reference import resolve
+from sslx.config.schema import filled
 from sslx.config.tree import as_config, leaves, plain
 
 SECTIONS = ("model", "data", "schedule", "runtime")
@@ -66,6 +69,14 @@ class Loaded:
       path = path.rpartition(".")[0]
     return self.file
 
+  def blame(self, message: str) -> str:
+    """What set the value that an error is about, as a sentence."""
+    match = re.search(r"config\.([\w.]*\w)", message)
+    if match is None:
+      return ""
+    origin = self.origin(match[1])
+    return "" if origin == "its default" else f" It is set by {origin}."
+
 
 class _Frame:
   """A file that is being read."""
@@ -104,7 +115,7 @@ _reading: list[_Frame] = []
 
 
 def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
-  """Loads a config to be run, and imports what its `custom_imports` name.
+  """Loads a config to be run.
 
   Args:
     spec: `path.py`, or `path.py:argument`.
@@ -112,20 +123,58 @@ def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
       the later one wins.
 
   Returns:
-    All four sections, references looked up; locked, and every value typed.
+    All four sections with every key that their settings classes have,
+    references looked up; locked, and every value typed.
 
   Raises:
     ConfigError: a file that does not exist, cannot be read, or does not return
       the four sections; what it inherits does not fit; see `assign` for the
-      overrides; or an import that failed.
+      overrides; an import that failed; or a value that its settings class
+      refuses.
   """
-  config = read(spec, overrides).config()
-  custom_imports(config)
-  return config
+  return typed(spec, overrides).config()
 
 
-def read(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
-  """The same, without imports, and with the origin of every value."""
+def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
+  """The same, with the origin of every value.
+
+  What `custom_imports` names is imported: methods and more from outside sslx.
+  """
+  from sslx import settings  # It imports this package.
+
+  overrides = list(overrides)
+  plain_ = read(spec, [x for x in overrides if _is_import(x[0])])
+  custom_imports(as_config(resolve(_part(plain_.tree)), final=True))
+  loaded = read(spec, overrides, settings.SECTIONS)
+  try:
+    settings.check(resolve(loaded.tree))
+  except ConfigError as error:
+    raise ConfigError(f"{error}{loaded.blame(str(error))}") from error
+  return loaded
+
+
+def _is_import(path: str) -> bool:
+  return re.fullmatch(r"runtime\.\+?custom_imports.*", path) is not None
+
+
+def _part(tree: dict) -> dict:
+  """The section that says what to import."""
+  return {"runtime": tree["runtime"]}
+
+
+def read(
+  spec: str,
+  overrides: Iterable[tuple[str, str]] = (),
+  sections: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Loaded:
+  """Reads a config without importing or checking anything.
+
+  Args:
+    spec: as of `load`.
+    overrides: as of `load`.
+    sections: annotation of each section; what they leave to their settings
+      classes is filled in.
+  """
   loaded = _read(*split_spec(spec))
   for key in loaded.tree:
     if key not in SECTIONS:
@@ -133,8 +182,9 @@ def read(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
   for key in SECTIONS:
     if key not in loaded.tree:
       raise ConfigError(f"{spec}: the config has no section {key!r}.")
+  loaded = _filled(loaded, sections)
   for path, text in overrides:
-    tree, where = assign(loaded.tree, path, text)
+    tree, where = assign(loaded.tree, path, text, sections)
     origins = {
       leaf: f"--config.{path}={text}"
       if f"{leaf}.".startswith(f"{where}.") or where.startswith(f"{leaf}.")
@@ -145,6 +195,20 @@ def read(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
   return loaded
 
 
+def _filled(loaded: Loaded, sections: Mapping[str, Any]) -> Loaded:
+  """With all keys that the settings classes have."""
+  tree = {
+    key: filled(sections.get(key, Any), value)
+    for key, value in loaded.tree.items()
+  }
+  own = dict(leaves(loaded.tree))
+  origins = {
+    path: loaded.origin(path) if path in own else "its default"
+    for path, _ in leaves(tree)
+  }
+  return dataclasses.replace(loaded, tree=tree, origins=origins)
+
+
 def custom_imports(config: ConfigDict) -> None:
   """Imports `runtime.custom_imports`: methods and more from outside sslx.
 
@@ -152,10 +216,11 @@ def custom_imports(config: ConfigDict) -> None:
     ConfigError: an import failed; says why.
   """
   modules = config.runtime.get("custom_imports", ())
-  if not isinstance(modules, Sequence) or isinstance(modules, str):
+  listed = isinstance(modules, Sequence) and not isinstance(modules, str)
+  if not listed or not all(isinstance(name, str) for name in modules):
     raise ConfigError(
       f"config.runtime.custom_imports is {modules!r}; it must be a tuple of"
-      f" names of modules, such as ({modules!r},)."
+      " names of modules, such as ('my_methods',)."
     )
   for name in modules:
     try:
