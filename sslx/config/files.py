@@ -218,9 +218,10 @@ def custom_imports(config: ConfigDict) -> None:
   modules = config.runtime.get("custom_imports", ())
   listed = isinstance(modules, Sequence) and not isinstance(modules, str)
   if not listed or not all(isinstance(name, str) for name in modules):
+    example = (modules if isinstance(modules, str) else "my_methods",)
     raise ConfigError(
-      f"config.runtime.custom_imports is {modules!r}; it must be a tuple of"
-      " names of modules, such as ('my_methods',)."
+      f"config.runtime.custom_imports is {plain(modules)!r}; it must be a tuple"
+      f" of names of modules, such as {example!r}."
     )
   for name in modules:
     try:
