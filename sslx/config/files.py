@@ -143,7 +143,8 @@ def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
   from sslx import settings  # It imports this package.
 
   overrides = list(overrides)
-  plain_ = read(spec, [x for x in overrides if _is_import(x[0])])
+  imports = [flag for flag in overrides if _is_import(flag[0])]
+  plain_ = read(spec, imports, settings.SECTIONS)
   custom_imports(as_config(resolve(_part(plain_.tree)), final=True))
   loaded = read(spec, overrides, settings.SECTIONS)
   try:

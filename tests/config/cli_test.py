@@ -52,8 +52,8 @@ def test_print_provenance_names_file_flag_reference_and_default(
     f"schedule.epochs = 10 # {child}: (ref('data.batch_size') * 2)" in lines
   )
   assert f"data.batch_size = 5 # {flag}" in lines
-  assert "runtime.log_every = 50 # configs/_base_/default_runtime.py" in lines
-  assert "schedule.optimizer.b1 = 0.9 # its default" in lines
+  assert "runtime.seed = 0 # configs/_base_/default_runtime.py" in lines
+  assert "runtime.log_every = 50 # its default" in lines
 
 
 def test_diff(capsys):

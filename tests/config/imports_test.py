@@ -112,7 +112,7 @@ def test_a_config_file_may_ask_for_it(outside, tmp_path):
       "'no_such_module', .*ModuleNotFoundError: No module",
     ),
     ("('no_such_module',)", "Is its folder in PYTHONPATH"),
-    ("no_such_module", "is 'no_such_module' .str.; it must be tuple"),
+    ("no_such_module", "is 'no_such_module' .str.; it must be a tuple"),
     ("('broken_module',)", "'broken_module', .*ZeroDivisionError: division"),
   ],
 )

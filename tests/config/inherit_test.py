@@ -250,10 +250,10 @@ def test_arguments_refused(tmp_path, argument, message):
 
 
 def test_an_entry_point_takes_a_recipe_and_a_width():
-  config = config_files.load(f"{CONFIGS}/simclr.py:imagenet,width=0.5")
+  config = config_lib.load(f"{CONFIGS}/simclr.py:imagenet,width=0.5")
   assert config.model.backbone.width == 0.5
   assert config.data.source == "imagenet2012"
-  plain = config_files.load(f"{CONFIGS}/simclr.py:imagenet")
+  plain = config_lib.load(f"{CONFIGS}/simclr.py:imagenet")
   assert plain.model.backbone.width == 1.0
 
 
