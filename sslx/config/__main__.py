@@ -6,9 +6,10 @@
   lint [FILE ...] [...]               what is wrong with configs and their names
   tree [FILE ...]                     who inherits from whom
   migrate FILE                        the recipe nearest to an MMSelfSup config
+  copy RECIPE [--to=configs]          a recipe that comes with sslx, to edit
 
 CONFIG is a file, with an argument after a colon if it takes one. Without FILE,
-all configs below ./configs are meant.
+all configs below ./configs are meant, or those that come with sslx.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ import sys
 from collections.abc import Sequence
 
 from sslx import config as config_lib
-from sslx.config import files
+from sslx.config import files, shipped
 from sslx.config import lint as lint_lib
 from sslx.config.files import Loaded
 from sslx.config.migrate import migrate
 from sslx.config.tree import leaves, plain
 
-CONFIGS = pathlib.Path("configs")
 FORMATS = {
   "yaml": config_lib.to_yaml,
   "json": config_lib.to_json,
@@ -113,6 +113,9 @@ def main(argv: list[str]) -> int:
     some.add_argument("file", nargs="*", type=pathlib.Path)
   foreign = commands.add_parser("migrate")
   foreign.add_argument("file", type=pathlib.Path)
+  copied = commands.add_parser("copy")
+  copied.add_argument("recipe")
+  copied.add_argument("--to", type=pathlib.Path, default="configs")
   flags = parser.parse_args(rest)
   if overrides and flags.command not in ("print", "diff", "lint"):
     parser.error("--config.KEY=VALUE go with print, diff and lint")
@@ -126,9 +129,12 @@ def main(argv: list[str]) -> int:
   elif flags.command == "diff":
     return diff(*flags.config, overrides)
   elif flags.command == "migrate":
-    print(migrate(flags.file, _shipped("selfsup")))
+    print(migrate(flags.file, lint_lib.recipes(shipped.folder() / "selfsup")))
+  elif flags.command == "copy":
+    file = shipped.copy(flags.recipe, flags.to)
+    print(f"Edit it and use it: --config={file}")
   else:
-    recipes = flags.file or _shipped()
+    recipes = flags.file or _recipes()
     if flags.command == "lint":
       return lint(recipes, overrides)
     for file in recipes:
@@ -136,14 +142,11 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def _shipped(below: str = "") -> list[pathlib.Path]:
-  found = lint_lib.recipes(CONFIGS / below)
-  if not found:
-    raise config_lib.ConfigError(
-      f"there are no configs in {CONFIGS / below}; run this where the folder"
-      " configs is, or name files."
-    )
-  return found
+def _recipes(below: str = "") -> list[pathlib.Path]:
+  """All in ./configs, or else all that come with sslx."""
+  here = pathlib.Path("configs")
+  folder = here if (here / "_base_").is_dir() else shipped.folder()
+  return lint_lib.recipes(folder / below)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 from ml_collections import ConfigDict
 
+from sslx.config import shipped
 from sslx.config.arguments import call, split_spec
 from sslx.config.errors import ConfigError, nearest, unknown_key
 from sslx.config.identity import YamlLoader
@@ -118,7 +119,8 @@ def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
   """Loads a config to be run.
 
   Args:
-    spec: `path.py`, or `path.py:argument`.
+    spec: `path.py`, or `path.py:argument`. `sslx:` before the path, or a path
+      `configs/...` that does not exist, is of what comes with the package.
     overrides: (dotted key, text of the value), as `split_overrides` gives them;
       the later one wins.
 
@@ -176,7 +178,8 @@ def read(
     sections: annotation of each section; what they leave to their settings
       classes is filled in.
   """
-  loaded = _read(*split_spec(spec))
+  file, argument = split_spec(spec)
+  loaded = _read(shipped.find(file, pathlib.Path()), argument)
   for key in loaded.tree:
     if key not in SECTIONS:
       raise ConfigError(unknown_key(key, SECTIONS))
@@ -241,7 +244,8 @@ def inherit(*bases: str | ConfigDict, **changes: Any) -> ConfigDict:
   group with `_delete_=True` replaces too.
 
   Args:
-    *bases: config files, relative to the file that calls `inherit`, with an
+    *bases: config files, relative to the file that calls `inherit`, or
+      `sslx:selfsup/NAME.py` for one that comes with the package, with an
       argument after a colon if they take one; or a config that an earlier
       `inherit` returned, to read values of it for the changes.
     **changes: one mapping per section.
@@ -261,7 +265,7 @@ def inherit(*bases: str | ConfigDict, **changes: Any) -> ConfigDict:
       part = frame.loaded(base)
     else:
       file, argument = split_spec(base)
-      part = _read(caller.parent / file, argument)
+      part = _read(shipped.find(file, caller.parent), argument)
       frame.bases.append(part)
     for other in parts:
       _check_siblings(other, part, other.tree, part.tree)

@@ -267,7 +267,7 @@ def describe(hint: Any) -> str:
   if origin is Literal:
     return _one_of(arguments)
   if origin in (Union, types.UnionType):
-    return " or ".join(describe(a) for a in arguments)
+    return " or ".join(dict.fromkeys(describe(a) for a in arguments))
   if hint is type(None):
     return "None"
   if isinstance(hint, Choice) or dataclasses.is_dataclass(hint):
@@ -324,8 +324,7 @@ def _of_kind(classes: list[type], section: Mapping, path: str) -> type:
     return classes[0]
   default = _default_kind(classes)
   options = {name: cls for cls in classes for name in _kinds(cls)}
-  kind = dict(section).get("kind", default)
-  section = {} if kind is None else {"kind": kind}
+  section = {"kind": default} | dict(section) if default else dict(section)
   return Choice("kind", options).of(section, path)
 
 

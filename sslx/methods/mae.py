@@ -50,9 +50,11 @@ class MAE:
         "backbone.name must be 'vit' for MAE, whose encoder looks at some of"
         " the patches of an image."
       )
-    token = self.backbone.class_token
-    given = "True for MAE, whose decoder is given that token too"
-    config_lib.require(self.backbone, "class_token", token, given)
+    if not self.backbone.class_token:
+      raise ValueError(
+        "backbone.class_token is False; it must be True for MAE, whose decoder"
+        " is given that token too."
+      )
     possible = 0 < self.mask_ratio < 1
     config_lib.require(self, "mask_ratio", possible, "between 0 and 1")
 

@@ -348,10 +348,10 @@ def test_backbone_is_built_from_its_section():
   "section, message",
   [
     ({"name": "resnest"}, "model.backbone.name is 'resnest'.*'resnet'"),
-    ({"depth": 18}, "model.backbone.name is None.*'resnet'"),
+    ({"depth": 18}, "model.backbone.name is missing.*'resnet'"),
     ({"name": "resnet", "dept": 18}, "model.backbone.dept.*'depth'"),
     ({"name": "resnet", "depth": 20}, "model.backbone.depth.*20"),
-    ({"name": "resnet", "width": -1.0}, "model.backbone: width is -1.0"),
+    ({"name": "resnet", "width": -1.0}, "model.backbone.width is -1.0"),
   ],
 )
 def test_backbone_explains_a_bad_section(section, message):
