@@ -1,4 +1,4 @@
-"""Builds the native JPEG decoder; all else is in setup.cfg.
+"""Builds the native JPEG decoder; puts the recipes into the package.
 
 Without a C compiler or libjpeg-turbo's header (Debian: libjpeg-dev) the package
 installs all the same, and decodes through simplejpeg and OpenCV.
@@ -7,6 +7,12 @@ installs all the same, and decodes through simplejpeg and OpenCV.
 import setuptools
 
 setuptools.setup(
+  packages=[*setuptools.find_packages(include=["sslx*"]), "sslx.configs"],
+  package_dir={"sslx.configs": "configs"},
+  package_data={
+    "sslx.configs": ["**/*.py"],
+    "sslx": ["**/*.md", "**/*.c"],
+  },
   ext_modules=[
     setuptools.Extension(
       "sslx.data._native",
@@ -15,5 +21,5 @@ setuptools.setup(
       extra_compile_args=["-O3"],
       optional=True,
     )
-  ]
+  ],
 )

@@ -10,79 +10,17 @@ import jax
 from ml_collections import ConfigDict
 
 from sslx import config as config_lib
-from sslx import methods, optim
-from sslx.checkpoint import Checkpoint
+from sslx import methods, optim, settings
 from sslx.data import loader, pipeline, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.evaluate.online import Evaluate, Online
+from sslx.evaluate.online import Online
 from sslx.evaluate.probe import OnlineProbe
-from sslx.parallel import Parallel, Partitioner
+from sslx.parallel import Partitioner
 from sslx.state import TrainState
 from sslx.step import TrainStep, example_batch
-from sslx.weights.source import InitFrom
 
 Images = sources.Arrays | sources.Encoded
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """Config section `schedule`.
-
-  Attributes:
-    epochs: passes over the data.
-    optimizer: which, and its base learning rate.
-    lr: the shape of the learning rate over the run.
-    accumulate: micro-batches that each batch is cut into, for want of memory;
-      for methods whose result does not depend on it.
-  """
-
-  epochs: int
-  optimizer: optim.Optimizer
-  lr: optim.Schedule
-  accumulate: int = 1
-
-  def __post_init__(self):
-    config_lib.require(self, "epochs", self.epochs >= 1, "at least 1")
-    config_lib.require(self, "accumulate", self.accumulate >= 1, "at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Runtime:
-  """Config section `runtime`: how to run, which must not change the result.
-
-  Attributes:
-    seed: of everything random.
-    log_every: steps between rows of the log.
-    parallel: mode and sharding rules.
-    checkpoint: when to save and what to keep.
-    evaluate: online evaluation.
-    init_from: weights to start from, or None: the workdir of a run, or a file
-      or folder of weights. A group of keys says more.
-    profile: the first step of which to write a profiler trace into the
-      workdir's `profile/`, and how many steps; None writes none. The first
-      step of a run compiles: start a few steps later.
-    custom_imports: modules that `config.load` imports, so that they can add to
-      METHODS, BACKBONES, SOURCES or OPERATIONS.
-  """
-
-  seed: int = 0
-  log_every: int = 50
-  parallel: Parallel = Parallel()
-  checkpoint: Checkpoint = Checkpoint()
-  evaluate: Evaluate = Evaluate()
-  init_from: InitFrom | str | None = None
-  profile: tuple[int, int] | None = None
-  custom_imports: tuple[str, ...] = ()
-
-  def __post_init__(self):
-    config_lib.require(self, "log_every", self.log_every >= 1, "at least 1")
-    config_lib.require(
-      self,
-      "profile",
-      self.profile is None or min(self.profile) >= 1,
-      "the first step and the number of steps, each at least 1, or None",
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +41,8 @@ class Experiment:
   """
 
   data: pipeline.Data
-  schedule: Schedule
-  runtime: Runtime
+  schedule: settings.Schedule
+  runtime: settings.Runtime
   partitioner: Partitioner
   order: Order
   train: Images
@@ -217,8 +155,8 @@ def build(
     ConfigError: anything in the config that cannot run.
   """
   data = config_lib.build(pipeline.Data, config.data, "data")
-  schedule = config_lib.build(Schedule, config.schedule, "schedule")
-  runtime = config_lib.build(Runtime, config.runtime, "runtime")
+  schedule = config_lib.build(settings.Schedule, config.schedule, "schedule")
+  runtime = config_lib.build(settings.Runtime, config.runtime, "runtime")
   partitioner = Partitioner.create(runtime.parallel, devices)
   partitioner.check_batch(data.batch_size, config.model.get("norm_groups", 1))
 

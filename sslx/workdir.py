@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sslx import config as config_lib
-from sslx import storage
+from sslx import settings, storage
 from sslx.config import ConfigError
 from sslx.errors import WorkdirError
 from sslx.lock import Lock, owner
@@ -124,6 +124,8 @@ def _check_same(
   config: ConfigDict,
   note: Callable[[str], None],
 ) -> None:
+  # By an older version it may lack keys that there are now.
+  there = settings.fill(there)
   now = json.loads(config_lib.to_json(config))
   changed = config_lib.differences(there, now)
   lines = [

@@ -2,6 +2,8 @@
 
 import pathlib
 
+from sslx import config as config_lib
+
 EMPTY = {"model": {}, "data": {}, "schedule": {}, "runtime": {}}
 
 
@@ -23,3 +25,8 @@ def write(folder: pathlib.Path, name: str, body: str) -> str:
 def write_whole(folder: pathlib.Path, name: str, content: dict) -> str:
   """A config file with this content, and empty sections for what is missing."""
   return write(folder, name, repr(EMPTY | content))
+
+
+def load(spec, overrides=()):
+  """A config with contents of a test's own, which no settings class knows."""
+  return config_lib.read(spec, overrides).config()

@@ -8,6 +8,7 @@ from sslx import config as config_lib
 from sslx import experiment, methods, optim
 from sslx.data.pipeline import Data
 from sslx.data.views import each
+from sslx.settings import Runtime, Schedule
 from sslx.step import example_batch
 from tests import tiny
 
@@ -27,8 +28,8 @@ ENTRIES = [
 def test_config_is_accepted_and_its_parameters_have_shapes(spec):
   config = config_lib.load(str(CONFIGS / spec))
   data = config_lib.build(Data, config.data, "data")
-  schedule = config_lib.build(experiment.Schedule, config.schedule, "schedule")
-  config_lib.build(experiment.Runtime, config.runtime, "runtime")
+  schedule = config_lib.build(Schedule, config.schedule, "schedule")
+  config_lib.build(Runtime, config.runtime, "runtime")
   plan = methods.Plan(data.batch_size, 100, 100 * schedule.epochs)
   method = methods.build(config.model, plan)
   batch = example_batch(data.views, method.slots(len(each(data.views))))
@@ -71,7 +72,7 @@ def test_config_is_accepted_and_its_parameters_have_shapes(spec):
 )
 def test_published_peak_learning_rates(spec, peak):
   config = config_lib.load(str(CONFIGS / "selfsup" / spec))
-  schedule = config_lib.build(experiment.Schedule, config.schedule, "schedule")
+  schedule = config_lib.build(Schedule, config.schedule, "schedule")
   found = optim.peak_lr(schedule.optimizer, config.data.batch_size)
   assert found == pytest.approx(peak)
 
@@ -83,7 +84,7 @@ def decayed(spec):
   config.model.backbone.update(small)
   if "decoder" in config.model:
     config.model.decoder.update(small)
-  schedule = config_lib.build(experiment.Schedule, config.schedule, "schedule")
+  schedule = config_lib.build(Schedule, config.schedule, "schedule")
   method = methods.build(config.model, methods.Plan(16, 10, 10))
   views = config_lib.build(Data, config.data, "data").views
   batch = example_batch(views, method.slots(len(each(views))))

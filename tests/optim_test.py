@@ -246,7 +246,7 @@ def test_impossible_settings_are_errors(key):
   value = (OUTSIDE | BEYOND)[key]
   cls = Optimizer if key in OUTSIDE else Schedule
   given = {"name": "sgd", "lr": 0.1} if key in OUTSIDE else {"kind": "step"}
-  message = rf"config\.s: {key} is {re.escape(repr(value))}; it must be"
+  message = rf"config\.s\.{key} is {re.escape(repr(value))}; it must be"
   with pytest.raises(config.ConfigError, match=message):
     config.build(cls, given | {key: value}, "s")
 

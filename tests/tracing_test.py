@@ -9,7 +9,7 @@ import pytest
 
 from sslx import tracing
 from sslx.config import ConfigError
-from sslx.experiment import Runtime
+from sslx.settings import Runtime
 from tests import tiny
 
 

@@ -18,9 +18,10 @@ from sslx.config.identity import (
 )
 from sslx.config.overrides import override, split_overrides
 from sslx.config.reference import ref
-from sslx.config.schema import build, require
+from sslx.config.schema import Choice, build, require
 
 __all__ = [
+  "Choice",
   "ConfigError",
   "build",
   "differences",

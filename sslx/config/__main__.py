@@ -2,13 +2,14 @@
 
   print CONFIG [--config.a.b=v ...]   the resolved config; --provenance says
                                       which file or flag set each value
-  diff CONFIG CONFIG                  what differs, key by key
-  lint [FILE ...]                     what is wrong with configs and their names
+  diff CONFIG CONFIG [...]            what differs, key by key
+  lint [FILE ...] [...]               what is wrong with configs and their names
   tree [FILE ...]                     who inherits from whom
   migrate FILE                        the recipe nearest to an MMSelfSup config
+  copy RECIPE [--to=configs]          a recipe that comes with sslx, to edit
 
 CONFIG is a file, with an argument after a colon if it takes one. Without FILE,
-all configs below ./configs are meant.
+all configs below ./configs are meant, or those that come with sslx.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import sys
 from collections.abc import Sequence
 
 from sslx import config as config_lib
+from sslx.config import files, shipped
 from sslx.config import lint as lint_lib
 from sslx.config.files import Loaded
 from sslx.config.migrate import migrate
 from sslx.config.tree import leaves, plain
 
-CONFIGS = pathlib.Path("configs")
 FORMATS = {
   "yaml": config_lib.to_yaml,
   "json": config_lib.to_json,
@@ -41,7 +42,7 @@ def print_(spec: str, overrides: list[tuple[str, str]], style: str) -> None:
     overrides: (dotted key, text of the value).
     style: a key of FORMATS, or "provenance".
   """
-  loaded = config_lib.read(spec, overrides)
+  loaded = files.typed(spec, overrides)
   config = loaded.config()
   if style != "provenance":
     print(FORMATS[style](config), end="")
@@ -56,10 +57,13 @@ def print_(spec: str, overrides: list[tuple[str, str]], style: str) -> None:
     print(f"{line:<50}  # {loaded.origin(path)}{text}")
 
 
-def diff(one: str, two: str) -> int:
-  """Prints what differs between two configs; 1 if anything does."""
+def diff(one: str, two: str, overrides: list[tuple[str, str]]) -> int:
+  """Prints what differs between two configs; 1 if anything does.
+
+  Flags change both.
+  """
   old, new = (
-    json.loads(config_lib.to_json(config_lib.read(spec).config()))
+    json.loads(config_lib.to_json(config_lib.load(spec, overrides)))
     for spec in (one, two)
   )
   changed = config_lib.differences(old, new)
@@ -68,14 +72,16 @@ def diff(one: str, two: str) -> int:
   return int(bool(changed))
 
 
-def lint(files: Sequence[pathlib.Path]) -> int:
+def lint(
+  recipes: Sequence[pathlib.Path], overrides: list[tuple[str, str]]
+) -> int:
   """Prints what is wrong with files; 1 if that is more than warnings."""
   errors = 0
-  for file in files:
-    for message in lint_lib.lint(file):
+  for file in recipes:
+    for message in lint_lib.lint(file, overrides):
       print(f"{file}: {message}")
       errors += not message.startswith("warning")
-  print(f"{len(files)} files, {errors} errors")
+  print(f"{len(recipes)} files, {errors} errors")
   return int(bool(errors))
 
 
@@ -107,9 +113,12 @@ def main(argv: list[str]) -> int:
     some.add_argument("file", nargs="*", type=pathlib.Path)
   foreign = commands.add_parser("migrate")
   foreign.add_argument("file", type=pathlib.Path)
+  copied = commands.add_parser("copy")
+  copied.add_argument("recipe")
+  copied.add_argument("--to", type=pathlib.Path, default="configs")
   flags = parser.parse_args(rest)
-  if overrides and flags.command != "print":
-    parser.error("--config.KEY=VALUE go with print alone")
+  if overrides and flags.command not in ("print", "diff", "lint"):
+    parser.error("--config.KEY=VALUE go with print, diff and lint")
 
   if flags.command == "print":
     print_(
@@ -118,26 +127,26 @@ def main(argv: list[str]) -> int:
       "provenance" if flags.provenance else flags.format,
     )
   elif flags.command == "diff":
-    return diff(*flags.config)
+    return diff(*flags.config, overrides)
   elif flags.command == "migrate":
-    print(migrate(flags.file, _shipped("selfsup")))
+    print(migrate(flags.file, lint_lib.recipes(shipped.folder() / "selfsup")))
+  elif flags.command == "copy":
+    file = shipped.copy(flags.recipe, flags.to)
+    print(f"Edit it and use it: --config={file}")
   else:
-    files = flags.file or _shipped()
+    recipes = flags.file or _recipes()
     if flags.command == "lint":
-      return lint(files)
-    for file in files:
+      return lint(recipes, overrides)
+    for file in recipes:
       tree(config_lib.read(str(file)))
   return 0
 
 
-def _shipped(below: str = "") -> list[pathlib.Path]:
-  files = lint_lib.recipes(CONFIGS / below)
-  if not files:
-    raise config_lib.ConfigError(
-      f"there are no configs in {CONFIGS / below}; run this where the folder"
-      " configs is, or name files."
-    )
-  return files
+def _recipes(below: str = "") -> list[pathlib.Path]:
+  """All in ./configs, or else all that come with sslx."""
+  here = pathlib.Path("configs")
+  folder = here if (here / "_base_").is_dir() else shipped.folder()
+  return lint_lib.recipes(folder / below)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pathlib
 import re
 import typing
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from sslx.config.overrides import parse
 from sslx.config.schema import coerce
 
 
-def split_spec(spec: str) -> tuple[pathlib.Path, str]:
+def split_spec(spec: str) -> tuple[str, str]:
   """File and argument; a drive letter's colon is part of the file.
 
   Raises:
@@ -26,7 +25,7 @@ def split_spec(spec: str) -> tuple[pathlib.Path, str]:
       f"config file {spec!r}: it must be a .py, .json or .yaml file, with an"
       " argument after a colon if it takes one."
     )
-  return pathlib.Path(match[1]), match[2] or ""
+  return match[1], match[2] or ""
 
 
 def call(get_config: Callable[..., Any], argument: str, file: str) -> Any:

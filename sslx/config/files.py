@@ -13,20 +13,24 @@ import importlib
 import importlib.util
 import json
 import pathlib
+import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 from ml_collections import ConfigDict
 
+from sslx.config import shipped
 from sslx.config.arguments import call, split_spec
 from sslx.config.errors import ConfigError, nearest, unknown_key
 from sslx.config.identity import YamlLoader
 from sslx.config.merge import merge
 from sslx.config.overrides import assign
 from sslx.config.reference import resolve
+from sslx.config.schema import filled
 from sslx.config.tree import as_config, leaves, plain
 
 SECTIONS = ("model", "data", "schedule", "runtime")
@@ -66,6 +70,14 @@ class Loaded:
       path = path.rpartition(".")[0]
     return self.file
 
+  def blame(self, message: str) -> str:
+    """What set the value that an error is about, as a sentence."""
+    match = re.search(r"config\.([\w.]*\w)", message)
+    if match is None:
+      return ""
+    origin = self.origin(match[1])
+    return "" if origin == "its default" else f" It is set by {origin}."
+
 
 class _Frame:
   """A file that is being read."""
@@ -104,37 +116,79 @@ _reading: list[_Frame] = []
 
 
 def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
-  """Loads a config to be run, and imports what its `custom_imports` name.
+  """Loads a config to be run.
 
   Args:
-    spec: `path.py`, or `path.py:argument`.
+    spec: `path.py`, or `path.py:argument`. `sslx:` before the path, or a path
+      `configs/...` that does not exist, is of what comes with the package.
     overrides: (dotted key, text of the value), as `split_overrides` gives them;
       the later one wins.
 
   Returns:
-    All four sections, references looked up; locked, and every value typed.
+    All four sections with every key that their settings classes have,
+    references looked up; locked, and every value typed.
 
   Raises:
     ConfigError: a file that does not exist, cannot be read, or does not return
       the four sections; what it inherits does not fit; see `assign` for the
-      overrides; or an import that failed.
+      overrides; an import that failed; or a value that its settings class
+      refuses.
   """
-  config = read(spec, overrides).config()
-  custom_imports(config)
-  return config
+  return typed(spec, overrides).config()
 
 
-def read(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
-  """The same, without imports, and with the origin of every value."""
-  loaded = _read(*split_spec(spec))
+def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
+  """The same, with the origin of every value.
+
+  What `custom_imports` names is imported: methods and more from outside sslx.
+  """
+  from sslx import settings  # It imports this package.
+
+  overrides = list(overrides)
+  imports = [flag for flag in overrides if _is_import(flag[0])]
+  plain_ = read(spec, imports, settings.SECTIONS)
+  custom_imports(as_config(resolve(_part(plain_.tree)), final=True))
+  loaded = read(spec, overrides, settings.SECTIONS)
+  try:
+    settings.check(resolve(loaded.tree))
+  except ConfigError as error:
+    raise ConfigError(f"{error}{loaded.blame(str(error))}") from error
+  return loaded
+
+
+def _is_import(path: str) -> bool:
+  return re.fullmatch(r"runtime\.\+?custom_imports.*", path) is not None
+
+
+def _part(tree: dict) -> dict:
+  """The section that says what to import."""
+  return {"runtime": tree["runtime"]}
+
+
+def read(
+  spec: str,
+  overrides: Iterable[tuple[str, str]] = (),
+  sections: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Loaded:
+  """Reads a config without importing or checking anything.
+
+  Args:
+    spec: as of `load`.
+    overrides: as of `load`.
+    sections: annotation of each section; what they leave to their settings
+      classes is filled in.
+  """
+  file, argument = split_spec(spec)
+  loaded = _read(shipped.find(file, pathlib.Path()), argument)
   for key in loaded.tree:
     if key not in SECTIONS:
       raise ConfigError(unknown_key(key, SECTIONS))
   for key in SECTIONS:
     if key not in loaded.tree:
       raise ConfigError(f"{spec}: the config has no section {key!r}.")
+  loaded = _filled(loaded, sections)
   for path, text in overrides:
-    tree, where = assign(loaded.tree, path, text)
+    tree, where = assign(loaded.tree, path, text, sections)
     origins = {
       leaf: f"--config.{path}={text}"
       if f"{leaf}.".startswith(f"{where}.") or where.startswith(f"{leaf}.")
@@ -145,6 +199,20 @@ def read(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
   return loaded
 
 
+def _filled(loaded: Loaded, sections: Mapping[str, Any]) -> Loaded:
+  """With all keys that the settings classes have."""
+  tree = {
+    key: filled(sections.get(key, Any), value)
+    for key, value in loaded.tree.items()
+  }
+  own = dict(leaves(loaded.tree))
+  origins = {
+    path: loaded.origin(path) if path in own else "its default"
+    for path, _ in leaves(tree)
+  }
+  return dataclasses.replace(loaded, tree=tree, origins=origins)
+
+
 def custom_imports(config: ConfigDict) -> None:
   """Imports `runtime.custom_imports`: methods and more from outside sslx.
 
@@ -152,10 +220,12 @@ def custom_imports(config: ConfigDict) -> None:
     ConfigError: an import failed; says why.
   """
   modules = config.runtime.get("custom_imports", ())
-  if not isinstance(modules, Sequence) or isinstance(modules, str):
+  listed = isinstance(modules, Sequence) and not isinstance(modules, str)
+  if not listed or not all(isinstance(name, str) for name in modules):
+    example = (modules if isinstance(modules, str) else "my_methods",)
     raise ConfigError(
-      f"config.runtime.custom_imports is {modules!r}; it must be a tuple of"
-      f" names of modules, such as ({modules!r},)."
+      f"config.runtime.custom_imports is {plain(modules)!r}; it must be a tuple"
+      f" of names of modules, such as {example!r}."
     )
   for name in modules:
     try:
@@ -174,7 +244,8 @@ def inherit(*bases: str | ConfigDict, **changes: Any) -> ConfigDict:
   group with `_delete_=True` replaces too.
 
   Args:
-    *bases: config files, relative to the file that calls `inherit`, with an
+    *bases: config files, relative to the file that calls `inherit`, or
+      `sslx:selfsup/NAME.py` for one that comes with the package, with an
       argument after a colon if they take one; or a config that an earlier
       `inherit` returned, to read values of it for the changes.
     **changes: one mapping per section.
@@ -194,7 +265,7 @@ def inherit(*bases: str | ConfigDict, **changes: Any) -> ConfigDict:
       part = frame.loaded(base)
     else:
       file, argument = split_spec(base)
-      part = _read(caller.parent / file, argument)
+      part = _read(shipped.find(file, caller.parent), argument)
       frame.bases.append(part)
     for other in parts:
       _check_siblings(other, part, other.tree, part.tree)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sslx.config import names
 from sslx.config.errors import ConfigError
-from sslx.config.files import read
+from sslx.config.files import typed
 
 MAX_DEPTH = 3
 
@@ -19,26 +19,28 @@ def recipes(configs: pathlib.Path) -> list[pathlib.Path]:
   )
 
 
-def lint(file: pathlib.Path) -> Iterator[str]:
+def lint(
+  file: pathlib.Path, overrides: Sequence[tuple[str, str]] = ()
+) -> Iterator[str]:
   """Errors, and warnings that say so, of one config.
+
+  It checks all that a run checks before it looks at data.
 
   A file beside the folder `_base_` is an entry point, which picks a recipe by
   argument; its name is free.
 
   Args:
     file: of a config with all sections.
+    overrides: (dotted key, text of the value).
   """
   try:
-    loaded = read(str(file))
+    loaded = typed(str(file), overrides)
     config = loaded.config()
   except ConfigError as error:
     yield str(error)
     return
   if not (file.parent / "_base_").is_dir():
-    try:
-      yield from names.check(file.stem, config)
-    except AttributeError as error:
-      yield f"the name cannot be checked, as a key is missing: {error}"
+    yield from names.check(file.stem, config)
   if loaded.depth > MAX_DEPTH:
     chain, base = [loaded.file], loaded
     while base.bases:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sslx.config import mmselfsup
 from sslx.config.errors import ConfigError
-from sslx.config.files import read
+from sslx.config.files import typed
 from sslx.config.reference import resolve
 from sslx.config.translate import translate, values_equal
 from sslx.config.tree import leaves
@@ -95,7 +95,7 @@ def migrate(file: pathlib.Path, recipes: Sequence[pathlib.Path]) -> Migration:
       f"{file} is not in MMSelfSup's format: {type(error).__name__}: {error}."
     ) from error
   method = _letters(wanted.pop("model.method"))
-  trees = {recipe: resolve(read(str(recipe)).tree) for recipe in recipes}
+  trees = {recipe: resolve(typed(str(recipe)).tree) for recipe in recipes}
   methods = {recipe: tree["model"]["method"] for recipe, tree in trees.items()}
   near = [recipe for recipe in recipes if _letters(methods[recipe]) == method]
   if not near:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
-import contextlib
+import io
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+import tokenize
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from sslx.config import schema
 from sslx.config.errors import ConfigError, unknown_key
 from sslx.config.merge import checked, merge
 from sslx.config.reference import Ref, resolve_at
-from sslx.config.schema import coerce
 from sslx.config.tree import DELETE, as_config, plain
 
 
@@ -47,8 +49,12 @@ def parse(text: str) -> Any:
   `false` and `null` as in JSON. Anything else is a string as it stands.
   """
   try:
+    # Python would take what follows a # for a comment.
+    lines = tokenize.generate_tokens(io.StringIO(text).readline)
+    if any(token.type == tokenize.COMMENT for token in lines):
+      return text
     return _value(ast.parse(text.strip(), mode="eval").body)
-  except (SyntaxError, ValueError):
+  except (SyntaxError, ValueError, tokenize.TokenError):
     return text
   except (RecursionError, MemoryError):  # Python's own limits.
     raise ConfigError(
@@ -90,71 +96,139 @@ def override(config: ConfigDict, path: str, text: str) -> None:
       config[key] = value
 
 
-def assign(tree: dict, path: str, text: str) -> tuple[dict, str]:
+def assign(
+  tree: dict,
+  path: str,
+  text: str,
+  hints: Mapping[str, Any] = types.MappingProxyType({}),
+) -> tuple[dict, str]:
   """The tree with one key set from the command line.
 
-  A value takes the type of the one that it replaces, where that loses nothing;
-  None and a value replace each other freely. A dict merges into a group, and
-  replaces it with `_delete_=True`.
+  A value takes the type that the settings class of its key has; where none is
+  known, that of the value that it replaces, and None and a value replace each
+  other freely. A dict merges into a group, and replaces it with
+  `_delete_=True`.
 
   Args:
     tree: of the config, references included.
     path: dotted keys; elements of sequences by number (`data.views.0.size` or
-      `data.views[0].size`), from the end if negative. `+` before a key adds it
-      (`data.+threads`); alone it adds an element at the end (`data.views.+`).
+      `data.views[0].size`), from the end if negative. `+` before a key that no
+      class knows adds it; alone it adds an element at the end (`data.views.+`).
     text: see `parse`.
+    hints: annotation of each section.
 
   Returns:
     The new tree, and the path in plain form.
 
   Raises:
-    ConfigError: the key does not exist (or, with `+`, does), or holds a value
-      of another type.
+    ConfigError: the key does not exist (or, with `+`, does), or the value is of
+      another type.
   """
-  keys = re.sub(r"\[([-+]?\d*)\]", r".\1", path).split(".")
-  value = parse(text)
+  words = re.sub(r"\[([-+]?\d*)\]", r".\1", path).split(".")
+  flag = _Flag(tree, parse(text), text)
   done: list[str] = []
+  tree = _assigned(tree, words, flag, _Sections(hints), (), done)
+  return plain(tree), ".".join(done)
 
-  def new(old: Any) -> Any:
-    where = ".".join(done)
-    return checked(_like(tree, old, value, text, where), where)
 
-  return plain(_assigned(tree, keys, new, done)), ".".join(done)
+class _Flag(NamedTuple):
+  """What a flag sets in a tree: the value, and its text."""
+
+  tree: dict
+  value: Any
+  text: str
+
+
+class _Sections(NamedTuple):
+  """The annotation of a whole config: those of its sections."""
+
+  hints: Mapping[str, Any]
+
+
+def _keys(
+  hint: Any, node: dict, given: tuple[str, ...]
+) -> dict[str, schema.Key] | None:
+  if isinstance(hint, _Sections):
+    return {key: schema.Key(x, None) for key, x in hint.hints.items()} or None
+  return schema.keys(hint, node, given)
 
 
 def _assigned(
-  node: Any, keys: list[str], new: Callable[[Any], Any], done: list[str]
+  node: Any,
+  words: list[str],
+  flag: _Flag,
+  hint: Any,
+  given: tuple[str, ...],
+  done: list[str],
 ) -> Any:
-  """A copy of the node, changed at `keys`; `done` gets them in plain form."""
-  if not keys:
-    return new(node)
-  key, *rest = keys
+  """A copy of the node, changed at `words`; `done` gets them in plain form."""
+  if not words:
+    where = ".".join(done)
+    return checked(_typed(flag, node, hint, given, where), where)
+  word, *rest = words
   above = "".join(f"{k}." for k in done)
   if isinstance(node, Ref):
     raise ConfigError(
-      f"config.{above}{key} is part of {node!r}. Set it there, or all of"
+      f"config.{above}{word} is part of {node!r}. Set it there, or all of"
       f" config.{above[:-1]} here."
     )
   if isinstance(node, dict):
-    word = key.removeprefix("+")
-    if key == word and key not in node:
-      hint = f" To add it, write --config.{above}+{key}=VALUE."
-      raise ConfigError(unknown_key(above + key, node) + hint)
-    if key != word and word in node:
+    known = _keys(hint, node, given)
+    key = word.removeprefix("+")
+    if word == key and key not in (
+      node if known is None else {**node, **known}
+    ):
       raise ConfigError(
-        f"config.{above}{word} exists already; leave out the +."
+        unknown_key(above + key, node if known is None else known)
+        + (f" To add it, write --config.{above}+{key}=VALUE." * (known is None))
       )
-    done.append(word)
-    old = node.get(word, {} if rest else None)
-    return node | {word: _assigned(old, rest, new, done)}
+    if word != key and key in node:
+      raise ConfigError(f"config.{above}{key} exists already; leave out the +.")
+    done.append(key)
+    old = node.get(key, {} if rest else None)
+    inner = known[key].hint if known and key in known else Any
+    new = _assigned(old, rest, flag, inner, schema.given_in(hint, given), done)
+    if not rest and schema.chooser(hint) == key:
+      return _chosen(node, key, new, hint, given, above)
+    return node | {key: new}
   if isinstance(node, tuple):
-    index = _index(node, key, above)
+    index = _index(node, word, above)
     done.append(str(index))
     old = node[index] if index < len(node) else {} if rest else None
-    item = _assigned(old, rest, new, done)
+    inner = schema.element(hint, index)
+    item = _assigned(old, rest, flag, inner, given, done)
     return (*node[:index], item, *node[index + 1 :])
   raise ConfigError(
-    f"config.{above}{key}: {key!r} is not a key of the value {node!r}."
+    f"config.{above}{word}: {word!r} is not a key of the value {node!r}."
+  )
+
+
+def _chosen(
+  node: dict,
+  key: str,
+  name: Any,
+  hint: Any,
+  given: tuple[str, ...],
+  above: str,
+) -> dict:
+  """The group, whose `key` names another settings class now."""
+  old, new = node.get(key), node | {key: name}
+  before = schema.keys(hint, node, given) or {}
+  after = schema.keys(hint, new, given)
+  if after is None or name == old:
+    return new  # `build` says what there is to choose from.
+  own = schema.filled(hint, {key: old}, given)
+  gone = [k for k in node if k in before and k not in after]
+  left = [k for k in gone if k not in own or node[k] != own[k]]
+  if left:
+    group = above.removesuffix(".")
+    raise ConfigError(
+      f"config.{above}{key}={name} has no {', '.join(left)}, which are set for"
+      f" {old!r}. Replace the whole group:"
+      f' --config.{group}="dict(_delete_=True, {key}={name!r}, ...)"'
+    )
+  return schema.filled(
+    hint, {k: v for k, v in new.items() if k not in gone}, given
   )
 
 
@@ -169,48 +243,81 @@ def _index(node: tuple, key: str, above: str) -> int:
   )
 
 
-def _like(tree: dict, old: Any, value: Any, text: str, path: str) -> Any:
-  """The value, as the type of the old one."""
+def _typed(
+  flag: _Flag, old: Any, hint: Any, given: tuple[str, ...], path: str
+) -> Any:
+  """The value as its annotation says, or else as the type of the old one."""
+  value = flag.value
   if isinstance(old, Ref):
-    old = resolve_at(tree, old, path)
-  if old is None or value is None:
+    old = resolve_at(flag.tree, old, path)
+  if hint is Any:
+    hint = _of_value(old)
+  known = schema.keys(hint, value, given) if isinstance(value, dict) else None
+  if isinstance(value, dict) and (isinstance(old, dict) or known is not None):
+    return _merged(flag, old, hint, given, path)
+  if hint is Any:
     return value
-  if isinstance(old, dict):
-    return _merged(tree, old, value, path)
-  if isinstance(old, str):
-    # As it was typed, 1e3 or 007, unless that is in quotes.
-    return value if isinstance(value, str) else text
-  if isinstance(old, tuple) and isinstance(value, tuple):
+  if isinstance(value, tuple) and any(isinstance(x, dict) for x in value):
+    return schema.filled(hint, value, given)
+  try:
+    return schema.coerce(hint, value, path)
+  except ConfigError:
+    text = _as_text(hint, value, flag.text)
+    if text is None:
+      if isinstance(old, dict) and schema.keys(hint, old, given) is None:
+        raise ConfigError(
+          f"config.{path} is a group of keys ({', '.join(old)}), not"
+          f" {value!r} ({type(value).__name__}). Set one of them, give a"
+          " dict(...), or None to leave it out."
+        ) from None
+      raise
+    return text
+
+
+def _of_value(old: Any) -> Any:
+  """The annotation of a key that no settings class has."""
+  if old is None:
+    return Any
+  if isinstance(old, tuple):
     kinds = {type(item) for item in old}
     if len(kinds) == 1 and kinds <= {bool, int, float, str}:
-      return tuple(
-        _like(tree, old[0], item, str(item), f"{path}.{i}")
-        for i, item in enumerate(value)
-      )
-    return value
-  if not isinstance(old, tuple):
-    with contextlib.suppress(ConfigError):
-      return coerce(type(old), value, path)
-  raise ConfigError(
-    f"config.{path} is {value!r} ({type(value).__name__}); it must be"
-    f" {type(old).__name__}, as the {old!r} that it replaces is."
-  )
+      return tuple[kinds.pop(), ...] | None
+  return type(old) | None
 
 
-def _merged(tree: dict, old: dict, value: Any, path: str) -> dict:
-  if not isinstance(value, dict):
-    raise ConfigError(
-      f"config.{path} is a group of keys ({', '.join(old)}), not"
-      f" {value!r} ({type(value).__name__}). Set one of them, give a dict(...),"
-      " or None to leave it out."
-    )
+def _as_text(hint: Any, value: Any, text: str) -> Any:
+  """The text that was typed, such as 1e3 or 007, where a str may be."""
+  options = schema.options(hint)
+  if str in options:
+    return text
+  if tuple[str, ...] in options and isinstance(value, tuple):
+    return tuple(map(str, value))
+  return None
+
+
+def _merged(
+  flag: _Flag, old: Any, hint: Any, given: tuple[str, ...], path: str
+) -> dict:
+  """A group with the keys of a dict."""
+  value, above = flag.value, path.rpartition(".")[0]
+  old = old if isinstance(old, dict) else {}
   if DELETE in value:
-    above, _, key = path.rpartition(".")
-    return merge({key: old}, {key: value}, f"{above}.")[key]
-  for key in value:
-    if key not in old:
+    key = path[len(above) :].lstrip(".")
+    value = merge({key: old}, {key: value}, f"{above}.")[key]
+    old = {}
+  known = schema.keys(hint, old | value, given)
+  inner = schema.given_in(hint, given)
+  result = dict(old)
+  for key, item in value.items():
+    if known is not None and key not in known:
+      raise ConfigError(unknown_key(f"{path}.{key}", known))
+    if known is None and old and key not in old:
       raise ConfigError(unknown_key(f"{path}.{key}", old))
-  return old | {
-    key: _like(tree, old[key], item, str(item), f"{path}.{key}")
-    for key, item in value.items()
-  }
+    result[key] = _typed(
+      flag._replace(value=item, text=str(item)),
+      old.get(key),
+      known[key].hint if known is not None else Any,
+      inner,
+      f"{path}.{key}",
+    )
+  return schema.filled(hint, result, given)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 from sslx import config as config_lib
+from sslx.config import Choice
 from sslx.methods.base import Method, Plan
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
@@ -23,22 +27,42 @@ METHODS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Common:
+  """Keys of section `model` that every method has.
+
+  Attributes:
+    norm_groups: groups of the global batch that share BatchNorm statistics; 1
+      is synchronised BatchNorm.
+    dtype: compute dtype of all modules.
+  """
+
+  norm_groups: int = 1
+  dtype: Literal["float32", "bfloat16"] = "float32"
+
+  def __post_init__(self):
+    config_lib.require(self, "norm_groups", self.norm_groups >= 1, "1 or more")
+
+
+# Section `model`. What is given comes from `Common` and from the run.
+MODEL = Choice(
+  "method",
+  METHODS,
+  common=Common,
+  given=("norm_groups", "dtype", *Plan._fields),
+)
+
+
 def build(section: ConfigDict, plan: Plan) -> Method:
   """The method of config section `model`, for the run that `plan` is of.
-
-  `norm_groups` (1 if a method without BatchNorm has no such key) and `dtype`
-  hold for every module of the method.
 
   Raises:
     ConfigError: an unknown method, or settings that it does not accept.
   """
   section = dict(section)
-  method = section.pop("method", None)
-  if method not in METHODS:
-    raise config_lib.ConfigError(
-      f"config.model.method is {method!r}; it must be one of"
-      f" {', '.join(map(repr, METHODS))}."
-    )
-  shared = {"norm_groups": section.pop("norm_groups", 1)}
-  shared["dtype"] = section.pop("dtype")
-  return METHODS[method].build(section, plan, **shared)
+  cls = MODEL.of(section, "model")
+  del section[MODEL.key]
+  names = [field.name for field in dataclasses.fields(Common)]
+  common = {key: section.pop(key) for key in names if key in section}
+  common = dataclasses.asdict(config_lib.build(Common, common, "model"))
+  return config_lib.build(cls, section, "model", **common, **plan._asdict())

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import models
@@ -40,42 +39,22 @@ class MAE:
   # The loss is a mean over examples that know nothing of each other.
   accumulates: ClassVar[bool] = True
 
-  backbone: vit.ViT
+  backbone: models.BACKBONE
   decoder: decoder_lib.Decoder
   mask_ratio: float = 0.75
   norm_pix: bool = True
 
-  @classmethod
-  def build(cls, section: ConfigDict, plan: base.Plan, **shared: Any) -> MAE:
-    """From config section `model`; of `shared`, `dtype` goes to both modules.
-
-    Raises:
-      ConfigError: the backbone has no patches to mask.
-    """
-    del plan  # Every step is like the others.
-    section = dict(section)
-    backbone = models.backbone(section.pop("backbone"), **shared)
-    if not isinstance(backbone, vit.ViT):
-      raise config_lib.ConfigError(
-        "config.model.backbone.name must be 'vit' for MAE, whose encoder looks"
-        " at some of the patches of an image."
+  def __post_init__(self):
+    if not isinstance(self.backbone, vit.ViT):
+      raise ValueError(
+        "backbone.name must be 'vit' for MAE, whose encoder looks at some of"
+        " the patches of an image."
       )
-    if not backbone.class_token:
-      raise config_lib.ConfigError(
-        "config.model.backbone.class_token must be True for MAE, whose decoder"
+    if not self.backbone.class_token:
+      raise ValueError(
+        "backbone.class_token is False; it must be True for MAE, whose decoder"
         " is given that token too."
       )
-    decoder = config_lib.build(
-      decoder_lib.Decoder,
-      section.pop("decoder"),
-      "model.decoder",
-      dtype=shared["dtype"],
-    )
-    return config_lib.build(
-      cls, section, "model", backbone=backbone, decoder=decoder
-    )
-
-  def __post_init__(self):
     possible = 0 < self.mask_ratio < 1
     config_lib.require(self, "mask_ratio", possible, "between 0 and 1")
 

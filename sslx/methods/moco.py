@@ -8,12 +8,10 @@ Baselines with Momentum Contrastive Learning, 2020.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import losses, models
@@ -40,40 +38,27 @@ class MoCo:
     shuffle: whether keys are computed with other neighbours in their BatchNorm
       group than their queries have (section 3.3). Of one group there are no
       other neighbours.
+    batch_size: global, of the run.
   """
 
-  backbone: Any
+  backbone: models.BACKBONE
   projector: heads.MLP
   temperature: float = 0.2
   momentum: float = 0.999
   queue_size: int = 65536
   symmetric: bool = False
   shuffle: bool = True
-
-  @classmethod
-  def build(cls, section: ConfigDict, plan: base.Plan, **shared: Any) -> MoCo:
-    """From config section `model`; `shared` goes to all modules."""
-    section = dict(section)
-    backbone = models.backbone(section.pop("backbone"), **shared)
-    projector = config_lib.build(
-      heads.MLP, section.pop("projector"), "model.projector", **shared
-    )
-    moco = config_lib.build(
-      cls, section, "model", backbone=backbone, projector=projector
-    )
-    keys = plan.batch_size * (2 if moco.symmetric else 1)
-    if moco.queue_size % keys:
-      raise config_lib.ConfigError(
-        f"config.model.queue_size is {moco.queue_size}, not a multiple of the"
-        f" {keys} keys of a batch; use"
-        f" {max(1, moco.queue_size // keys) * keys}."
-      )
-    return moco
+  batch_size: int = 1
 
   def __post_init__(self):
     config_lib.require(self, "temperature", self.temperature > 0, "positive")
     config_lib.require(self, "momentum", 0 <= self.momentum <= 1, "in [0, 1]")
     config_lib.require(self, "queue_size", self.queue_size >= 1, "positive")
+    keys = self.batch_size * (2 if self.symmetric else 1)
+    whole = f"a multiple of the {keys} keys of a batch, such as"
+    near = max(1, self.queue_size // keys) * keys
+    fits = self.queue_size % keys == 0
+    config_lib.require(self, "queue_size", fits, f"{whole} {near}")
 
   @property
   def _shuffled(self) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import losses, models
@@ -39,43 +38,22 @@ class MoCoV3:
     total_steps: of the run.
   """
 
-  backbone: Any
+  backbone: models.BACKBONE
   projector: heads.MLP
   predictor: heads.MLP
   temperature: float = 0.2
   momentum: float = 0.99
   total_steps: int = 1
 
-  @classmethod
-  def build(cls, section: ConfigDict, plan: base.Plan, **shared: Any) -> MoCoV3:
-    """From config section `model`; `shared` goes to all modules."""
-    section = dict(section)
-    backbone = models.backbone(section.pop("backbone"), **shared)
-    mlps = {
-      name: config_lib.build(
-        heads.MLP, section.pop(name), f"model.{name}", **shared
-      )
-      for name in ("projector", "predictor")
-    }
-    outputs = [mlp.dims[-1] for mlp in mlps.values()]
-    if outputs[0] != outputs[1]:
-      raise config_lib.ConfigError(
-        f"config.model.predictor.dims ends in {outputs[1]}, and"
-        f" config.model.projector.dims in {outputs[0]}; queries and keys must"
-        " be of one width."
-      )
-    return config_lib.build(
-      cls,
-      section,
-      "model",
-      backbone=backbone,
-      total_steps=plan.total_steps,
-      **mlps,
-    )
-
   def __post_init__(self):
     config_lib.require(self, "temperature", self.temperature > 0, "positive")
     config_lib.require(self, "momentum", 0 <= self.momentum <= 1, "in [0, 1]")
+    queries, keys = self.predictor.dims[-1], self.projector.dims[-1]
+    if queries != keys:
+      raise ValueError(
+        f"predictor.dims ends in {queries}, and projector.dims in {keys};"
+        " queries and keys must be of one width."
+      )
 
   def slots(self, views: int) -> tuple[Slot, ...]:
     """Two views."""

@@ -8,12 +8,11 @@ of an image in every batch.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import models
@@ -44,22 +43,9 @@ class RelativeLoc:
   # The loss is a mean over pairs, which only BatchNorm groups couple.
   accumulates: ClassVar[bool] = True
 
-  backbone: Any
+  backbone: models.BACKBONE
   head: heads.PairHead
   dropout: float = 0.5
-
-  @classmethod
-  def build(
-    cls, section: ConfigDict, plan: base.Plan, **shared: Any
-  ) -> RelativeLoc:
-    """From config section `model`; `shared` goes to all modules."""
-    del plan
-    section = dict(section)
-    backbone = models.backbone(section.pop("backbone"), **shared)
-    head = config_lib.build(
-      heads.PairHead, section.pop("head"), "model.head", **shared
-    )
-    return config_lib.build(cls, section, "model", backbone=backbone, head=head)
 
   def __post_init__(self):
     config_lib.require(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")

@@ -7,11 +7,9 @@ of Visual Representations, ICML 2020.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import losses, models
@@ -33,22 +31,9 @@ class SimCLR:
     temperature: of NT-Xent, eq. 1.
   """
 
-  backbone: Any
+  backbone: models.BACKBONE
   projector: heads.MLP
   temperature: float = 0.1
-
-  @classmethod
-  def build(cls, section: ConfigDict, plan: base.Plan, **shared: Any) -> SimCLR:
-    """From config section `model`; `shared` goes to all modules."""
-    del plan  # Every step is like the others.
-    section = dict(section)
-    backbone = models.backbone(section.pop("backbone"), **shared)
-    projector = config_lib.build(
-      heads.MLP, section.pop("projector"), "model.projector", **shared
-    )
-    return config_lib.build(
-      cls, section, "model", backbone=backbone, projector=projector
-    )
 
   def __post_init__(self):
     config_lib.require(self, "temperature", self.temperature > 0, "positive")

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import losses, models
@@ -41,49 +40,37 @@ class SwAV:
     queue_size: embeddings of past batches, of each of the two views, that are
       assigned together with the batch's; 0 for none. Rounded down to whole
       batches, as in the official code.
-    queue_start_step: from when on they are collected; they are used once the
+    queue_start_epoch: from when on they are collected; they are used once the
       queue is full.
+    batch_size, steps_per_epoch: of the run.
   """
 
-  backbone: Any
+  backbone: models.BACKBONE
   projector: heads.MLP
   prototypes: int = 3000
   temperature: float = 0.1
   epsilon: float = 0.05
   sinkhorn_iterations: int = 3
   queue_size: int = 0
-  queue_start_step: int = 0
-
-  @classmethod
-  def build(cls, section: ConfigDict, plan: base.Plan, **shared: Any) -> SwAV:
-    """From config section `model`, where the queue starts at an epoch."""
-    section = dict(section)
-    backbone = models.backbone(section.pop("backbone"), **shared)
-    projector = config_lib.build(
-      heads.MLP, section.pop("projector"), "model.projector", **shared
-    )
-    size = section.get("queue_size", 0)
-    if 0 < size < plan.batch_size:
-      raise config_lib.ConfigError(
-        f"config.model.queue_size is {size}, less than one batch of"
-        f" {plan.batch_size}; use 0 for no queue, or a multiple of the batch."
-      )
-    start = section.pop("queue_start_epoch", 0)
-    return config_lib.build(
-      cls,
-      section | {"queue_size": size // plan.batch_size * plan.batch_size},
-      "model",
-      backbone=backbone,
-      projector=projector,
-      queue_start_step=start * plan.steps_per_epoch,
-    )
+  queue_start_epoch: int = 0
+  batch_size: int = 1
+  steps_per_epoch: int = 1
 
   def __post_init__(self):
     for key in ("temperature", "epsilon"):
       config_lib.require(self, key, getattr(self, key) > 0, "positive")
     for key in ("prototypes", "sinkhorn_iterations"):
       config_lib.require(self, key, getattr(self, key) >= 1, "at least 1")
-    config_lib.require(self, "queue_size", self.queue_size >= 0, "0 or more")
+    fits = self.queue_size == 0 or self.queue_size >= self.batch_size
+    one = f"0 for no queue, or at least a batch, {self.batch_size}"
+    config_lib.require(self, "queue_size", fits, one)
+    start = self.queue_start_epoch
+    config_lib.require(self, "queue_start_epoch", start >= 0, "0 or more")
+
+  @property
+  def _held(self) -> int:
+    """The size of the queue in whole batches."""
+    return self.queue_size // self.batch_size * self.batch_size
 
   def slots(self, views: int) -> tuple[Slot, ...]:
     """Two views that are assigned, and any number that are not."""
@@ -110,9 +97,9 @@ class SwAV:
     )  # Their scale goes with the projection.
     params["prototypes"] = losses.l2_normalize(prototypes)
     aux = {}
-    if self.queue_size:
+    if self._held:
       aux = {
-        "queue": jnp.zeros((CODE_VIEWS, self.queue_size, d)),
+        "queue": jnp.zeros((CODE_VIEWS, self._held, d)),
         "filled": jnp.int32(0),
       }
     return params, model_state, aux
@@ -205,11 +192,11 @@ class SwAV:
 
     With the prototypes of now: they have moved since the embeddings came in.
     """
-    if not self.queue_size:
+    if not self._held:
       return None
     rows = axis.share(aux["queue"][i])
     return lax.cond(
-      aux["filled"] == self.queue_size,
+      aux["filled"] == self._held,
       lambda x: lax.stop_gradient(score(x)) / self.epsilon,
       # Made from x, so that both sides are known to vary over the devices.
       lambda x: x[:, :1] * 0 + jnp.full(self.prototypes, -jnp.inf),
@@ -218,13 +205,13 @@ class SwAV:
 
   def _push(self, aux: Aux, z: jax.Array, step: jax.Array, axis: Axis) -> Aux:
     """The batch's embeddings go in after use, the newest first."""
-    if not self.queue_size:
+    if not self._held:
       return aux
     new = axis.replicate(z[:, :CODE_VIEWS]).swapaxes(0, 1)  # [2, B, d]
-    kept = self.queue_size - new.shape[1]
+    kept = self._held - new.shape[1]
     queue = jnp.concatenate([new, aux["queue"][:, :kept]], axis=1)
-    filled = jnp.minimum(aux["filled"] + new.shape[1], self.queue_size)
-    started = step >= self.queue_start_step
+    filled = jnp.minimum(aux["filled"] + new.shape[1], self._held)
+    started = step >= self.queue_start_epoch * self.steps_per_epoch
     return {
       "queue": jnp.where(started, queue, aux["queue"]),
       "filled": jnp.where(started, filled, aux["filled"]),

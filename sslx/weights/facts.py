@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sslx import models
-from sslx.config import ConfigError
+from sslx.config import ConfigError, build
 from sslx.models import patches
 from sslx.models.vit import VARIANTS, ViT
 from sslx.weights.files import File
@@ -240,7 +240,7 @@ def check_own(
     section = json.loads(section)
   if not isinstance(backbone, ViT) or section.get("name") != "vit":
     return
-  other = models.backbone(section)
+  other = build(models.BACKBONE, section, "model.backbone")
   wrong = {}
   if (
     other.sizes[0] == backbone.sizes[0] and other.sizes[2] != backbone.sizes[2]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from sslx import config as config_lib
 from sslx.config import __main__ as cli
 from tests import tiny
-from tests.config_files import write, write_whole
+from tests.config_files import write
 
 SELFSUP = "configs/selfsup"
 SIMCLR = f"{SELFSUP}/simclr_resnet50_8xb32-coslr-200e_in1k.py"
@@ -23,36 +24,36 @@ def root(monkeypatch):
 
 @pytest.mark.parametrize("style", ["json", "yaml", "python"])
 def test_print_is_a_config_to_load(style, capsys, tmp_path):
-  flags = ["--config.schedule.epochs=7", "--config.data.views.0.count=4"]
+  flags = ["--config.schedule.epochs=7", "--config.data.views.0.size=96"]
   spec = "configs/simclr.py:imagenet"
   assert cli.main(["print", flags[0], spec, f"--format={style}", flags[1]]) == 0
   file = tmp_path / f"dump.{style.replace('python', 'py')}"
   file.write_text(capsys.readouterr().out)
-  overrides = [("schedule.epochs", "7"), ("data.views.0.count", "4")]
+  overrides = [("schedule.epochs", "7"), ("data.views.0.size", "96")]
   expected = config_lib.load(spec, overrides)
   assert config_lib.to_json(config_lib.load(str(file))) == config_lib.to_json(
     expected
   )
 
 
-def test_print_provenance_names_file_flag_and_reference(capsys, tmp_path):
-  base = write_whole(tmp_path, "base.py", {"data": {"n": 3}})
+def test_print_provenance_names_file_flag_reference_and_default(
+  capsys, tmp_path
+):
+  base = f"{tiny.ROOT}/{SIMCLR}"
   child = write(
     tmp_path,
     "child.py",
-    """inherit('base.py', model={'m': ref('data.n') * 2,
-                          'all': ref('data')})""",
+    f"inherit({base!r}, schedule={{'epochs': ref('data.batch_size') * 2}})",
   )
-  flag = "--config.data.n=5"
+  flag = "--config.data.batch_size=5"
   assert cli.main(["print", child, "--provenance", flag]) == 0
   lines = [" ".join(x.split()) for x in capsys.readouterr().out.splitlines()]
-  assert lines == [
-    f"model.m = 10 # {child}: (ref('data.n') * 2)",
-    f"model.all.n = 5 # {child}: ref('data')",
-    f"data.n = 5 # {flag}",
-    f"schedule = {{}} # {base}",
-    f"runtime = {{}} # {base}",
-  ]
+  assert (
+    f"schedule.epochs = 10 # {child}: (ref('data.batch_size') * 2)" in lines
+  )
+  assert f"data.batch_size = 5 # {flag}" in lines
+  assert "runtime.seed = 0 # configs/_base_/default_runtime.py" in lines
+  assert "runtime.log_every = 50 # its default" in lines
 
 
 def test_diff(capsys):
@@ -66,11 +67,50 @@ def test_diff(capsys):
 def test_lint(capsys, tmp_path):
   assert cli.main(["lint"]) == 0
   assert ", 0 errors" in capsys.readouterr().out
-  lie = write_whole(tmp_path, "simclr.py", {})
+  lie = write(tmp_path, "simclr.py", f"inherit('{tiny.ROOT}/{SIMCLR}')")
   assert cli.main(["lint", SIMCLR, lie]) == 1
   out = capsys.readouterr().out
   assert f"{lie}: the name" in out
   assert "2 files, 1 errors" in out
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ("data={'threads': 0}", "config.data.threads is 0; it must be positive"),
+    (
+      "model={'method': 'simclrr'}",
+      "config.model.method is 'simclrr'; it must",
+    ),
+    ("model={'dtype': 'bf16'}", "config.model.dtype is 'bf16' (str); it must"),
+    ("model={'norm_groups': 0}", "config.model.norm_groups is 0; it must be 1"),
+    ("runtime={'seed': -1}", "config.runtime.seed is -1; it must be from 0 to"),
+    (
+      "schedule={'epochs': 99999999999}",
+      "config.schedule.epochs is 99999999999",
+    ),
+    ("model={'backbone': {'depth': 19}}", "config.model.backbone.depth is 19"),
+    ("data={'tread': 1}", "config.data.tread does not exist"),
+  ],
+)
+def test_lint_and_print_refuse_what_a_run_refuses(
+  change, message, capsys, tmp_path
+):
+  """The message names the file, or the flag, that set the value."""
+  child = write(
+    tmp_path, "child.py", f"inherit('{tiny.ROOT}/{SIMCLR}', {change})"
+  )
+  assert cli.main(["lint", child]) == 1
+  assert message in (told := capsys.readouterr().out)
+  assert f"It is set by {child}." in told
+  with pytest.raises(config_lib.ConfigError, match=re.escape(message)):
+    cli.main(["print", child])
+
+
+def test_lint_takes_flags(capsys):
+  assert cli.main(["lint", SIMCLR, "--config.data.threads=0"]) == 1
+  told = capsys.readouterr().out
+  assert "It is set by --config.data.threads=0." in told
 
 
 def test_tree(capsys):
@@ -108,7 +148,7 @@ def test_the_module_runs_and_errors_are_one_line():
   result = run("diff", "configs/simclr.py")
   assert result.returncode == 2
   assert "Traceback" not in result.stderr
-  assert "go with print alone" in run("lint", "--config.a=1").stderr
+  assert "go with print, diff and lint" in run("tree", "--config.a=1").stderr
 
 
 def test_without_configs_the_error_says_so(monkeypatch, tmp_path):

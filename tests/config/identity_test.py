@@ -14,7 +14,7 @@ from sslx import config as config_lib
 from sslx import metrics
 from sslx.checkpoint import Checkpoint, Checkpoints
 from sslx.config.tree import as_config, plain
-from tests import tiny
+from tests import config_files, tiny
 
 DUMPS = {
   "json": config_lib.to_json,
@@ -52,7 +52,7 @@ def test_any_config_dumps_and_loads_to_itself(suffix, tmp_path_factory):
     tree = {"model": {"value": value}} | empty
     config = as_config(tree, final=True)
     file.write_text(DUMPS[suffix](config), encoding="utf-8")
-    loaded = config_lib.load(str(file))
+    loaded = config_files.load(str(file))
     assert repr(plain(loaded)) == repr(tree)
     assert config_lib.fingerprint(loaded) == config_lib.fingerprint(config)
 
@@ -61,7 +61,7 @@ def test_any_config_dumps_and_loads_to_itself(suffix, tmp_path_factory):
 
 def test_the_fingerprint_is_of_the_content():
   spec = f"{tiny.ROOT}/configs/simclr.py"
-  name = lambda *flags: config_lib.fingerprint(config_lib.load(spec, flags))
+  name = lambda *flags: config_lib.fingerprint(config_files.load(spec, flags))
   assert len(name()) == 16
   assert name() == name(("schedule.epochs", "200.0"))
   assert name() != name(("schedule.epochs", "201"))

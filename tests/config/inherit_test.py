@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx.config import ConfigError
-from tests import tiny
+from tests import config_files, tiny
 from tests.config_files import EMPTY, write, write_whole
 
 CONFIGS = tiny.ROOT / "configs"
@@ -22,7 +22,7 @@ def test_inherit_merges_groups_and_replaces_values(tmp_path):
     "child.py",
     "inherit('a.py', 'b.py', './c.py', model={'y': {'z': (3,)}, 'w': 2.5})",
   )
-  config = config_lib.load(child)
+  config = config_files.load(child)
   assert config.to_dict() == {
     "model": {"x": 1, "y": {"z": (3,)}, "w": 2.5},
     "data": {"n": 5},
@@ -37,7 +37,7 @@ def test_bases_are_found_from_the_file_that_names_them(tmp_path, monkeypatch):
   write(tmp_path, "top.py", "inherit('recipes/mid.py')")
   (tmp_path / "elsewhere").mkdir()
   monkeypatch.chdir(tmp_path / "elsewhere")
-  assert config_lib.load("../top.py").data.n == 1
+  assert config_files.load("../top.py").data.n == 1
 
 
 def test_delete_drops_what_was_inherited(tmp_path):
@@ -47,7 +47,7 @@ def test_delete_drops_what_was_inherited(tmp_path):
     "b.py",
     "inherit('a.py', model={'head': {'_delete_': True, 'kind': 'linear'}})",
   )
-  head = config_lib.load(child).model.head
+  head = config_files.load(child).model.head
   assert head.to_dict() == {"kind": "linear"}
 
 
@@ -55,7 +55,7 @@ def test_json_and_yaml_files_inherit_and_are_inherited(tmp_path):
   (tmp_path / "a.json").write_text(json.dumps(EMPTY | {"model": {"x": [1]}}))
   (tmp_path / "b.yaml").write_text("model:\n  y: 1e-3\n  z: [2, null]\n")
   child = write(tmp_path, "c.py", "inherit('a.json', 'b.yaml')")
-  model = config_lib.load(child).model
+  model = config_files.load(child).model
   assert model.to_dict() == {"x": (1,), "y": 0.001, "z": (2, None)}
 
 
@@ -69,12 +69,12 @@ return {'model': {}, 'schedule': {}, 'runtime': {},
         'data': {'name': pathlib.Path(__file__).stem,
                  'root': os.environ.get('SSLX_TEST_ROOT', 'data')}}""",
   )
-  assert config_lib.load(spec).data.to_dict() == {
+  assert config_files.load(spec).data.to_dict() == {
     "name": "recipe_7",
     "root": "data",
   }
   monkeypatch.setenv("SSLX_TEST_ROOT", "/elsewhere")
-  config = config_lib.load(spec)
+  config = config_files.load(spec)
   assert json.loads(config_lib.to_json(config))["data"]["root"] == "/elsewhere"
 
 
@@ -88,7 +88,7 @@ view = {'size': size, 'area': math.prod((size, size))}
 return {'model': {}, 'schedule': {}, 'runtime': {},
         'data': {'views': (view, {**view, 'size': 2})}}""",
   )
-  config = config_lib.load(spec)
+  config = config_files.load(spec)
   assert [dict(view) for view in config.data.views] == [
     {"size": 4, "area": 16},
     {"size": 2, "area": 16},
@@ -101,7 +101,7 @@ def test_siblings_that_set_one_key_are_an_error_that_names_both(tmp_path):
   write(tmp_path, "b.py", "{'data': {'n': 1, 'k': 1}}")
   child = write(tmp_path, "c.py", "inherit('a.py', 'b.py')")
   with pytest.raises(ConfigError) as error:
-    config_lib.load(child)
+    config_files.load(child)
   message = str(error.value)
   assert "config.data.n is set by two bases" in message
   assert str(tmp_path / "a.py") in message
@@ -122,7 +122,7 @@ def test_siblings_that_disagree_on_what_a_key_is(tmp_path, a, b):
   write(tmp_path, "b.py", repr({"data": b}))
   child = write(tmp_path, "c.py", "inherit('a.py', 'b.py')")
   with pytest.raises(ConfigError, match=r"data\.n[.xy]* is set by two bases"):
-    config_lib.load(child)
+    config_files.load(child)
 
 
 def test_siblings_may_inherit_one_value_from_one_file(tmp_path):
@@ -130,10 +130,10 @@ def test_siblings_may_inherit_one_value_from_one_file(tmp_path):
   write(tmp_path, "a.py", "inherit('base.py', model={'x': 1})")
   write(tmp_path, "b.py", "inherit('base.py', model={'y': 1})")
   child = write(tmp_path, "c.py", "inherit('a.py', 'b.py')")
-  assert config_lib.load(child).model.to_dict() == {"x": 1, "y": 1}
+  assert config_files.load(child).model.to_dict() == {"x": 1, "y": 1}
   write(tmp_path, "b.py", "inherit('base.py', data={'n': 2})")
   with pytest.raises(ConfigError, match=r"data\.n is set by two bases"):
-    config_lib.load(child)
+    config_files.load(child)
 
 
 def test_a_cycle_is_an_error_that_names_the_files(tmp_path):
@@ -143,7 +143,7 @@ def test_a_cycle_is_an_error_that_names_the_files(tmp_path):
   with pytest.raises(
     ConfigError, match=r"itself: \S*b.py inherits \S*c.py inh"
   ):
-    config_lib.load(str(tmp_path / "a.py"))
+    config_files.load(str(tmp_path / "a.py"))
 
 
 def test_a_file_may_inherit_itself_with_another_argument(tmp_path):
@@ -153,7 +153,7 @@ def test_a_file_may_inherit_itself_with_another_argument(tmp_path):
   text = (tmp_path / "a.py").read_text().replace("()", "(x='')", 1)
   text = text.replace("if x else whole()", "if not x else " + repr(EMPTY))
   (tmp_path / "a.py").write_text(text)
-  assert config_lib.load(spec).model.n == 2
+  assert config_files.load(spec).model.n == 2
 
 
 @pytest.mark.parametrize(
@@ -183,24 +183,24 @@ def test_a_file_may_inherit_itself_with_another_argument(tmp_path):
 def test_inherit_and_load_refuse(tmp_path, body, message):
   write(tmp_path, "a.py", "ConfigDict({'model': {'x': 1}})")
   with pytest.raises(ConfigError, match=message):
-    config_lib.load(write(tmp_path, "child.py", body))
+    config_files.load(write(tmp_path, "child.py", body))
 
 
 def test_load_refuses_files_that_are_no_configs(tmp_path):
   with pytest.raises(ConfigError, match="does not exist"):
-    config_lib.load(str(tmp_path / "none.py"))
+    config_files.load(str(tmp_path / "none.py"))
   (tmp_path / "empty.py").write_text("")
   with pytest.raises(ConfigError, match="no function get_config"):
-    config_lib.load(str(tmp_path / "empty.py"))
+    config_files.load(str(tmp_path / "empty.py"))
   (tmp_path / "bad.json").write_text("{")
   with pytest.raises(ConfigError, match=r"bad\.json: JSONDecodeError"):
-    config_lib.load(str(tmp_path / "bad.json"))
+    config_files.load(str(tmp_path / "bad.json"))
   with pytest.raises(ConfigError, match=r"bad\.json takes no argument"):
-    config_lib.load(str(tmp_path / "bad.json:x"))
+    config_files.load(str(tmp_path / "bad.json:x"))
   with pytest.raises(ConfigError, match=r"simclr\.py'\?$"):
-    config_lib.load(f"{CONFIGS}/simlcr.py")
+    config_files.load(f"{CONFIGS}/simlcr.py")
   with pytest.raises(ConfigError, match="no recipe 'cifar'; it has cifar10"):
-    config_lib.load(f"{CONFIGS}/simclr.py:cifar")
+    config_files.load(f"{CONFIGS}/simclr.py:cifar")
 
 
 ARGUMENTS = """(
@@ -224,7 +224,7 @@ ARGUMENTS = """(
 )
 def test_arguments(tmp_path, argument, expected):
   (tmp_path / "a.py").write_text(f"def get_config{ARGUMENTS}")
-  config = config_lib.load(f"{tmp_path}/a.py:{argument}")
+  config = config_files.load(f"{tmp_path}/a.py:{argument}")
   assert tuple(config.model.values()) == expected
 
 
@@ -246,7 +246,7 @@ def test_arguments_refused(tmp_path, argument, message):
     f"from __future__ import annotations\ndef get_config{ARGUMENTS}"
   )
   with pytest.raises(ConfigError, match=message):
-    config_lib.load(f"{tmp_path}/a.py:{argument}")
+    config_files.load(f"{tmp_path}/a.py:{argument}")
 
 
 def test_an_entry_point_takes_a_recipe_and_a_width():

@@ -90,16 +90,16 @@ def test_override(path, text, read, value):
     (
       "epochs",
       "1.5",
-      r"epochs is 1.5 \(float\); it must be int, as the 10 that it replaces",
+      r"epochs is 1.5 \(float\); it must be int or None",
     ),
     ("epochs", "1e999", r"config.epochs is inf \(float\); it must be int"),
     ("lr", "1e999", r"config.lr is inf; numbers must be finite"),
-    ("flag", "1", r"config.flag is 1 \(int\); it must be bool, as the True"),
+    ("flag", "1", r"config.flag is 1 \(int\); it must be bool"),
     ("lr", "fast", r"config.lr is 'fast' \(str\); it must be float"),
     ("lr", "[1]", r"config.lr is \(1,\) \(tuple\); it must be float"),
-    ("milestones", "30", r"is 30 \(int\); it must be tuple, as the \(60, 80\)"),
+    ("milestones", "30", r"is 30 \(int\); it must be a tuple"),
     ("milestones", "[30, 0.5]", r"milestones.1 is 0.5 \(float\); .* int"),
-    ("names", "[x,y-z]", r"names is '\[x,y-z\]' \(str\); it must be tuple"),
+    ("names", "[x,y-z]", r"names is '\[x,y-z\]' \(str\); it must be a tuple"),
     ("views.3.size", "1", "no element '3'; the sequence has 1 elements"),
     ("views.3.size", "1", r"To add one, write --config\.views\.\+=VALUE"),
     ("views.first", "1", "no element 'first'"),
@@ -128,15 +128,15 @@ def test_a_part_of_a_reference_is_not_set_apart_from_it(tmp_path):
     tmp_path, "a.py", {"data": {"n": {"m": 1}, "same": ref("data.n")}}
   )
   with pytest.raises(ConfigError, match=r"data\.same\.m is part of ref\('data"):
-    config_lib.load(spec, [("data.same.m", "2")])
-  config = config_lib.load(spec, [("data.n.m", "2")])
+    config_files.load(spec, [("data.same.m", "2")])
+  config = config_files.load(spec, [("data.n.m", "2")])
   assert config.data.same.m == 2
 
 
 def test_the_later_flag_wins():
   spec = f"{tiny.ROOT}/configs/simclr.py"
   flags = [("schedule.epochs", "3"), ("schedule.epochs", "5")]
-  assert config_lib.load(spec, flags).schedule.epochs == 5
+  assert config_files.load(spec, flags).schedule.epochs == 5
 
 
 def test_split_overrides_leaves_the_rest_in_order():
@@ -159,7 +159,7 @@ def test_flags_of_main_come_in_any_order(monkeypatch):
 
 
 def test_a_loaded_config_is_locked_and_typed_in_sequences_too():
-  config = config_lib.load(f"{tiny.ROOT}/configs/simclr.py")
+  config = config_files.load(f"{tiny.ROOT}/configs/simclr.py")
   for group in (config, config.model.backbone, config.data.views[0]):
     with pytest.raises(AttributeError, match="locked"):
       group.sise = 1
@@ -169,12 +169,12 @@ def test_a_loaded_config_is_locked_and_typed_in_sequences_too():
 
 def test_overriding_with_what_is_there_changes_nothing():
   spec = f"{tiny.ROOT}/configs/simclr.py:imagenet"
-  config = config_lib.load(spec)
+  config = config_files.load(spec)
   flags = [
     (section, repr(value))
     for section, value in json.loads(config_lib.to_json(config)).items()
   ]
-  again = config_lib.load(spec, flags)
+  again = config_files.load(spec, flags)
   assert config_lib.to_json(again) == config_lib.to_json(config)
 
 

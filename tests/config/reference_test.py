@@ -2,7 +2,6 @@
 
 import pytest
 
-from sslx import config as config_lib
 from sslx.config import ConfigError, ref
 from sslx.config.reference import resolve
 from tests import config_files
@@ -26,7 +25,7 @@ def test_what_was_derived_follows_every_later_change(tmp_path):
   )
 
   def derived(spec, *flags):
-    config = config_lib.load(spec, flags)
+    config = config_files.load(spec, flags)
     views = config.data.views
     return (
       config.model.queue,
@@ -60,11 +59,11 @@ return ConfigDict({
     "child.py",
     "inherit('base.py', data={'pipeline': [{'name': 'crop', 'size': 96}]})",
   )
-  config = config_lib.load(child)
+  config = config_files.load(child)
   assert [view.to_dict() for view in config.data.loader.pipeline] == [
     {"name": "crop", "size": 96}
   ]
-  config = config_lib.load(child, [("data.pipeline.0.size", "64")])
+  config = config_files.load(child, [("data.pipeline.0.size", "64")])
   assert config.data.loader.pipeline[0].size == 64
 
 
@@ -82,10 +81,10 @@ return inherit(base, model={
   'head': {'copy': base.data.classes, 'live': ref('data.classes')},
   'views': views})""",
   )
-  config = config_lib.load(child, [("data.classes", "100")])
+  config = config_files.load(child, [("data.classes", "100")])
   assert config.model.head.to_dict() == {"copy": 10, "live": 100}
   assert config.model.views[0].size == 8
-  assert config_lib.load(str(tmp_path / "base.py")).data.views[0].size == 4
+  assert config_files.load(str(tmp_path / "base.py")).data.views[0].size == 4
 
 
 def test_arithmetic():
@@ -152,4 +151,4 @@ config.model.m = config.model.get_ref('n') * 2
 return config""",
   )
   with pytest.raises(ConfigError, match=r"FieldReference.*ref\(\"data"):
-    config_lib.load(spec)
+    config_files.load(spec)

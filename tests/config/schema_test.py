@@ -70,7 +70,7 @@ def test_a_union_of_groups_is_told_apart_by_kind():
     ({"count": 1, "pair": (1,)}, r"s\.pair is \(1,\) .* a tuple"),
     ({"count": 1, "limit": "no"}, r"s\.limit is 'no' .*float or None"),
     ({"count": 1, "inner": {"rat": 1}}, r"s\.inner\.rat does not exist"),
-    ({"count": -1}, r"s: count is -1; it must not be negative"),
+    ({"count": -1}, r"s\.count is -1; it must not be negative"),
     (
       {"count": 1, "views": [{"kind": "patch"}]},
       r"views\.0\.kind is 'patch'; it must be one of 'crop', 'patches', 'grid'"

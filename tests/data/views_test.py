@@ -245,9 +245,9 @@ def test_the_kind_chooses_the_class_and_a_view_needs_none():
     ),
     (
       {"kind": "patches", "size": 8, "resize": 40, "crop": 31},
-      r"config\.data\.views\.1: crop is 31",
+      r"config\.data\.views\.1\.crop is 31",
     ),
-    (8, r"config\.data\.views\.1 is 8 \(int\); it must be View or Patches"),
+    (8, r"config\.data\.views\.1 is 8 \(int\); it must be a group of keys"),
   ],
 )
 def test_a_wrong_view_is_one_clear_error(section, message):

@@ -164,7 +164,7 @@ def test_pictures_show_the_image_its_visible_part_and_what_was_made(case):
   [
     ({"model__mask_ratio": 0.99}, "mask_ratio is 0.99, which leaves 0 of 16"),
     ({"model__mask_ratio": 1.0}, "mask_ratio is 1.0; it must be between"),
-    ({"model__decoder__heads": 3}, "config.model.decoder: heads is 3"),
+    ({"model__decoder__heads": 3}, "config.model.decoder.heads is 3"),
     ({"data__views__0__count": 2}, "are 2 views of each image; MAE takes 1"),
   ],
 )
@@ -200,5 +200,7 @@ def test_three_steps_do_not_depend_on_devices_or_mode(reference, mode, devices):
 
 def test_the_encoder_must_have_a_class_token():
   without = {"class_token": False, "features": "pooled"}
-  with pytest.raises(ConfigError, match="class_token must be True for MAE"):
+  with pytest.raises(
+    ConfigError, match="class_token is False; it must be True for MAE"
+  ):
     build(**{f"model__backbone__{key}": x for key, x in without.items()})

@@ -179,7 +179,7 @@ def test_the_key_encoder_starts_with_the_weights_of_another_run(monkeypatch):
   taken = Taken(*map(names.flat, weights), notes=[])
   monkeypatch.setattr(load.of_file, "take", lambda *_: taken)
   none = types.SimpleNamespace(restore=lambda *_: None)
-  found, _ = train._start(experiment, none, lambda _: None)
+  found, _ = train._start(experiment, none, {}, lambda _: None)
   for name, old in zip(("params", "model_state"), weights, strict=True):
     jax.tree.map(np.testing.assert_array_equal, found.aux[name], old)
   (batch,) = tiny.batches(experiment, 1)
@@ -284,6 +284,6 @@ def test_queue_age_counts_steps_since_the_keys_were_computed():
   ("symmetric", "size", "better"), [(False, 40, 32), (True, 48, 32)]
 )
 def test_a_queue_of_partial_batches_is_refused(symmetric, size, better):
-  message = f"queue_size is {size}, not a multiple .*; use {better}"
+  message = f"queue_size is {size}; it must be a multiple .* as {better}"
   with pytest.raises(ConfigError, match=message):
     build(model__queue_size=size, model__symmetric=symmetric)

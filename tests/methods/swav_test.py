@@ -257,9 +257,9 @@ def test_usage_of_even_and_of_collapsed_codes():
 
 
 def test_the_queue_is_rounded_down_to_whole_batches():
-  method = build(model__queue_size=3 * BATCH + 5).step.method
-  assert method.queue_size == 3 * BATCH
-  assert method.queue_start_step == 4  # One epoch.
+  built = build(model__queue_size=3 * BATCH + 5, model__queue_start_epoch=1)
+  assert built.abstract_state.aux["queue"].shape[1] == 3 * BATCH
+  assert built.step.method.steps_per_epoch == 4
 
 
 def test_without_a_queue_the_state_has_none():
@@ -267,7 +267,9 @@ def test_without_a_queue_the_state_has_none():
 
 
 def test_what_cannot_be_is_refused():
-  with pytest.raises(ConfigError, match="queue_size is 9, less than one batch"):
+  with pytest.raises(
+    ConfigError, match="queue_size is 9; it must be 0 .* or at least a batch"
+  ):
     build(model__queue_size=9)
   one = {"size": 12, "count": 1}
   with pytest.raises(ConfigError, match="1 view of each image; SwAV needs 2"):

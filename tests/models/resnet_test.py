@@ -337,7 +337,9 @@ def test_impossible_settings(field, value):
 
 def test_backbone_is_built_from_its_section():
   section = {"name": "resnet", "depth": 18, "stem": "cifar"}
-  built = models.backbone(section, norm_groups=8)
+  built = config.build(
+    models.BACKBONE, section, "model.backbone", norm_groups=8
+  )
   assert built == resnet.ResNet(depth=18, stem="cifar", norm_groups=8)
   assert section["name"] == "resnet"  # left as it was
 
@@ -346,15 +348,15 @@ def test_backbone_is_built_from_its_section():
   "section, message",
   [
     ({"name": "resnest"}, "model.backbone.name is 'resnest'.*'resnet'"),
-    ({"depth": 18}, "model.backbone.name is None.*'resnet'"),
+    ({"depth": 18}, "model.backbone.name is missing.*'resnet'"),
     ({"name": "resnet", "dept": 18}, "model.backbone.dept.*'depth'"),
     ({"name": "resnet", "depth": 20}, "model.backbone.depth.*20"),
-    ({"name": "resnet", "width": -1.0}, "model.backbone: width is -1.0"),
+    ({"name": "resnet", "width": -1.0}, "model.backbone.width is -1.0"),
   ],
 )
 def test_backbone_explains_a_bad_section(section, message):
   with pytest.raises(config.ConfigError, match=message):
-    models.backbone(section)
+    config.build(models.BACKBONE, section, "model.backbone")
 
 
 @pytest.mark.parametrize("depth", [18, 50])

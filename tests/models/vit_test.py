@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from sslx import models
-from sslx.config import ConfigError
+from sslx.config import ConfigError, build
 from sslx.models import patches, transformer, vit
 
 TINY = {"width": 32, "depth": 2, "heads": 2, "patch_size": 4, "image_size": 16}
@@ -305,7 +305,7 @@ def test_frozen_patches_get_no_gradient(tiny):
 )
 def test_impossible_sizes_are_refused(changes, message):
   with pytest.raises(ConfigError, match=message):
-    models.backbone({"name": "vit", **changes}, dtype="float32", norm_groups=1)
+    build(models.BACKBONE, {"name": "vit", **changes}, "m")
 
 
 def test_images_that_patches_do_not_divide_are_refused(tiny):

@@ -16,10 +16,6 @@ def get_config() -> ConfigDict:
     {
       "data": {
         "source": "cifar10",
-        "data_dir": None,
-        "prepare": True,
-        "train": None,
-        "test": None,
         "batch_size": 256,
         "views": (view,),
         "mean": (0.4914, 0.4822, 0.4465),

@@ -21,10 +21,6 @@ def get_config() -> ConfigDict:
     {
       "data": {
         "source": "cifar10",
-        "data_dir": None,
-        "prepare": True,
-        "train": None,
-        "test": None,
         "batch_size": 256,
         "views": (first, second),
         "mean": (0.4914, 0.4822, 0.4465),

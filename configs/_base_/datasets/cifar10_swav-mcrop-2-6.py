@@ -28,18 +28,10 @@ def get_config() -> ConfigDict:
     {
       "data": {
         "source": "cifar10",
-        "data_dir": None,
-        "prepare": True,
-        "train": None,
-        "test": None,
         "batch_size": 256,
         "views": (large, small),
         "mean": (0.4914, 0.4822, 0.4465),
         "std": (0.2470, 0.2435, 0.2616),
-        "centre": {"size": 224, "resize": 256, "interpolation": "bilinear"},
-        "max_bad": 0.01,
-        "threads": None,
-        "workers": 0,
       }
     },
     sort_keys=False,

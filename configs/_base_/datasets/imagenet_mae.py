@@ -16,18 +16,11 @@ def get_config() -> ConfigDict:
     {
       "data": {
         "source": "imagenet2012",
-        "data_dir": None,
-        "prepare": True,
-        "train": None,
-        "test": None,
         "batch_size": 4096,
         "views": (view,),
         "mean": (0.485, 0.456, 0.406),
         "std": (0.229, 0.224, 0.225),
-        "centre": {"size": 224, "resize": 256, "interpolation": "bicubic"},
-        "max_bad": 0.01,
-        "threads": None,
-        "workers": 0,
+        "centre": {"interpolation": "bicubic"},
       }
     },
     sort_keys=False,

@@ -17,18 +17,10 @@ def get_config() -> ConfigDict:
     {
       "data": {
         "source": "imagenet2012",
-        "data_dir": None,
-        "prepare": True,
-        "train": None,
-        "test": None,
         "batch_size": 512,
         "views": (patches,),
         "mean": (124 / 255, 117 / 255, 104 / 255),
         "std": (59 / 255, 58 / 255, 58 / 255),
-        "centre": {"size": 224, "resize": 256, "interpolation": "bilinear"},
-        "max_bad": 0.01,
-        "threads": None,
-        "workers": 0,
       }
     },
     sort_keys=False,

@@ -16,10 +16,6 @@ def get_config() -> ConfigDict:
     {
       "data": {
         "source": "shapes",
-        "data_dir": None,
-        "prepare": True,
-        "train": None,
-        "test": None,
         "batch_size": 256,
         "views": (view,),
         "mean": (0.485, 0.456, 0.406),

@@ -12,7 +12,6 @@ def get_config() -> ConfigDict:
         "backbone": {
           "name": "resnet",
           "depth": 18,
-          "width": 1.0,
           "stem": "cifar",
           "zero_init_residual": False,
         },
@@ -20,13 +19,10 @@ def get_config() -> ConfigDict:
           "dims": (128,),
           "use_bias": True,
           "norm": False,
-          "last_norm": "none",
         },
         "temperature": 0.1,
         "momentum": 0.99,
         "queue_size": 4096,
-        "symmetric": False,
-        "shuffle": True,
         "norm_groups": 8,
         "dtype": "float32",
       }

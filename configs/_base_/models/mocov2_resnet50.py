@@ -12,21 +12,16 @@ def get_config() -> ConfigDict:
         "backbone": {
           "name": "resnet",
           "depth": 50,
-          "width": 1.0,
-          "stem": "imagenet",
           "zero_init_residual": False,
         },
         "projector": {
           "dims": (2048, 128),
           "use_bias": True,
           "norm": False,
-          "last_norm": "none",
         },
         "temperature": 0.2,
         "momentum": 0.999,
         "queue_size": 65536,
-        "symmetric": False,
-        "shuffle": True,
         "norm_groups": 8,
         "dtype": "float32",
       }

@@ -12,21 +12,13 @@ def get_config() -> ConfigDict:
         "backbone": {
           "name": "resnet",
           "depth": 50,
-          "width": 1.0,
-          "stem": "imagenet",
-          "zero_init_residual": True,
         },
         "projector": {
           "dims": (4096, 256),
-          "use_bias": False,
-          "norm": True,
           "last_norm": "plain",
         },
         "predictor": {
           "dims": (4096, 256),
-          "use_bias": False,
-          "norm": True,
-          "last_norm": "none",
         },
         "temperature": 1.0,
         "momentum": 0.99,

@@ -12,7 +12,6 @@ def get_config() -> ConfigDict:
         "backbone": {
           "name": "resnet",
           "depth": 18,
-          "width": 1.0,
           "stem": "cifar",
           "zero_init_residual": False,
         },

@@ -12,8 +12,6 @@ def get_config() -> ConfigDict:
         "backbone": {
           "name": "resnet",
           "depth": 50,
-          "width": 1.0,
-          "stem": "imagenet",
           "zero_init_residual": False,
         },
         "head": {"hidden": 4096, "classes": 8},

@@ -12,14 +12,10 @@ def get_config() -> ConfigDict:
         "backbone": {
           "name": "resnet",
           "depth": 18,
-          "width": 1.0,
           "stem": "cifar",
-          "zero_init_residual": True,
         },
         "projector": {
           "dims": (512, 128),
-          "use_bias": False,
-          "norm": True,
           "last_norm": "affine",
         },
         "temperature": 0.5,

@@ -12,14 +12,9 @@ def get_config() -> ConfigDict:
         "backbone": {
           "name": "resnet",
           "depth": 50,
-          "width": 1.0,
-          "stem": "imagenet",
-          "zero_init_residual": True,
         },
         "projector": {
           "dims": (2048, 128),
-          "use_bias": False,
-          "norm": True,
           "last_norm": "affine",
         },
         "temperature": 0.1,

@@ -12,15 +12,12 @@ def get_config() -> ConfigDict:
         "backbone": {
           "name": "resnet",
           "depth": 18,
-          "width": 1.0,
           "stem": "cifar",
           "zero_init_residual": False,
         },
         "projector": {
           "dims": (2048, 128),
           "use_bias": True,
-          "norm": True,
-          "last_norm": "none",
         },
         "prototypes": 3000,
         "temperature": 0.1,

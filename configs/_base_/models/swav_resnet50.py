@@ -12,15 +12,11 @@ def get_config() -> ConfigDict:
         "backbone": {
           "name": "resnet",
           "depth": 50,
-          "width": 1.0,
-          "stem": "imagenet",
           "zero_init_residual": False,
         },
         "projector": {
           "dims": (2048, 128),
           "use_bias": True,
-          "norm": True,
-          "last_norm": "none",
         },
         "prototypes": 3000,
         "temperature": 0.1,

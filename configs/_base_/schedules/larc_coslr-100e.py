@@ -9,25 +9,16 @@ def get_config() -> ConfigDict:
     {
       "schedule": {
         "epochs": 100,
-        "accumulate": 1,
         "optimizer": {
           "name": "larc",
           "lr": 0.6,
-          "lr_scaling": "linear",
-          "lr_batch": 256,
           "momentum": 0.9,
-          "trust_coefficient": 0.001,
-          "trust_clip": False,
           "weight_decay": 1e-6,
           "exclude_1d": True,
-          "clip_norm": None,
         },
         "lr": {
           "kind": "cosine",
           "warmup_epochs": 10.0,
-          "warmup_from": 0.0,
-          "final": 0.0,
-          "per": "step",
         },
       }
     },

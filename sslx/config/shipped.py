@@ -1,0 +1,81 @@
+"""The recipes that come with the package: `sslx:selfsup/NAME.py`.
+
+They are the folder `configs` beside the package in a checkout, and within it
+where it is installed.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+from sslx.config.errors import ConfigError, nearest
+
+PREFIX = "sslx:"
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+
+
+def folder() -> pathlib.Path:
+  """Where they are."""
+  checkout = _PACKAGE.parent / "configs"
+  return checkout if (checkout / "_base_").is_dir() else _PACKAGE / "configs"
+
+
+def find(file: str, near: pathlib.Path) -> pathlib.Path:
+  """The file that a name stands for.
+
+  Args:
+    file: a path; `sslx:` and a path below the shipped folder; or `configs/...`,
+      which is shipped if there is no such file.
+    near: folder that a path is relative to.
+  """
+  if file.startswith(PREFIX):
+    return folder() / file.removeprefix(PREFIX)
+  path = near / file
+  first, *rest = pathlib.PurePath(file).parts or ("",)
+  if first == "configs" and not path.exists():
+    shipped = folder().joinpath(*rest)
+    return shipped if shipped.is_file() else path
+  return path
+
+
+def copy(name: str, into: pathlib.Path) -> pathlib.Path:
+  """Copies a shipped recipe, to be edited; what it inherits stays shipped.
+
+  Args:
+    name: of the file, with or without its folder and suffix.
+    into: folder, which is made if it is not there.
+
+  Returns:
+    The new file.
+
+  Raises:
+    ConfigError: there is no such recipe, or the file exists.
+  """
+  stem = pathlib.PurePath(name.removeprefix(PREFIX)).stem
+  known = {
+    path.stem: path
+    for path in sorted(folder().rglob("*.py"))
+    if "_base_" not in path.parts
+  }
+  if stem not in known:
+    raise ConfigError(
+      f"there is no recipe {stem!r}.{nearest(stem, known)} To see all:"
+      " python -m sslx.config lint"
+    )
+  source, target = known[stem], into / f"{stem}.py"
+  if target.exists():
+    raise ConfigError(f"{target} exists; delete it, or give another --to.")
+
+  def portable(match: re.Match) -> str:
+    """A path that the recipe names, as seen from any folder."""
+    path = (source.parent / match[2]).resolve()
+    if not path.is_file():
+      return match[0]
+    below = path.relative_to(folder().resolve()).as_posix()
+    return f"{match[1]}{PREFIX}{below}{match[1]}"
+
+  text = re.sub(r"""(["'])([^"'\n]+\.py)\1""", portable, source.read_text())
+  into.mkdir(parents=True, exist_ok=True)
+  target.write_text(text)
+  return target
