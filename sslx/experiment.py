@@ -146,6 +146,17 @@ class Experiment:
       lambda x: x.update(sharding=self.partitioner.batch), shapes
     )
 
+  def check_host(self) -> None:
+    """Refuses what this host has no room for.
+
+    Raises:
+      ConfigError: worker processes could not hand over their batches.
+    """
+    rows = len(self.partitioner.local_rows(self.data.batch_size))
+    if not isinstance(self.train, sources.Arrays):
+      batch = loader.shapes(self.train, rows, self.data.views, self.step.slots)
+      pipeline.check_workers(batch, self.data.workers)
+
   def compiled_step(self) -> Callable:
     """`(state, batch) -> (state, metrics)`; donates the state."""
     return self.partitioner.compile(self.step, self.state_shardings)
@@ -176,20 +187,15 @@ class Experiment:
       ConfigError: when a batch is taken, if more images than
         `config.data.max_bad` allows cannot be decoded.
     """
-    allowed = int(self.data.max_bad * len(self.train))
 
     def report(index: int, reason: str) -> None:
       on_bad(
         f"{self.train.name(index)} cannot be decoded ({reason}); its neighbour"
         " takes its place"
       )
-      if len(batches.bad) > allowed:
-        raise config_lib.ConfigError(
-          f"{len(batches.bad)} of {len(self.train):,} images cannot be decoded,"
-          f" more than config.data.max_bad={self.data.max_bad} allows; the"
-          f" last is {self.train.name(index)}. Repair or remove them, or raise"
-          " config.data.max_bad."
-        )
+      self.data.check_bad(
+        len(batches.bad), len(self.train), self.train.name(index)
+      )
 
     batches = pipeline.Batches(
       self.host_batches(start),
@@ -225,6 +231,8 @@ def build(
   train, test = sets or _open(data)
   labelled = train.num_classes is not None
   notes = [x for images in (train, test) for x in getattr(images, "notes", ())]
+  if labelled:
+    runtime = _within(runtime, len(train), notes)
   if not labelled:
     notes.append("no labels: neither kNN nor a linear probe is evaluated")
   elif test is None or test.num_classes is None:
@@ -275,8 +283,7 @@ def build(
     partitioner.state_shardings(abstract_state),
   )
   online = Online(
-      runtime.evaluate, method, probe, train, test, partitioner,
-      data.centre, data.mean, data.std,
+      runtime.evaluate, method, probe, train, test, partitioner, data
   )  # fmt: skip
   return Experiment(
       data, schedule, runtime, partitioner, order, train, tuple(notes), online,
@@ -289,6 +296,21 @@ def _open(data: pipeline.Data) -> tuple[Images, Images | None]:
   train = sources.load(data.records, "train")
   classes = getattr(train, "classes", None)
   return train, sources.load(data.records, "test", classes)
+
+
+def _within(runtime: Runtime, bank: int, notes: list[str]) -> Runtime:
+  """Lowers kNN's k to the number of images in the bank."""
+  knn = runtime.evaluate.knn
+  lowered = tuple(dict.fromkeys(min(k, bank) for k in knn.k))
+  if lowered == knn.k:
+    return runtime
+  notes.append(
+    f"config.runtime.evaluate.knn.k={knn.k} is lowered to {lowered}: there are"
+    f" only {bank} images to be neighbours"
+  )
+  knn = dataclasses.replace(knn, k=lowered)
+  evaluate = dataclasses.replace(runtime.evaluate, knn=knn)
+  return dataclasses.replace(runtime, evaluate=evaluate)
 
 
 def _without_frozen(

@@ -59,6 +59,7 @@ def run(
   progress = Progress()
   agree.check_processes(job, config)
   experiment = build(config, devices)
+  experiment.check_host()
   agree.claim(job, workdir, config, overwrite, progress.note)
   try:
     return _run(experiment, config, workdir, job, progress)
@@ -170,7 +171,7 @@ def _loop(
   log = metrics.Log(
     writer,
     progress,
-    every=runtime.log_every,
+    every=min(runtime.log_every, steps_per_epoch),
     total=total,
     steps_per_epoch=steps_per_epoch,
     batch_size=experiment.data.batch_size,
@@ -181,7 +182,7 @@ def _loop(
     began = time.perf_counter()
     # The state is saved, so the process may end at any moment.
     job.at("evaluating", step=step, slow=True, finish=checkpoints.wait)
-    results = experiment.online.run(state)
+    results = experiment.online.run(state, progress.note)
     if step == 0 and runtime.evaluate.pixels:
       results |= experiment.online.run_pixels()
     pictures = experiment.online.pictures(state)

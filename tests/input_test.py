@@ -193,12 +193,14 @@ def test_a_folder_of_classes_trains_and_is_evaluated(straight, classes):
   counts = np.array([row["bad_images"] for row in trained])
   np.testing.assert_array_equal(counts.reshape(10, 4).sum(axis=1), np.ones(10))
   bad = classes / "train/a/003.jpg"
-  assert output.count(str(bad)) == 1
-  assert f"{bad} cannot be decoded" in output
+  # Once by the evaluation, and once by the training.
+  assert output.count(f"{bad} cannot be decoded") == output.count(str(bad)) == 2
   evaluated = [row for row in found if "eval/knn_5" in row]
   assert [row["step"] for row in evaluated] == [0, 20, 40]
+  assert f"{classes / 'val/b/001.jpg'} cannot be decoded" in output
   # Of 20 test images one cannot be decoded: the shares are of 19.
   for row in evaluated:
+    assert row["eval/bad_images"] == 2
     for key in ("eval/knn_5", "eval/probe_test_accuracy"):
       assert row[key] * 19 == pytest.approx(round(row[key] * 19), abs=1e-4)
 
@@ -252,6 +254,6 @@ def test_too_many_bad_images_are_one_clear_error(flat, tmp_path, cache):
   process = start(data, tmp_path / "run", cache, "--config.data.workers=1")
   output, _ = process.communicate(timeout=600)
   assert process.returncode == 1
-  assert "4 of 64 images cannot be decoded" in output
+  assert "5 of 64 images cannot be decoded" in output
   assert "config.data.max_bad=0.05" in output
   assert "Traceback" not in output
