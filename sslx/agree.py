@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx import metrics, parallel
 from sslx import workdir as workdir_lib
+from sslx.data import crops
 from sslx.job import Job
 from sslx.lock import owner
 
@@ -46,6 +47,7 @@ def check_processes(job: Job, config: ConfigDict) -> None:
   started = {
     "config": json.loads(config_lib.to_json(config)),
     "jax": jax.__version__,
+    "JPEG decoder": crops.decoder(),
     "process count": jax.process_count(),
     "devices of the process": jax.local_device_count(),
     "kind of device": jax.local_devices()[0].device_kind,

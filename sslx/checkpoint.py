@@ -208,6 +208,10 @@ class Checkpoints:
         return loaded["state"], loaded["data"]
     return None
 
+  def metadata(self, step: int) -> dict[str, Any]:
+    """What was kept beside a checkpoint that has been restored."""
+    return self._orbax.checkpointables_metadata(step).custom_metadata or {}
+
   def close(self) -> None:
     """Waits for the save under way and releases the directory."""
     try:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx import methods, optim
 from sslx.checkpoint import Checkpoint
-from sslx.data import loader, pipeline, sources
+from sslx.data import crops, loader, pipeline, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.evaluate.online import Evaluate, Online
@@ -117,6 +117,11 @@ class Experiment:
   def total_steps(self) -> int:
     """Length of the run."""
     return len(self.order)
+
+  @property
+  def decoder(self) -> str | None:
+    """What decodes the images; None of those in memory."""
+    return None if isinstance(self.train, sources.Arrays) else crops.decoder()
 
   @property
   def state_shardings(self) -> TrainState:

@@ -82,7 +82,7 @@ def _run(
     workdir / "checkpoints",
     experiment.runtime.checkpoint,
     experiment.order.steps_per_epoch,
-    {"config": fingerprint},
+    {"config": fingerprint, "decoder": experiment.decoder},
   )
   with contextlib.closing(checkpoints):
     job.at("restoring", slow=True, finish=lambda: None)
@@ -142,6 +142,13 @@ def _start(
         " start anew with --overwrite or another --workdir."
       )
     note(f"resumed from step {step}")
+    before = checkpoints.metadata(step).get("decoder")
+    if before != experiment.decoder and before is not None:
+      note(
+        f"until step {step} the JPEG decoder was {before!r}, and here it is"
+        f" {experiment.decoder!r}: pixels differ a little, and the result is"
+        " not that of one run without interruption"
+      )
     return state, True
   state = experiment.init_state()
   source = experiment.runtime.init_from
@@ -275,10 +282,11 @@ def _overview(experiment: Experiment, workdir: epath.Path) -> str:
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
   mesh, spread = experiment.partitioner.mesh, experiment.partitioner.num_devices
   sizes = " x ".join(f"{n} {axis}" for axis, n in mesh.shape.items())
-  parallel_ = experiment.runtime.parallel
+  parallel_, decoder = experiment.runtime.parallel, experiment.decoder
   return (
     f"{type(experiment.step.method).__name__}, {count:,} parameters, on"
-    f" {data.source}: {len(experiment.train):,} images\n"
+    f" {data.source}: {len(experiment.train):,} images"
+    f"{f', JPEG decoder: {decoder}' if decoder else ''}\n"
     f"{experiment.schedule.epochs} epochs of"
     f" {experiment.order.steps_per_epoch} steps, batch {data.batch_size} ="
     f" {spread} x {data.batch_size // spread}"

@@ -11,11 +11,13 @@ import time
 import numpy as np
 import pytest
 
+from sslx.data import crops
 from tests import tiny
 from tests.data import photos
 
 pytestmark = pytest.mark.slow
 
+DECODER = crops.decoder()
 # More steps than batches are made ahead, so that a kill meets the workers.
 COUNT, STEPS = 64, 40
 RUN = [
@@ -179,7 +181,7 @@ def straight(classes, tmp_path_factory, cache):
 
 def test_a_folder_of_classes_trains_and_is_evaluated(straight, classes):
   workdir, output = straight
-  assert f"on folder: {COUNT} images" in output
+  assert f"on folder: {COUNT} images, JPEG decoder: {DECODER}" in output
   assert "kNN accuracy (k=5) after training" in output
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   found = [json.loads(line) for line in lines]

@@ -47,7 +47,7 @@ class Cut:
 
 
 def decoder() -> str:
-  """What decodes most images here: the same pixels need the same one."""
+  """What decodes JPEGs here; another one gives pixels that differ a little."""
   return "native" if _native else "simplejpeg"
 
 
