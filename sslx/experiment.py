@@ -236,12 +236,12 @@ def build(
   train, test = sets or _open(data)
   labelled = train.num_classes is not None
   notes = [x for images in (train, test) for x in getattr(images, "notes", ())]
-  if labelled:
-    runtime = _within(runtime, len(train), notes)
   if not labelled:
     notes.append("no labels: neither kNN nor a linear probe is evaluated")
   elif test is None or test.num_classes is None:
     notes.append("no labelled test set: kNN and the probe are not evaluated")
+  else:
+    runtime = _within(runtime, len(train), notes)
   order = Order(len(train), data.batch_size, schedule.epochs, runtime.seed)
   plan = methods.Plan(data.batch_size, order.steps_per_epoch, len(order))
   method = _method(config.model, plan, schedule.accumulate, partitioner)

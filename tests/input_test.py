@@ -208,15 +208,18 @@ def test_a_folder_of_classes_trains_and_is_evaluated(straight, classes):
 
 
 def test_a_flat_folder_trains_without_labels(flat, tmp_path, cache):
-  output = run(flat, tmp_path / "run", cache, "--config.schedule.epochs=1")
+  changes = ["--config.schedule.epochs=2", "--config.runtime.log_every=50"]
+  output = run(flat, tmp_path / "run", cache, *changes)
   assert "no labels: neither kNN nor a linear probe is evaluated" in output
   assert "no kNN accuracy: the data has no labels" in output
   found = rows(tmp_path / "run")
   trained = [row for row in found if "loss" in row]
-  assert [row["step"] for row in trained] == [1, 2, 3, 4]
+  # Of four steps an epoch, so at the end of each.
+  assert [row["step"] for row in trained] == [4, 8]
+  assert "step 4/8" in output and "step 8/8" in output
   assert all(row["bad_images"] == 0 for row in trained)
   evaluated = [row for row in found if "eval/effective_rank" in row]
-  assert [row["step"] for row in evaluated] == [0, 4]
+  assert [row["step"] for row in evaluated] == [0, 8]
   assert not any(key.startswith("eval/knn") for row in found for key in row)
 
 

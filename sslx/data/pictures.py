@@ -116,18 +116,41 @@ def _by_pillow(data: bytes, image: Image.Image, exif: bool) -> Picture:
 
 
 def _may_be_turned(data: bytes) -> bool:
-  """Whether a JPEG or PNG has a place for EXIF or XMP."""
-  if data[:2] == JPEG:
-    at = 2
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-      if data[at + 1] in (0xE1, 0xFF):  # APP1, or filling: Pillow knows more.
-        return True
-      if data[at + 1] == 0xDA:  # The image itself.
-        return False
-      at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+  """Whether a JPEG or PNG must be opened by Pillow to know; that takes long."""
+  if data[:2] != JPEG:
+    with_text = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}
+    return any(name in with_text for name, _ in _chunks(data))
+  try:
+    return any(map(_turns, _app1(data)))
+  except (IndexError, struct.error):  # Damaged, or filled: Pillow knows more.
     return True
-  with_text = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}
-  return any(name in with_text for name, _ in _chunks(data))
+
+
+def _app1(jpeg: bytes) -> Iterator[bytes]:
+  """The segments of the header that hold EXIF or XMP."""
+  at = 2
+  while (marker := jpeg[at + 1]) != 0xDA:  # The image itself.
+    if jpeg[at] != 0xFF or marker == 0xFF:
+      raise IndexError(at)
+    end = at + 2 + (jpeg[at + 2] << 8 | jpeg[at + 3])
+    if marker == 0xE1:
+      yield jpeg[at + 4 : end]
+    at = end
+
+
+def _turns(segment: bytes) -> bool:
+  """Whether it holds an orientation other than upright."""
+  if not segment.startswith(b"Exif\0\0"):
+    return b"tiff:Orientation" in segment
+  tiff = segment[6:]
+  order = "<" if tiff[:2] == b"II" else ">"
+  (at,) = struct.unpack_from(order + "I", tiff, 4)
+  (count,) = struct.unpack_from(order + "H", tiff, at)
+  entries = tiff[at + 2 : at + 2 + 12 * count]
+  tags = {
+    tag: value for tag, value in struct.iter_unpack(order + "H6xH2x", entries)
+  }
+  return tags.get(_ORIENTATION, 1) != 1
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:

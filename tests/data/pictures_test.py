@@ -168,6 +168,23 @@ def test_damaged_exif_turns_nothing():
         pictures.read(damaged)
 
 
+@pytest.mark.parametrize("endian", ["<", ">"])
+@pytest.mark.parametrize("value", [1, 3, 6, 9, None])
+@pytest.mark.parametrize("xmp", [b"", b'<x tiff:Orientation="8"/>'])
+def test_exif_of_any_kind_turns_as_pillow_does(endian, value, xmp):
+  exif = Image.Exif()
+  exif.endian = endian
+  exif[0x010F], exif[0x0131] = "a maker", "a program"
+  if value is not None:
+    exif[0x0112] = value
+  data = photos.save(RGB, "JPEG", exif=exif, xmp=xmp)
+  assert (b"Exif\0\0II" in data) == (endian == "<")
+  expected = opened(data).getexif().get(0x0112, 1)
+  expected = expected if expected in range(1, 9) else 1
+  assert pictures.read(data).orientation == expected
+  assert pictures.read(data, exif=False).orientation == 1
+
+
 def test_orientation_of_xmp():
   xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
   data = photos.save(RGB, "JPEG", xmp=xmp)
