@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sslx.config import ConfigError
 from sslx.data import formats
@@ -50,8 +50,8 @@ def in_folder(root: str, split: str, where: str) -> Found:
     walk = lambda name: list(_files(folder, name, {("**",)}))
     below = pool.map(walk, names)
     paths = [path for paths in below for path in paths]
-  top, unread_top = _parted(top)
-  paths, unread = _parted(paths)
+  top, unread_top = formats.parted(top)
+  paths, unread = formats.parted(paths)
   unread = formats.unread(unread_top + unread)
   if not top and not paths:
     also = f" There are {unread}." if unread else ""
@@ -80,13 +80,6 @@ def _by_folder(
   return Found(folder, paths, labels, names, unread)
 
 
-def _parted(paths: Iterable[str]) -> tuple[list[str], list[str]]:
-  """Images that are read here, in order, and those that are not."""
-  images = sorted(filter(formats.is_image, paths))
-  unread = [path for path in images if not formats.is_read(path)]
-  return [path for path in images if formats.is_read(path)], unread
-
-
 def _files(
   root: str,
   folder: str,
@@ -109,11 +102,12 @@ def _files(
   while more:  # "**" also fits none.
     more = {p[1:] for p in more if p[0] == "**" and len(p) > 1} - active
     active |= more
+  tests = [(p, _fits(p[0])) for p in active]
   with os.scandir(os.path.join(root, folder)) as entries:
     entries = list(entries)
   for entry in entries:
-    fits = [p for p in active if _fits(p[0])(entry.name)]
-    path = os.path.join(folder, entry.name)
+    fits = [p for p, fit in tests if fit(entry.name)]
+    path = f"{folder}/{entry.name}" if folder else entry.name
     if fits and entry.is_dir():
       below = {p if p[0] == "**" else p[1:] for p in fits} - {()}
       on = jumps
@@ -127,11 +121,14 @@ def _files(
 
 
 @functools.cache
-def _fits(part: str) -> Callable[[str], bool]:
+def _fits(part: str) -> Callable[[str], Any]:
   """Whether a part of a pattern fits a name; a hidden one must be meant."""
-  pattern = re.compile(fnmatch.translate(part), re.IGNORECASE)
-  shown = lambda name: part[0] == "." or name[0] != "."
-  return lambda name: shown(name) and pattern.match(name) is not None
+  match = re.compile(fnmatch.translate(part), re.IGNORECASE).match
+  if part[0] == ".":
+    return match
+  if not part.strip("*"):
+    return lambda name: name[0] != "."
+  return lambda name: name[0] != "." and match(name)
 
 
 def _check_circle(link: str, jumps: tuple[str, ...]) -> None:
@@ -152,7 +149,7 @@ def by_pattern(root: str, split: str, where: str) -> Found:
     raise _no_split(root, f"{folder} is not a folder", split, where)
   pattern = tuple(part for part in parts[wild:] if part not in ("", "."))
   found = list(_files(folder, "", {pattern}))
-  paths, unread = _parted(found)
+  paths, unread = formats.parted(found)
   unread = formats.unread(unread)
   if not paths:
     also = f" There are {unread}." if unread else ""
@@ -192,7 +189,7 @@ def in_list(root: str, split: str, where: str) -> Found:
       f" {bare[0]}. Give all of them one, or none."
     )
   paths = [match[1] for *_, match in lines]
-  unread = [path for path in paths if not formats.is_read(path)]
+  _, unread = formats.parted(paths)
   if unread:
     raise ConfigError(
       f"{where}: {len(unread)} of {len(paths)} lines name images that are not"

@@ -9,7 +9,6 @@ import collections
 import contextlib
 import functools
 import importlib
-import os
 from collections.abc import Iterable, Mapping
 
 from PIL import Image
@@ -47,9 +46,11 @@ def _readable() -> Mapping[str, str]:
       if hasattr(plugin, "register_heif_opener"):
         plugin.register_heif_opener()
   Image.init()
+  found = {ending[1:]: name for ending, name in Image.EXTENSION.items()}
+  found["mpo"] = "JPEG"  # Several in one file: the first is read.
   return {
-    ending[1:]: name
-    for ending, name in Image.registered_extensions().items()
+    ending: name
+    for ending, name in found.items()
     if name in Image.OPEN and name not in _NO_IMAGES
   }
 
@@ -66,24 +67,27 @@ def endings() -> tuple[str, ...]:
   return tuple(sorted({*_REASONS, *_readable()}))
 
 
-def ending(name: str) -> str:
+def parted(paths: Iterable[str]) -> tuple[list[str], list[str]]:
+  """The images among some files, in order: those read here, and the others."""
+  here, read, others = _readable(), [], []
+  for path in paths:
+    kind = _ending(path)
+    if kind in here:
+      read.append(path)
+    elif kind in _REASONS:
+      others.append(path)
+  return sorted(read), sorted(others)
+
+
+def _ending(path: str) -> str:
   """What follows the last dot, in lower case."""
-  return os.path.splitext(name)[1][1:].lower()
-
-
-def is_read(name: str) -> bool:
-  """Whether a file of that name is an image that is read here."""
-  return ending(name) in _readable()
-
-
-def is_image(name: str) -> bool:
-  """Whether a file of that name is an image, be it read here or not."""
-  return ending(name) in _REASONS or is_read(name)
+  _, dot, kind = path.rpartition(".")
+  return kind.lower() if dot else ""
 
 
 def unread(files: Iterable[str]) -> str:
-  """How many images of each ending are not read and why; "" if all are."""
-  counts = collections.Counter(map(ending, files))
+  """Of images that are not read: how many of each ending, and why."""
+  counts = collections.Counter(map(_ending, files))
   return ", ".join(
     f"{count:,} .{kind} ({_REASONS[kind]})"
     for kind, count in sorted(counts.items())

@@ -232,8 +232,8 @@ def test_one_class_says_nothing(tmp_path):
 
 @pytest.mark.parametrize(
   "extension",
-  "avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm qoi tga tif tiff webp"
-  " JPG Png".split(),
+  "avif bmp gif jfif jp2 jpe jpeg jpg mpo pbm pgm png pnm ppm qoi tga tif tiff"
+  " webp JPG Png".split(),
 )
 def test_endings_that_pillow_reads(tmp_path, extension):
   root = make(tmp_path, [f"a.{extension}", "b.txt", extension, "c.jpg.part"])

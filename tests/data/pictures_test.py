@@ -279,6 +279,17 @@ def test_reasons_are_for_people(data):
   assert "BytesIO" not in str(caught.value)
 
 
+def test_of_several_images_in_a_file_the_first_is_seen():
+  for kind in ("MPO", "GIF", "TIFF", "WEBP", "PNG"):
+    others = [Image.new("RGB", RGB.size, c) for c in ("red", "blue")]
+    settings = {"save_all": True, "append_images": others}
+    data = photos.save(RGB.copy(), kind, **settings)
+    assert opened(data).n_frames == 3
+    first = by_pillow(opened(data))
+    assert first.std() > 10
+    np.testing.assert_array_equal(pictures.decode(data), first)
+
+
 def test_a_document_starts_no_program():
   script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
   assert opened(script).format == "EPS"  # Pillow would call Ghostscript.
