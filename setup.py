@@ -1,7 +1,7 @@
 """Builds the native JPEG decoder; puts the recipes into the package.
 
 Without a C compiler or libjpeg-turbo's header (Debian: libjpeg-dev) the package
-installs all the same, and decodes through simplejpeg and OpenCV.
+installs all the same, and decodes through simplejpeg.
 """
 
 import setuptools

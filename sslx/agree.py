@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx import metrics, parallel
 from sslx import workdir as workdir_lib
-from sslx.data import fingerprint
+from sslx.data import crops, fingerprint
 from sslx.data.fingerprint import Fingerprint
 from sslx.experiment import Experiment
 from sslx.job import Job
@@ -49,6 +49,7 @@ def check_processes(job: Job, config: ConfigDict) -> None:
   started = {
     "config": json.loads(config_lib.to_json(config)),
     "jax": jax.__version__,
+    "JPEG decoder": crops.decoder(),
     "process count": jax.process_count(),
     "devices of the process": jax.local_device_count(),
     "kind of device": jax.local_devices()[0].device_kind,

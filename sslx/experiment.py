@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import methods, optim, settings
-from sslx.data import loader, pipeline, sources
+from sslx.data import crops, loader, pipeline, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.evaluate.online import Online
@@ -57,6 +57,11 @@ class Experiment:
     return len(self.order)
 
   @property
+  def decoder(self) -> str | None:
+    """What decodes the images; None of those in memory."""
+    return None if isinstance(self.train, sources.Arrays) else crops.decoder()
+
+  @property
   def state_shardings(self) -> TrainState:
     """The sharding of every array of the state."""
     return jax.tree.map(lambda x: x.sharding, self.abstract_state)
@@ -83,6 +88,17 @@ class Experiment:
     return jax.tree.map(
       lambda x: x.update(sharding=self.partitioner.batch), shapes
     )
+
+  def check_host(self) -> None:
+    """Refuses what this host has no room for.
+
+    Raises:
+      ConfigError: worker processes could not hand over their batches.
+    """
+    rows = len(self.partitioner.local_rows(self.data.batch_size))
+    if not isinstance(self.train, sources.Arrays):
+      batch = loader.shapes(self.train, rows, self.data.views, self.step.slots)
+      pipeline.check_workers(batch, self.data.workers)
 
   def compiled_step(self) -> Callable:
     """`(state, batch) -> (state, metrics)`; donates the state."""
@@ -114,20 +130,15 @@ class Experiment:
       ConfigError: when a batch is taken, if more images than
         `config.data.max_bad` allows cannot be decoded.
     """
-    allowed = int(self.data.max_bad * len(self.train))
 
     def report(index: int, reason: str) -> None:
       on_bad(
         f"{self.train.name(index)} cannot be decoded ({reason}); its neighbour"
         " takes its place"
       )
-      if len(batches.bad) > allowed:
-        raise config_lib.ConfigError(
-          f"{len(batches.bad)} of {len(self.train):,} images cannot be decoded,"
-          f" more than config.data.max_bad={self.data.max_bad} allows; the"
-          f" last is {self.train.name(index)}. Repair or remove them, or raise"
-          " config.data.max_bad."
-        )
+      self.data.check_bad(
+        len(batches.bad), len(self.train), self.train.name(index)
+      )
 
     batches = pipeline.Batches(
       self.host_batches(start),
@@ -167,6 +178,8 @@ def build(
     notes.append("no labels: neither kNN nor a linear probe is evaluated")
   elif test is None or test.num_classes is None:
     notes.append("no labelled test set: kNN and the probe are not evaluated")
+  else:
+    runtime = _within(runtime, len(train), notes)
   order = Order(len(train), data.batch_size, schedule.epochs, runtime.seed)
   plan = methods.Plan(data.batch_size, order.steps_per_epoch, len(order))
   method = _method(config.model, plan, schedule.accumulate, partitioner)
@@ -213,8 +226,7 @@ def build(
     partitioner.state_shardings(abstract_state),
   )
   online = Online(
-      runtime.evaluate, method, probe, train, test, partitioner,
-      data.centre, data.mean, data.std,
+      runtime.evaluate, method, probe, train, test, partitioner, data
   )  # fmt: skip
   return Experiment(
       data, schedule, runtime, partitioner, order, train, tuple(notes), online,
@@ -227,6 +239,23 @@ def _open(data: pipeline.Data) -> tuple[Images, Images | None]:
   train = sources.load(data.records, "train")
   classes = getattr(train, "classes", None)
   return train, sources.load(data.records, "test", classes)
+
+
+def _within(
+  runtime: settings.Runtime, bank: int, notes: list[str]
+) -> settings.Runtime:
+  """Lowers kNN's k to the number of images in the bank."""
+  knn = runtime.evaluate.knn
+  lowered = tuple(dict.fromkeys(min(k, bank) for k in knn.k))
+  if lowered == knn.k:
+    return runtime
+  notes.append(
+    f"config.runtime.evaluate.knn.k={knn.k} is lowered to {lowered}: there are"
+    f" only {bank} images to be neighbours"
+  )
+  knn = dataclasses.replace(knn, k=lowered)
+  evaluate = dataclasses.replace(runtime.evaluate, knn=knn)
+  return dataclasses.replace(runtime, evaluate=evaluate)
 
 
 def _without_frozen(

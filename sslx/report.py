@@ -76,13 +76,13 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
     cuts = _device_cuts(data.views, originals[0].shape[:2], keys)
   else:
     slots = views_lib.unshuffled(len(views_lib.each(data.views)))
-    cutter = loader.CutViews(images, order, rows, data.views, slots, 1)
-    arrays = cutter(0).arrays
+    cutter = loader.CutViews(
+      images, order, rows, data.views, slots, 1, data.exif
+    )
+    arrays, bad = cutter(0)
     views = augment.colour_views(data.views, arrays["views"], keys)
-    encoded, _ = images.read(indices)
-    originals = [
-      x if isinstance(x, np.ndarray) else crops.decode(x) for x in encoded
-    ]
+    shown = _replaced(images, indices, dict(bad))
+    originals = [_whole(images, index, data.exif) for index in shown]
     places = np.arange(len(indices))
     cuts = cutter.cuts(0, places, [x.shape[:2] for x in originals])
   colours = [
@@ -99,6 +99,36 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
     )
     for i in range(len(indices))
   ]
+
+
+def _replaced(
+  images: sources.Encoded, indices: np.ndarray, bad: dict[int, str]
+) -> list[int]:
+  """The images in whose place a neighbour is, by the rule of `CutViews`."""
+  for index, reason in bad.items():
+    print(
+      f"{images.name(index)} cannot be decoded ({reason}); its neighbour takes"
+      " its place"
+    )
+  found = []
+  for index in map(int, indices):
+    while index in bad:
+      index = (index + 1) % len(images)
+    found.append(index)
+  return found
+
+
+def _whole(images: sources.Encoded, index: int, exif: bool) -> np.ndarray:
+  (data,), _ = images.read([index])
+  if isinstance(data, np.ndarray):
+    return data
+  try:
+    return crops.decode(data, exif)
+  except crops.BadImage as error:  # Where no view sees the damage.
+    raise config_lib.ConfigError(
+      f"{images.name(index)} is damaged, and cannot be shown whole ({error})."
+      " Repair or remove it."
+    ) from error
 
 
 def _device_cuts(views, size, keys) -> list[list[list[crops.Cut]]]:

@@ -63,6 +63,7 @@ def run(
   progress = Progress()
   agree.check_processes(job, config)
   experiment = build(config, devices)
+  experiment.check_host()
   agree.claim(job, workdir, config, overwrite, progress.note)
   try:
     return _run(experiment, config, workdir, job, progress)
@@ -87,7 +88,7 @@ def _run(
     workdir / "checkpoints",
     experiment.runtime.checkpoint,
     experiment.order.steps_per_epoch,
-    {"config": config_hash, "data": data},
+    {"config": config_hash, "data": data, "decoder": experiment.decoder},
   )
   with contextlib.closing(checkpoints):
     job.at("restoring", slow=True, finish=lambda: None)
@@ -168,6 +169,13 @@ def _check_data(
   note: Callable[[str], None],
 ) -> None:
   """Refuses to go on with other images, unless the config says so."""
+  decoder = metadata.get("decoder")
+  if decoder not in (None, experiment.decoder):
+    note(
+      f"until step {step} the JPEG decoder was {decoder!r}, and here it is"
+      f" {experiment.decoder!r}: pixels differ a little, and the result is not"
+      " that of one run without interruption"
+    )
   then = metadata.get("data")
   if then is None:
     note("the checkpoint does not say which images the run had so far")
@@ -205,7 +213,7 @@ def _loop(
   log = metrics.Log(
     writer,
     progress,
-    every=runtime.log_every,
+    every=min(runtime.log_every, steps_per_epoch),
     total=total,
     steps_per_epoch=steps_per_epoch,
     batch_size=experiment.data.batch_size,
@@ -216,7 +224,7 @@ def _loop(
     began = time.perf_counter()
     # The state is saved, so the process may end at any moment.
     job.at("evaluating", step=step, slow=True, finish=checkpoints.wait)
-    results = experiment.online.run(state)
+    results = experiment.online.run(state, progress.note)
     if step == 0 and runtime.evaluate.pixels:
       results |= experiment.online.run_pixels()
     pictures = experiment.online.pictures(state)
@@ -309,10 +317,11 @@ def _overview(experiment: Experiment, workdir: epath.Path) -> str:
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
   mesh, spread = experiment.partitioner.mesh, experiment.partitioner.num_devices
   sizes = " x ".join(f"{n} {axis}" for axis, n in mesh.shape.items())
-  parallel_ = experiment.runtime.parallel
+  parallel_, decoder = experiment.runtime.parallel, experiment.decoder
   return (
     f"{type(experiment.step.method).__name__}, {count:,} parameters, on"
-    f" {data.source}: {len(experiment.train):,} images\n"
+    f" {data.source}: {len(experiment.train):,} images"
+    f"{f', JPEG decoder: {decoder}' if decoder else ''}\n"
     f"{experiment.schedule.epochs} epochs of"
     f" {experiment.order.steps_per_epoch} steps, batch {data.batch_size} ="
     f" {spread} x {data.batch_size // spread}"

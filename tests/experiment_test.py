@@ -28,3 +28,16 @@ def test_images_may_be_given():
   made = experiment.build(tiny.method_config("simclr"), sets=sets)
   assert made.train is sets[0]
   assert any("no labelled test set" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+  ("k", "lowered"), [((10, 20, 100, 200), (10, 20, 64)), ((5,), (5,))]
+)
+def test_k_is_lowered_to_a_small_bank_with_a_note(k, lowered):
+  config = tiny.method_config("simclr", runtime__evaluate__knn__k=k)
+  made = experiment.build(config, sets=(tiny.Pixels(), tiny.Pixels()))
+  assert made.runtime.evaluate.knn.k == lowered
+  assert made.online._settings.knn.k == lowered
+  notes = [note for note in made.notes if "knn.k" in note]
+  assert len(notes) == (k != lowered)
+  assert all("there are only 64 images" in note for note in notes)

@@ -11,11 +11,13 @@ import time
 import numpy as np
 import pytest
 
+from sslx.data import crops
 from tests import tiny
 from tests.data import photos
 
 pytestmark = pytest.mark.slow
 
+DECODER = crops.decoder()
 # More steps than batches are made ahead, so that a kill meets the workers.
 COUNT, STEPS = 64, 40
 RUN = [
@@ -179,7 +181,7 @@ def straight(classes, tmp_path_factory, cache):
 
 def test_a_folder_of_classes_trains_and_is_evaluated(straight, classes):
   workdir, output = straight
-  assert f"on folder: {COUNT} images" in output
+  assert f"on folder: {COUNT} images, JPEG decoder: {DECODER}" in output
   assert "kNN accuracy (k=5) after training" in output
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   found = [json.loads(line) for line in lines]
@@ -193,26 +195,31 @@ def test_a_folder_of_classes_trains_and_is_evaluated(straight, classes):
   counts = np.array([row["bad_images"] for row in trained])
   np.testing.assert_array_equal(counts.reshape(10, 4).sum(axis=1), np.ones(10))
   bad = classes / "train/a/003.jpg"
-  assert output.count(str(bad)) == 1
-  assert f"{bad} cannot be decoded" in output
+  # Once by the evaluation, and once by the training.
+  assert output.count(f"{bad} cannot be decoded") == output.count(str(bad)) == 2
   evaluated = [row for row in found if "eval/knn_5" in row]
   assert [row["step"] for row in evaluated] == [0, 20, 40]
+  assert f"{classes / 'val/b/001.jpg'} cannot be decoded" in output
   # Of 20 test images one cannot be decoded: the shares are of 19.
   for row in evaluated:
+    assert row["eval/bad_images"] == 2
     for key in ("eval/knn_5", "eval/probe_test_accuracy"):
       assert row[key] * 19 == pytest.approx(round(row[key] * 19), abs=1e-4)
 
 
 def test_a_flat_folder_trains_without_labels(flat, tmp_path, cache):
-  output = run(flat, tmp_path / "run", cache, "--config.schedule.epochs=1")
+  changes = ["--config.schedule.epochs=2", "--config.runtime.log_every=50"]
+  output = run(flat, tmp_path / "run", cache, *changes)
   assert "no labels: neither kNN nor a linear probe is evaluated" in output
   assert "no kNN accuracy: the data has no labels" in output
   found = rows(tmp_path / "run")
   trained = [row for row in found if "loss" in row]
-  assert [row["step"] for row in trained] == [1, 2, 3, 4]
+  # Of four steps an epoch, so at the end of each.
+  assert [row["step"] for row in trained] == [4, 8]
+  assert "step 4/8" in output and "step 8/8" in output
   assert all(row["bad_images"] == 0 for row in trained)
   evaluated = [row for row in found if "eval/effective_rank" in row]
-  assert [row["step"] for row in evaluated] == [0, 4]
+  assert [row["step"] for row in evaluated] == [0, 8]
   assert not any(key.startswith("eval/knn") for row in found for key in row)
 
 
@@ -252,6 +259,6 @@ def test_too_many_bad_images_are_one_clear_error(flat, tmp_path, cache):
   process = start(data, tmp_path / "run", cache, "--config.data.workers=1")
   output, _ = process.communicate(timeout=600)
   assert process.returncode == 1
-  assert "4 of 64 images cannot be decoded" in output
+  assert "5 of 64 images cannot be decoded" in output
   assert "config.data.max_bad=0.05" in output
   assert "Traceback" not in output

@@ -153,6 +153,7 @@ def test_a_run_says_what_it_does_and_learns(straight):
   with ocp.training.Checkpointer(workdir / "checkpoints") as orbax:
     metadata = orbax.checkpointables_metadata(12).custom_metadata
   assert metadata["config"] == name
+  assert metadata["decoder"] is None  # Of a set in memory.
   assert list((workdir / "tensorboard").glob("events.*"))
 
 

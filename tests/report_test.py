@@ -72,6 +72,28 @@ def test_boxes_are_where_the_views_are_cut(config):
   assert 0 < flipped < 16
 
 
+def test_the_neighbour_of_an_image_that_cannot_be_decoded_is_shown(
+  tmp_path, capsys
+):
+  photos(tmp_path / "train" / "a")
+  for i, size in enumerate([(40, 30), (60, 80), (50, 70)]):
+    Image.new("RGB", size, (90 * i, 0, 0)).save(tmp_path / f"train/a/{i}.jpg")
+  for i in (0, 1):
+    (tmp_path / f"train/a/{i}.jpg").write_text("<html>404</html>")
+  changes = {"data.source": "folder", "data.data_dir": str(tmp_path)}
+  config = tiny.config(**changes, data__batch_size=8, data__views__0__blur=0.0)
+  shown = report.first_views(config, 8)
+  assert [one.image.shape for one in shown].count((70, 50, 3)) == 3
+  for one in shown:
+    if one.image.shape == (70, 50, 3):
+      assert abs(int(one.image[9, 9, 0]) - 180) < 3
+      for (box,) in one.boxes:
+        assert (box[:2] + box[2:] <= (70, 50)).all()
+  said = capsys.readouterr().out
+  for i in (0, 1):
+    assert said.count(f"train/a/{i}.jpg cannot be decoded (16 bytes") == 1
+
+
 def test_legends_name_what_is_done(config):
   with config.unlocked(), config.ignore_type():
     always = {"jitter_prob": 1.0, "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 1.0}

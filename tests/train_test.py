@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sslx import experiment, train
+from sslx import agree, experiment, train
 from sslx.config import ConfigError
+from sslx.data import crops
 from sslx.weights import load, names
 from sslx.weights.source import Taken
 from tests import tiny
@@ -71,5 +72,39 @@ def test_other_images_on_resume_are_an_error(tmp_path, capsys):
 
 
 def test_a_checkpoint_that_does_not_say_which_images(capsys):
-  train._check_data(None, {}, {"training set": {"images": 1}}, 1, print)
+  now = types.SimpleNamespace(decoder="native")
+  train._check_data(now, {}, {"training set": {"images": 1}}, 1, print)
   assert "does not say which images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("before", ["native", "simplejpeg", None])
+def test_a_change_of_the_decoder_is_said(before, monkeypatch):
+  monkeypatch.setattr(crops, "_native", None)
+  built = tiny.build_method(tiny.method_config("simclr"))
+  assert built.decoder == "simplejpeg"
+  data = {"training set": {"images": 1}}
+  metadata = {"data": data} | ({"decoder": before} if before else {})
+  state = types.SimpleNamespace(step=np.int32(7))
+  stored = types.SimpleNamespace(
+    restore=lambda *_: (state, {"next_index": 7}),
+    metadata=lambda step: metadata if step == 7 else {},
+  )
+  said = []
+  assert train._start(built, stored, data, said.append) == (state, True)
+  told = "until step 7 the JPEG decoder was 'native', and here" in said[0]
+  assert told == (before == "native")
+  assert len(said) == 1 + told
+
+
+def test_processes_with_other_decoders_are_refused(monkeypatch):
+  compared = []
+  peers = types.SimpleNamespace(check_same=lambda *args: compared.append(args))
+  for native in (object(), None):
+    monkeypatch.setattr(crops, "_native", native)
+    job = types.SimpleNamespace(peers=peers)
+    agree.check_processes(job, tiny.config())
+  (_, ours, differs, _), (_, theirs, *_) = compared
+  assert differs(ours, ours) == ""
+  assert differs(ours, theirs) == (
+    "JPEG decoder is 'simplejpeg' there and 'native' in process 0"
+  )

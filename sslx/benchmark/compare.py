@@ -176,6 +176,7 @@ def _encoded(data: pipeline.Data) -> dict[str, peers.Prepare]:
       data.views,
       views_lib.unshuffled(len(views_lib.each(data.views))),
       threads=1,
+      exif=False,  # As the others do.
     )
     batches = map(cut, itertools.count())
     return lambda: next(batches).arrays
@@ -225,7 +226,8 @@ def _psnr(data: pipeline.Data, images: list) -> Iterator[float]:
     else:
       ours = np.empty((len(images), *view.shape), np.uint8)
       for image, box, out in zip(images, boxes.tolist(), ours, strict=True):
-        crops.cut(image, [crops.Cut(tuple(box), cubic=cubic)], [out])
+        picture = crops.read(image, exif=False)
+        crops.cut(picture, [crops.Cut(tuple(box), cubic=cubic)], [out])
     kind = Image.Resampling.BICUBIC if cubic else Image.Resampling.BILINEAR
     for image, (top, left, tall, wide), mine in zip(
       decoded, boxes.tolist(), ours, strict=True

@@ -66,9 +66,8 @@ def bench_input(
   if isinstance(images, sources.Arrays):
     _in_memory(loader, steps * _SMALL, rounds, wanted)
   else:
-    native = "native" if crops._native else "simplejpeg and OpenCV"
     why = "" if crops._native else "; the native one was not built"
-    print(f"JPEG decoder: {native}{why}\n")
+    print(f"JPEG decoder: {crops.decoder()}{why}\n")
     _encoded(loader, threads, steps, rounds, wanted)
   if peers:
     print()
@@ -179,11 +178,16 @@ def _stages(loader: Loader, rounds: int) -> None:
 
   def headers(turn):
     del turn
-    kept["sizes"] = np.array([_size(x) for x in kept["encoded"]])
+    found = [_readable(x, data.exif) for x in kept["encoded"]]
+    kept["pictures"] = [picture for picture in found if picture]
+    sizes = [picture.size for picture in kept["pictures"]]
+    kept["sizes"] = np.array(sizes, np.int64).reshape(-1, 2)
+    kept["bad"] = b - len(sizes)
 
   def boxes(turn):
     del turn
-    kept["cuts"] = crops.random_cuts(data.views, uniforms, *kept["sizes"].T)
+    mine = uniforms[: len(kept["sizes"])]
+    kept["cuts"] = crops.random_cuts(data.views, mine, *kept["sizes"].T)
 
   def cut(turn):
     del turn
@@ -191,11 +195,13 @@ def _stages(loader: Loader, rounds: int) -> None:
       np.empty((b, *view.shape), np.uint8)
       for view in views_lib.each(data.views)
     )
-    for row, image in enumerate(kept["encoded"]):
+    for row, picture in enumerate(kept["pictures"]):
       single = [x for o in outs for x in o[row].reshape(-1, *o.shape[-3:])]
-      with contextlib.suppress(crops.BadImage):
-        cuts = [x for view in kept["cuts"][row] for x in view]
-        crops.cut(image, cuts, single)
+      cuts = [x for view in kept["cuts"][row] for x in view]
+      try:
+        crops.cut(picture, cuts, single)
+      except crops.BadImage:
+        kept["bad"] += 1
     kept["views"] = outs
 
   host = {
@@ -208,6 +214,8 @@ def _stages(loader: Loader, rounds: int) -> None:
   for name, each in micros.items():
     print(f"  {name:15} {each:10,.1f}  {each / total:4.0%}")
   print(f"  {'all of these':15} {total:10,.1f}  {1e6 / total:,.1f} images/s")
+  if kept["bad"]:
+    print(f"  {kept['bad']} of {b} images cannot be decoded, and took no time")
 
   put, preprocess = device_part(data)
   batch = {"views": kept["views"], "label": kept["labels"]}
@@ -251,8 +259,9 @@ def _in_memory(
     )
 
 
-def _size(image) -> tuple[int, int]:
+def _readable(image: bytes | np.ndarray, exif: bool) -> crops.Picture | None:
+  """None of what is no image."""
   try:
-    return crops.size(image)
+    return crops.read(image, exif)
   except crops.BadImage:
-    return 1, 1
+    return None

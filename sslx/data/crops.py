@@ -2,44 +2,29 @@
 
 The host's part of the augmentation: all that makes large images small. JPEGs go
 through our own decoder (`_native.c`), which decodes only what some view sees
-and works without the GIL; where it was not built, through simplejpeg and
-OpenCV. Greyscale, CMYK, PNG, WebP and whatever else, and JPEGs with damage that
-can be lived with, go through Pillow.
+and works without the GIL; what it does not know, and all JPEGs where it was not
+built, are decoded whole (`pictures`), and resized by Pillow.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import struct
+from typing import Any
 
-import cv2
 import numpy as np
-import simplejpeg
 from PIL import Image
 
+from sslx.data import pictures
 from sslx.data import views as views_lib
+from sslx.data.pictures import BadImage as BadImage
+from sslx.data.pictures import Picture, read, turned
+from sslx.data.pictures import decode as decode
 from sslx.data.views import Centre, Patches, View
 
 try:
   from sslx.data import _native
 except ImportError:  # No compiler or no libjpeg-turbo when it was installed.
   _native = None
-
-# Threads are ours: one image each. OpenCV's own would fight with them.
-cv2.setNumThreads(0)
-# A bad image is reported by us, and once.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-# The bound is ours: what Pillow calls a "decompression bomb" may be a photo.
-Image.MAX_IMAGE_PIXELS = None
-# Larger images are refused by their header. A small file may claim more pixels
-# than there is memory: 2^28 take 805 MB as RGB, in each thread.
-MAX_PIXELS = 2**28
-
-
-class BadImage(ValueError):
-  """An image that cannot be decoded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,85 +46,40 @@ class Cut:
   bounded: bool = True
 
 
-def size(data: bytes | np.ndarray) -> tuple[int, int]:
-  """Height and width, from the header alone.
-
-  Args:
-    data: an encoded image, or pixels uint8[h, w, 3].
-
-  Raises:
-    BadImage: it is not an image, or has more than `MAX_PIXELS`.
-  """
-  if isinstance(data, np.ndarray):
-    return data.shape[:2]
-  height, width = _header(data)
-  if height * width > MAX_PIXELS:
-    raise BadImage(
-      f"it has {height:,} x {width:,} pixels, more than {MAX_PIXELS:,}"
-    )
-  return height, width
-
-
-def _header(data: bytes) -> tuple[int, int]:
-  """Height and width that an encoded image claims."""
-  if data[:2] == b"\xff\xd8":
-    # It refuses some samplings of the chroma, which Pillow knows.
-    with contextlib.suppress(Exception):
-      return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
-  if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
-    width, height = struct.unpack(">II", data[16:24])
-    return height, width
-  try:
-    with Image.open(io.BytesIO(data)) as image:
-      return image.height, image.width
-  except Exception as error:  # Decoders raise whatever they like.
-    raise BadImage(_what(data, error)) from error
-
-
-def decode(data: bytes) -> np.ndarray:
-  """The whole image, uint8[h, w, 3] RGB. EXIF orientation is not applied.
-
-  Raises:
-    BadImage: it is not an image, is damaged beyond what Pillow forgives, or has
-      more than `MAX_PIXELS`.
-  """
-  size(data)
-  if data[:2] == b"\xff\xd8":
-    with contextlib.suppress(Exception):  # Damaged: Pillow knows more.
-      return simplejpeg.decode_jpeg(data, "RGB", strict=True)
-  if data[:4] == b"\x89PNG":  # OpenCV takes a third of Pillow's time.
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    with contextlib.suppress(cv2.error):  # More pixels than it takes.
-      image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-      if image is not None:
-        return image
-  try:
-    with Image.open(io.BytesIO(data)) as image:
-      if image.mode.startswith("I") or image.mode == "F":
-        # 16 bits, which Pillow would clip to 8 instead of scaling them.
-        grey = np.asarray(image, np.float64)
-        grey = np.clip(grey / 257 + 0.5, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-      return np.asarray(image.convert("RGB"))
-  except Exception as error:
-    raise BadImage(_what(data, error)) from error
+def decoder() -> str:
+  """What decodes JPEGs here; another one gives pixels that differ a little."""
+  return "native" if _native else "simplejpeg"
 
 
 def cut(
-  data: bytes | np.ndarray, cuts: list[Cut], outs: list[np.ndarray]
+  image: Picture | bytes | np.ndarray, cuts: list[Cut], outs: list[np.ndarray]
 ) -> None:
   """Decodes an image once and writes all cuts of it.
 
   Args:
-    data: an encoded image, or pixels uint8[h, w, 3].
+    image: from `read`, or what that takes.
     cuts: where they come from.
     outs: uint8[height, width, 3] each, contiguous, to write to.
 
   Raises:
     BadImage: it cannot be decoded.
   """
-  if _native and isinstance(data, bytes) and data[:2] == b"\xff\xd8":
-    size(data)
+  picture = image if isinstance(image, Picture) else read(image)
+  if picture.orientation == 1:
+    return _cut(picture, cuts, outs)
+  # Cut out of the pixels as they are stored, and turned when they are small.
+  swap = pictures.TURNS[picture.orientation][0]
+  shapes = [(w, h, 3) if swap else (h, w, 3) for h, w, _ in map(np.shape, outs)]
+  stored = [np.empty(shape, np.uint8) for shape in shapes]
+  _cut(picture, [_as_stored(c, picture) for c in cuts], stored)
+  for c, found, out in zip(cuts, stored, outs, strict=True):
+    upright = turned(found, picture.orientation)
+    out[:] = upright[:, ::-1] if c.flip else upright
+
+
+def _cut(picture: Picture, cuts: list[Cut], outs: list[np.ndarray]) -> None:
+  data = picture.data
+  if _native and isinstance(data, bytes) and data[:2] == pictures.JPEG:
     boxes = np.array([c.box for c in cuts], np.float64)
     options = [(c.flip, c.cubic, c.bounded) for c in cuts]
     try:
@@ -147,34 +87,30 @@ def cut(
       return _native.crops(data, boxes, options, tuple(outs))
     except ValueError:
       pass  # Of a kind, or with damage, that Pillow may know.
-  image = data if isinstance(data, np.ndarray) else decode(data)
+  image = Image.fromarray(pictures.pixels(picture))
   for c, out in zip(cuts, outs, strict=True):
-    _resize(image, c, out)
+    out[:] = _resized(image, c, *out.shape[:2])
 
 
-def _resize(image: np.ndarray, cut: Cut, out: np.ndarray) -> None:
-  """Writes one cut of a decoded image, by OpenCV."""
-  height, width = out.shape[:2]
+def _resized(image: Image.Image, cut: Cut, height: int, width: int) -> Any:
   top, left, tall, wide = cut.box
+  kind = Image.Resampling.BICUBIC if cut.cubic else Image.Resampling.BILINEAR
+  box = (left, top, left + wide, top + tall)
   if cut.bounded:
-    top, left, tall, wide = map(int, cut.box)
-    image = image[top : top + tall, left : left + wide]
-    # AREA is antialiased if neither axis grows; where one does, it is nearest.
-    less = min(width, wide), min(height, tall)
-    if less != (wide, tall):
-      image = cv2.resize(image, less, interpolation=cv2.INTER_AREA)
-    if less == (width, height):
-      out[:] = image
-    else:
-      kind = cv2.INTER_CUBIC if cut.cubic else cv2.INTER_LINEAR
-      cv2.resize(image, (width, height), dst=out, interpolation=kind)
-  else:
-    # Pillow takes boxes that do not fall on pixels.
-    kind = Image.Resampling.BICUBIC if cut.cubic else Image.Resampling.BILINEAR
-    box = (left, top, left + wide, top + tall)
-    out[:] = Image.fromarray(image).resize((width, height), kind, box)
-  if cut.flip:
-    out[:] = out[:, ::-1].copy()
+    image, box = image.crop(tuple(map(int, box))), None
+  resized = np.asarray(image.resize((width, height), kind, box))
+  return resized[:, ::-1] if cut.flip else resized
+
+
+def _as_stored(cut: Cut, picture: Picture) -> Cut:
+  """A cut of the turned picture, in the pixels as they are stored."""
+  swap, rows, columns = pictures.TURNS[picture.orientation]
+  top, left, tall, wide = cut.box
+  # A rounding may not put it outside.
+  top = max(0, picture.size[0] - top - tall) if rows else top
+  left = max(0, picture.size[1] - left - wide) if columns else left
+  box = (left, top, wide, tall) if swap else (top, left, tall, wide)
+  return dataclasses.replace(cut, box=box, flip=False)
 
 
 def uniforms_per_image(views: tuple[View | Patches, ...]) -> int:
@@ -235,10 +171,3 @@ def centre_cut(view: Centre, height: int, width: int) -> Cut:
   """The evaluation transform: resize the short side, take the centre."""
   box = views_lib.centre_box(view, height, width)
   return Cut(tuple(box), False, view.interpolation == "bicubic", False)
-
-
-def _what(data: bytes, error: Exception) -> str:
-  if not data:
-    return "it is empty, or could not be read"
-  first = str(error).splitlines()[0] if str(error) else type(error).__name__
-  return f"{len(data)} bytes that do not decode: {first}"[:300]

@@ -134,11 +134,12 @@ def open_files(
 
   Args:
     data_dir: folder that `split` is in.
-    split: a sub-folder; a pattern with `*` or `?`, where `**` is any depth and
-      the classes are the folders at the first wildcard if all images are in
-      one; a .txt file of lines `path` or `path label`, the label the number or
-      the name of a class. None is the sub-folder `train`, or `data_dir` itself
-      if there is none; for "test" the first of `val`, `validation`, `test`.
+    split: a sub-folder; a pattern with `*` or `?`, where `**` is any depth,
+      capitals are as good as small letters, and the classes are the folders at
+      the first wildcard if all images are in one; a .txt file of lines `path`
+      or `path label`, the label the number or the name of a class. None is the
+      sub-folder `train`, or `data_dir` itself if there is none; for "test" the
+      first of `val`, `validation`, `test`; with or without capitals.
     role: which of the two `split` is.
     classes: for "test", those of the train split. They number the labels, and
       without them there are no labels.
@@ -181,12 +182,23 @@ def open_files(
 
 def _default_split(root: str, role: str, where: str) -> str | None:
   with os.scandir(root) as entries:
-    folders = {entry.name for entry in entries if entry.is_dir()}
-  test = next((name for name in _TEST_FOLDERS if name in folders), None)
+    folders = sorted(entry.name for entry in entries if entry.is_dir())
+  train, *tests = (
+    [folder for folder in folders if folder.lower() == name]
+    for name in ("train", *_TEST_FOLDERS)
+  )
+  tests = next(filter(None, tests), [])
+  for found, key in ((train, "train"), (tests, "test")):
+    if len(found) > 1 and key == role:
+      raise ConfigError(
+        f"{where} has the sub-folders {' and '.join(map(repr, found))}. Set"
+        f" config.data.{key} to one of them."
+      )
+  test = tests[0] if tests else None
   if role == "test":
     return test
-  if "train" in folders:
-    return "train"
+  if train:
+    return train[0]
   if test is not None:  # Else the test images would be a class.
     raise ConfigError(
       f"{where} has a sub-folder {test!r} but no 'train'. Name it train, or set"
@@ -218,11 +230,14 @@ def _number(
 ) -> Files:
   """The set: its labels as numbers, a test split's as in the train split."""
   paths = np.array([os.fsencode(path) for path in found.paths])
+  notes = []
+  if found.unread:
+    notes.append(f"{where}: not read are {found.unread}.")
   if found.labels is None:
-    return Files(found.root, paths, None, None, [])
+    return Files(found.root, paths, None, None, notes)
   if role == "test" and train_classes is None:
     note = f"{where}: its labels are not used; the train split has none."
-    return Files(found.root, paths, None, None, [note])
+    return Files(found.root, paths, None, None, [*notes, note])
   classes = found.names if role == "train" else train_classes
   unknown = sorted({*found.names} - {*classes})
   if unknown:
@@ -233,7 +248,6 @@ def _number(
     )
   numbers = {name: i for i, name in enumerate(classes)}
   labels = np.array([numbers[label] for label in found.labels], np.int32)
-  notes = []
   empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
   if len(empty) and role == "train":
     some = ", ".join(repr(classes[i]) for i in empty[:5])

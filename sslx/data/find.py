@@ -1,33 +1,40 @@
 """Finds image files: below a folder, by a pattern, or in a list.
 
-Labels are names here; `files` makes numbers of them.
+Labels are names here; `files` makes numbers of them. What is an image by its
+name, but is not read here (`formats`), is passed over and told of.
 """
 
 from __future__ import annotations
 
-import glob
+import fnmatch
+import functools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sslx.config import ConfigError
+from sslx.data import formats
 
-EXTENSIONS = tuple("bmp gif jpeg jpg png ppm tif tiff webp".split())
-# The path ends at the last image extension, so it may hold spaces.
-_LINE = re.compile(rf"(.+\.(?:{'|'.join(EXTENSIONS)}))(?:\s+(\S.*))?", re.I)
 _CHUNK = 1000  # paths of a list that a thread looks up at a time
-_ARE = f"Images are files named .{', .'.join(EXTENSIONS)}."
+_ARE = (
+  "Images are files whose names end as those of a format that Pillow reads:"
+  " .jpg, .JPEG, .png, .webp, .tif and so on."
+)
 
 
 class Found(NamedTuple):
-  """Paths below `root`, the label of each, and all labels that there are."""
+  """Paths below `root`, the label of each, and all labels that there are.
+
+  `unread` says how many images there are that are not read, and why; or "".
+  """
 
   root: str
   paths: list[str]
   labels: list[str] | None = None
   names: tuple[str, ...] | None = None
+  unread: str = ""
 
 
 def in_folder(root: str, split: str, where: str) -> Found:
@@ -38,14 +45,22 @@ def in_folder(root: str, split: str, where: str) -> Found:
   with os.scandir(folder) as entries:
     entries = [e for e in entries if not e.name.startswith(".")]
   names = sorted(entry.name for entry in entries if entry.is_dir())
-  top = [e.name for e in entries if _is_image(e.name) and not e.is_dir()]
+  top = [e.name for e in entries if not e.is_dir()]
   with futures.ThreadPoolExecutor() as pool:  # Network disks answer slowly.
-    below = pool.map(lambda name: _walk(folder, name), names)
-    paths = sorted(path for paths in below for path in paths)
+    walk = lambda name: list(_files(folder, name, {("**",)}))
+    below = pool.map(walk, names)
+    paths = [path for paths in below for path in paths]
+  top, unread_top = formats.parted(top)
+  paths, unread = formats.parted(paths)
+  unread = formats.unread(unread_top + unread)
   if not top and not paths:
-    raise ConfigError(f"{where}: no images in {folder} or below. {_ARE}")
+    also = f" There are {unread}." if unread else ""
+    raise ConfigError(
+      f"{where}: no images in {folder} or below that are read here.{also}"
+      f" {_ARE}"
+    )
   if not paths:
-    return Found(folder, sorted(top))
+    return Found(folder, top, unread=unread)
   if top:
     raise ConfigError(
       f"{where}: {folder} holds {len(top)} images at its top, such as"
@@ -54,29 +69,75 @@ def in_folder(root: str, split: str, where: str) -> Found:
       " class: move those at the top into one, or away. To read all of them"
       " without labels, give a pattern with '**/*'."
     )
-  return _by_folder(folder, paths, names)
+  return _by_folder(folder, paths, names, unread)
 
 
-def _by_folder(folder: str, paths: list[str], names: Iterable[str]) -> Found:
+def _by_folder(
+  folder: str, paths: list[str], names: Iterable[str], unread: str
+) -> Found:
   labels = [path.partition("/")[0] for path in paths]
-  return Found(folder, paths, labels, tuple(names or sorted(set(labels))))
+  names = tuple(names or sorted(set(labels)))
+  return Found(folder, paths, labels, names, unread)
 
 
-def _walk(root: str, name: str) -> list[str]:
-  """Paths of all images below a folder of `root`, relative to `root`."""
-  paths, pending = [], [name]
-  while pending:
-    folder = pending.pop()
-    with os.scandir(os.path.join(root, folder)) as entries:
-      for entry in entries:
-        if entry.name.startswith("."):
-          continue
-        path = f"{folder}/{entry.name}"
-        if entry.is_dir():
-          pending.append(path)
-        elif _is_image(entry.name):
-          paths.append(path)
-  return paths
+def _files(
+  root: str,
+  folder: str,
+  patterns: set[tuple[str, ...]],
+  jumps: tuple[str, ...] = (),
+) -> Iterator[str]:
+  """Paths of the files below a folder that a pattern fits, each once.
+
+  Args:
+    root: what the paths are relative to.
+    folder: below `root`; "" is `root` itself.
+    patterns: what fits each part of the path below `folder`; "**" fits any
+      number of folders. Capitals are as good as small letters.
+    jumps: where links were followed on the way here.
+
+  Raises:
+    ConfigError: a link leads back to a folder that it is in.
+  """
+  active, more = set(patterns), set(patterns)
+  while more:  # "**" also fits none.
+    more = {p[1:] for p in more if p[0] == "**" and len(p) > 1} - active
+    active |= more
+  tests = [(p, _fits(p[0])) for p in active]
+  with os.scandir(os.path.join(root, folder)) as entries:
+    entries = list(entries)
+  for entry in entries:
+    fits = [p for p, fit in tests if fit(entry.name)]
+    path = f"{folder}/{entry.name}" if folder else entry.name
+    if fits and entry.is_dir():
+      below = {p if p[0] == "**" else p[1:] for p in fits} - {()}
+      on = jumps
+      if below and entry.is_symlink():
+        on = (*jumps, os.path.realpath(os.path.join(root, folder)))
+        _check_circle(os.path.join(root, path), on)
+      if below:
+        yield from _files(root, path, below, on)
+    elif any(len(p) == 1 for p in fits):
+      yield path
+
+
+@functools.cache
+def _fits(part: str) -> Callable[[str], Any]:
+  """Whether a part of a pattern fits a name; a hidden one must be meant."""
+  match = re.compile(fnmatch.translate(part), re.IGNORECASE).match
+  if part[0] == ".":
+    return match
+  if not part.strip("*"):
+    return lambda name: name[0] != "."
+  return lambda name: name[0] != "." and match(name)
+
+
+def _check_circle(link: str, jumps: tuple[str, ...]) -> None:
+  target = os.path.realpath(link)
+  if any(os.path.commonpath([target, jump]) == target for jump in jumps):
+    raise ConfigError(
+      f"{link} is a link to {target}, which it is in: the images would be found"
+      " again and again. Remove the link."
+    )
 
 
 def by_pattern(root: str, split: str, where: str) -> Found:
@@ -86,16 +147,20 @@ def by_pattern(root: str, split: str, where: str) -> Found:
   folder = os.path.join(root, "/".join(parts[:wild]))
   if not os.path.isdir(folder):
     raise _no_split(root, f"{folder} is not a folder", split, where)
-  found = glob.glob("/".join(parts[wild:]), root_dir=folder, recursive=True)
-  paths = sorted({path for path in found if _is_image(path)})
+  pattern = tuple(part for part in parts[wild:] if part not in ("", "."))
+  found = list(_files(folder, "", {pattern}))
+  paths, unread = formats.parted(found)
+  unread = formats.unread(unread)
   if not paths:
+    also = f" There are {unread}." if unread else ""
     raise ConfigError(
-      f"{where}: the pattern matches {len(found)} names in {folder}, and none"
-      f" is an image. {_ARE} All images below a folder are 'FOLDER/**/*'."
+      f"{where}: the pattern matches {len(found)} files in {folder}, and none"
+      f" is an image that is read here.{also} {_ARE} All images below a folder"
+      " are 'FOLDER/**/*'."
     )
   if not all("/" in path for path in paths):
-    return Found(folder, paths)
-  return _by_folder(folder, paths, ())
+    return Found(folder, paths, unread=unread)
+  return _by_folder(folder, paths, (), unread)
 
 
 def in_list(root: str, split: str, where: str) -> Found:
@@ -105,7 +170,10 @@ def in_list(root: str, split: str, where: str) -> Found:
     raise _no_split(root, f"{file} is not a file", split, where)
   with open(file, encoding="utf-8-sig", errors="surrogateescape") as text:
     numbered = [(i, line.strip()) for i, line in enumerate(text, 1)]
-  lines = [(i, line, _LINE.fullmatch(line)) for i, line in numbered if line]
+  # The path ends at the last ending of an image, so it may hold spaces.
+  endings = "|".join(formats.endings())
+  parse = re.compile(rf"(.+\.(?:{endings}))(?:\s+(\S.*))?", re.I).fullmatch
+  lines = [(i, line, parse(line)) for i, line in numbered if line]
   if not lines:
     raise ConfigError(f"{where} is empty. Write the path of an image per line.")
   bad = [f"line {i}: {line[:80]!r}" for i, line, match in lines if not match]
@@ -121,6 +189,12 @@ def in_list(root: str, split: str, where: str) -> Found:
       f" {bare[0]}. Give all of them one, or none."
     )
   paths = [match[1] for *_, match in lines]
+  _, unread = formats.parted(paths)
+  if unread:
+    raise ConfigError(
+      f"{where}: {len(unread)} of {len(paths)} lines name images that are not"
+      f" read here: {formats.unread(unread)}. Convert them, or leave them out."
+    )
   _check_listed(root, paths, where)
   if bare:
     return Found(root, paths)
@@ -154,7 +228,3 @@ def _no_split(root: str, wrong: str, split: str, where: str) -> ConfigError:
     f"{where}: {wrong}. Give a sub-folder, a pattern with * or ?, or a"
     f" .txt list of files.{hint}"
   )
-
-
-def _is_image(name: str) -> bool:
-  return os.path.splitext(name)[1][1:].lower() in EXTENSIONS

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -27,7 +27,6 @@ from sslx.data.views import Centre, Patches, Slot, View
 _CUTS = 0x63757473
 # More damaged neighbours than this, and it is not the images that are damaged.
 _NEIGHBOURS = 100
-_UNDECODED = -2  # a label
 
 
 class HostBatch(NamedTuple):
@@ -115,6 +114,7 @@ class CutViews:
     views: what is cut out of each image.
     slots: what the method is given.
     threads: that cut.
+    exif: whether EXIF's orientation turns an image.
   """
 
   images: Encoded
@@ -123,6 +123,7 @@ class CutViews:
   views: tuple[View | Patches, ...]
   slots: tuple[Slot, ...]
   threads: int
+  exif: bool = True
 
   def __call__(self, batch: int) -> HostBatch:
     """Reads, decodes and cuts."""
@@ -135,8 +136,11 @@ class CutViews:
 
     indices = self.order[batch][places]
     encoded, labels = self.images.read(indices)
-    sizes = [_size(data) for data in encoded]
-    cuts = self.cuts(batch, places, sizes)
+    opened = [_readable(data, self.exif) for data in encoded]
+    sizes = {i: picture.size for i, picture in enumerate(opened) if picture}
+    known = places[np.fromiter(sizes, np.int64)]
+    drawn = self.cuts(batch, known, list(sizes.values()))
+    cuts = dict(zip(sizes, drawn, strict=True))
     kinds = views_lib.each(self.views)
     outs = [np.empty((b, *kinds[s.view].shape), np.uint8) for s in self.slots]
 
@@ -149,28 +153,32 @@ class CutViews:
           # Single pictures: a patch is one of nine of its view.
           pictures = out[row].reshape(-1, *out.shape[-3:])
           targets[slot.view].append(pictures)
-      data, encoded[i] = encoded[i], None  # Freed as soon as it is decoded.
-      index, wanted, bad = int(indices[i]), cuts[i], []
+      data, picture, wanted = encoded[i], opened[i], cuts.get(i)
+      encoded[i] = opened[i] = None  # Freed as soon as it is decoded.
+      index, bad = int(indices[i]), []
       while True:
         try:
+          if picture is None:
+            picture = crops.read(data, self.exif)
+            (wanted,) = self.cuts(batch, places[i : i + 1], [picture.size])
           used = [n for n, target in enumerate(targets) if target]
           crops.cut(
-            data,
+            picture,
             [c for n in used for c in wanted[n]],
             [out for n in used for out in targets[n][0]],
           )
           break
         except crops.BadImage as error:
           bad.append((index, str(error)))
-          if len(bad) == _NEIGHBOURS:
+          if len(bad) == min(_NEIGHBOURS, len(self.images)):
             raise ConfigError(
-              f"{_NEIGHBOURS} images in a row cannot be decoded, the first"
+              f"{len(bad)} images in a row cannot be decoded, the first"
               f" being {self.images.name(bad[0][0])}: {bad[0][1]}."
             ) from error
         # The neighbour in the set, and so the same one on every machine.
         index = (index + 1) % len(self.images)
         (data,), labels[i : i + 1] = self.images.read([index])
-        (wanted,) = self.cuts(batch, places[i : i + 1], [_size(data)])
+        picture = None
       for pictures in targets:
         for copy in pictures[1:]:
           copy[:] = pictures[0]
@@ -197,7 +205,8 @@ class CutViews:
     )
     n = crops.uniforms_per_image(self.views)
     uniforms = np.random.Generator(bits).random((self.order.batch_size, n))
-    return crops.random_cuts(self.views, uniforms[places], *np.array(sizes).T)
+    height, width = np.array(sizes, np.int64).reshape(-1, 2).T
+    return crops.random_cuts(self.views, uniforms[places], height, width)
 
 
 def _shuffled(
@@ -214,12 +223,12 @@ def _shuffled(
   }
 
 
-def _size(data: bytes | np.ndarray) -> tuple[int, int]:
-  """Height and width; of what is no image, anything: it will not decode."""
+def _readable(data: bytes | np.ndarray, exif: bool) -> crops.Picture | None:
+  """The image whose size is known, or None."""
   try:
-    return crops.size(data)
-  except crops.BadImage:
-    return 1, 1
+    return crops.read(data, exif)
+  except crops.BadImage:  # It is read again to say why.
+    return None
 
 
 @functools.cache
@@ -239,6 +248,9 @@ def evaluation_batches(
   rows: np.ndarray,
   centre: Centre,
   limit: int | None = None,
+  *,
+  exif: bool = True,
+  on_bad: Callable[[int, str], None] = lambda index, reason: None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """A set in its own order, nothing dropped: this process's rows.
 
@@ -248,6 +260,8 @@ def evaluation_batches(
     rows: int[rows], those of each global batch that this process loads.
     centre: the view of encoded images.
     limit: only so many images.
+    exif: whether EXIF's orientation turns an image.
+    on_bad: told of each image of these rows that cannot be decoded, and why.
 
   Yields:
     uint8[rows, h, w, 3], and int32[rows] labels: -1 for padding and for an
@@ -255,19 +269,28 @@ def evaluation_batches(
   """
   total = min(len(images), limit or len(images))
 
-  def load(first: int) -> tuple[np.ndarray, np.ndarray]:
+  def load(first: int) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     indices = first + rows
     valid = indices < total
     indices = np.where(valid, indices, 0)
+    bad = {}
     if isinstance(images, Arrays):
       labels = None if images.labels is None else images.labels[indices]
       pixels = images.images[indices]
     else:
-      pixels, labels = _centres(images, indices, centre)
-      valid &= labels != _UNDECODED
+      pixels, labels, bad = _centres(images, indices, centre, exif)
+      bad = {row: reason for row, reason in bad.items() if valid[row]}
+      valid[list(bad)] = False
     if images.num_classes is None:
       labels = np.zeros(len(indices), np.int32)
-    return pixels, np.where(valid, labels, -1).astype(np.int32)
+    bad = {int(indices[row]): reason for row, reason in bad.items()}
+    return pixels, np.where(valid, labels, -1).astype(np.int32), bad
+
+  def told(pending: futures.Future) -> tuple[np.ndarray, np.ndarray]:
+    pixels, labels, bad = pending.result()
+    for index, reason in bad.items():
+      on_bad(index, reason)
+    return pixels, labels
 
   firsts = range(0, total, batch_size)
   with futures.ThreadPoolExecutor(1) as ahead:  # Reads on while we encode.
@@ -275,23 +298,26 @@ def evaluation_batches(
     for first in firsts:
       loading = ahead.submit(load, first)
       if pending:
-        yield pending.result()
+        yield told(pending)
       pending = loading
-    yield pending.result()
+    yield told(pending)
 
 
 def _centres(
-  images: Encoded, indices: np.ndarray, centre: Centre
-) -> tuple[np.ndarray, np.ndarray]:
+  images: Encoded, indices: np.ndarray, centre: Centre, exif: bool
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+  """Pixels, labels, and the reason of each row that cannot be decoded."""
   encoded, labels = images.read(indices)
   out = np.zeros((len(indices), centre.size, centre.size, 3), np.uint8)
 
-  def cut(row: int) -> None:
+  def cut(row: int) -> str | None:
     try:
-      where = crops.centre_cut(centre, *crops.size(encoded[row]))
-      crops.cut(encoded[row], [where], [out[row]])
-    except crops.BadImage:
-      labels[row] = _UNDECODED
+      picture = crops.read(encoded[row], exif)
+      where = crops.centre_cut(centre, *picture.size)
+      crops.cut(picture, [where], [out[row]])
+    except crops.BadImage as error:
+      return str(error)
 
-  list(_pool(default_threads()).map(cut, range(len(indices))))
-  return out, labels
+  reasons = _pool(default_threads()).map(cut, range(len(indices)))
+  bad = {row: reason for row, reason in enumerate(reasons) if reason}
+  return out, labels, bad

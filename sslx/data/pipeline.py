@@ -9,6 +9,7 @@ only state of an iterator is the number of batches taken.
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import os
 import queue
@@ -18,16 +19,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 
-from sslx.config import require
+from sslx.config import ConfigError, require
 from sslx.data import loader
 from sslx.data import views as views_lib
 from sslx.data.loader import HostBatch
 from sslx.data.order import Order
 from sslx.data.sources import Arrays, Encoded, Source
 from sslx.data.views import Centre, Patches, Slot, View
+from sslx.errors import RunError
+
+_SHARED = "/dev/shm"  # what Python's shared memory is on Linux
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,9 @@ class Data:
     train: the split to train on, see `sources.Source`.
     test: the split to evaluate on, see `sources.Source`.
     centre: the view that large images are evaluated on; small ones are whole.
-    max_bad: the share of images that may fail to decode before the run stops.
+    exif: whether an image is turned as its EXIF says.
+    max_bad: the share of images, rounded up to whole ones, that may fail to
+      decode before the run stops; of either set.
     threads: that cut views; None is one per core of this process.
     workers: processes that cut views, with `threads` each; 0 is this one, which
       is the fastest up to some dozens of cores.
@@ -61,6 +68,7 @@ class Data:
   train: str | None = None
   test: str | None = None
   centre: Centre = Centre()
+  exif: bool = True
   max_bad: float = 0.01
   threads: int | None = None
   workers: int = 0
@@ -73,6 +81,26 @@ class Data:
     positive = self.threads is None or self.threads >= 1
     require(self, "threads", positive, "positive, or None for all cores")
     require(self, "workers", self.workers >= 0, "0 or more")
+
+  def check_bad(self, bad: int, total: int, example: str | None) -> None:
+    """Ends a run of which too many images cannot be decoded.
+
+    Args:
+      bad: how many.
+      total: of how many.
+      example: the name of one, if it is known here.
+
+    Raises:
+      ConfigError: they are more than `max_bad` allows.
+    """
+    # Without the rounding 0.07 of 100 would be 8.
+    if bad > math.ceil(round(self.max_bad * total, 6)):
+      such = f", such as {example}" if example else ""
+      raise ConfigError(
+        f"{bad:,} of {total:,} images cannot be decoded{such}; more than"
+        f" config.data.max_bad={self.max_bad} allows. Repair or remove them, or"
+        " raise config.data.max_bad."
+      )
 
   @property
   def records(self) -> Source:
@@ -108,7 +136,9 @@ def host_batches(
   else:
     threads = data.threads or loader.default_threads()
     # Two batches at a time: while one is read, the other is decoded.
-    load = loader.CutViews(images, order, rows, data.views, slots, threads)
+    load = loader.CutViews(
+      images, order, rows, data.views, slots, threads, data.exif
+    )
     ahead = 2
   batches = grain.MapDataset.range(start, len(order)).map(load)
   batches = batches.to_iter_dataset(
@@ -121,7 +151,51 @@ def host_batches(
       grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=2),
       _end_with_parent,
     )
+    return _of_workers(iter(batches))
   return iter(batches)
+
+
+def _of_workers(batches: Iterator[HostBatch]) -> Iterator[HostBatch]:
+  """The same; says what may have ended a worker process."""
+  try:
+    yield from batches
+  except RuntimeError as error:
+    if "Worker process was terminated" not in str(error):
+      raise
+    first = str(error).partition(". Search")[0]
+    raise RunError(
+      f"{first}: by a full /dev/shm if that is -7, and for want of memory if it"
+      " is -9. Free some, or lower config.data.workers."
+    ) from error
+  finally:
+    getattr(batches, "close", lambda: None)()
+
+
+def check_workers(batch: dict[str, Any], workers: int) -> None:
+  """Refuses worker processes that would die of a full /dev/shm.
+
+  Args:
+    batch: ShapeDtypeStructs of this process's rows.
+    workers: their number.
+
+  Raises:
+    ConfigError: there is too little room for the batches on their way.
+  """
+  if not workers or not os.path.isdir(_SHARED):
+    return
+  sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)]
+  # Each has two that wait and one in the making; two more are being taken.
+  need = sum(sizes) * (3 * workers + 2)
+  found = os.statvfs(_SHARED)
+  free = found.f_bavail * found.f_frsize
+  if free < need:
+    mib = math.ceil(need / 2**20)
+    raise ConfigError(
+      f"config.data.workers={workers}: worker processes hand batches over in"
+      f" {_SHARED}, which has {free / 2**20:,.0f} MiB free; they need {mib:,}"
+      f" MiB. Enlarge it (docker run --shm-size={mib}m; in Kubernetes, an"
+      " emptyDir of medium Memory), or set config.data.workers=0."
+    )
 
 
 def _end_with_parent(index: int, count: int) -> None:

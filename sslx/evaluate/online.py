@@ -13,10 +13,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sslx import parallel
-from sslx.config import ConfigError, require
+from sslx.config import require
 from sslx.data import loader, operations
+from sslx.data.pipeline import Data
 from sslx.data.sources import Arrays, Encoded
-from sslx.data.views import Centre
 from sslx.evaluate import knn, monitors
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.probe import OnlineProbe, Probe
@@ -79,23 +79,14 @@ class Online:
     train: Arrays | Encoded,
     test: Arrays | Encoded | None,
     partitioner: Partitioner,
-    centre: Centre,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    data: Data,
   ):
-    """Compiles nothing yet.
-
-    Raises:
-      ConfigError: a k that exceeds the bank.
-    """
+    """Compiles nothing yet."""
     sets = (train, test)
     self._labelled = all(x and x.num_classes is not None for x in sets)
-    if self._labelled and max(settings.knn.k) > len(train):
-      raise ConfigError(
-        f"config.runtime.evaluate.knn.k is {settings.knn.k}, but the bank has"
-        f" only {len(train)} images; use a smaller k."
-      )
-    self._centre = centre
+    mean, std = data.mean, data.std
+    self._data = data
+    self._bad, self._told, self._note = 0, set(), print
     self._settings = settings
     self._train, self.test = train, test
     self._partitioner = partitioner
@@ -124,15 +115,26 @@ class Online:
       out_shardings=NamedSharding(partitioner.mesh, P(None, parallel.DATA)),
     )
 
-  def run(self, state: TrainState) -> dict[str, float]:
+  def run(
+    self, state: TrainState, note: Callable[[str], None] = print
+  ) -> dict[str, float]:
     """Evaluates a state; the test images are the queries.
+
+    Args:
+      state: to evaluate.
+      note: told once of each image that cannot be decoded.
 
     Returns:
       `knn_<k>` and `probe_test_accuracy`: fractions of the test set, if both
       sets have labels, and `<features>_knn_<k>` of further features;
       `effective_rank`: of the test features, or of those of the first training
-      images.
+      images; `bad_images`: how many cannot be decoded, of both sets and of all
+      processes.
+
+    Raises:
+      ConfigError: they are more than `config.data.max_bad` allows.
     """
+    self._bad, self._note = 0, note
     encode = lambda images: self._encode(
       state.params, state.model_state, images
     )
@@ -152,7 +154,7 @@ class Online:
         self._probe, state.probe, test.rows["final"], test.labels
       )
       results["probe_test_accuracy"] = int(hits) / int(asked)
-    return results
+    return results | {"bad_images": self._bad}
 
   def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
     """Pictures that the method makes of a few test images, the same each time.
@@ -168,8 +170,9 @@ class Online:
       self._train if self.test is None else self.test,
       batch_size,
       self._partitioner.local_rows(batch_size),
-      self._centre,
+      self._data.centre,
       batch_size,
+      exif=self._data.exif,
     )
     images = self._partitioner.put(pixels)
     return parallel.to_host(
@@ -203,7 +206,23 @@ class Online:
         of the settings, rounded up to a multiple of the devices.
       images: the set.
       limit: only so many of its images.
+
+    Raises:
+      ConfigError: too many of them cannot be decoded.
     """
+    total = min(len(images), limit or len(images))
+    bad = []
+
+    def on_bad(index: int, reason: str) -> None:
+      bad.append(images.name(index))
+      if bad[-1] not in self._told:
+        self._told.add(bad[-1])
+        self._note(
+          f"{bad[-1]} cannot be decoded ({reason}); the evaluation is without"
+          " it"
+        )
+      self._data.check_bad(len(bad), total, bad[-1])
+
     n = self._partitioner.num_devices
     batch_size = -(-self._settings.batch_size // n) * n
     batches = []
@@ -211,28 +230,37 @@ class Online:
       images,
       batch_size,
       self._partitioner.local_rows(batch_size),
-      self._centre,
+      self._data.centre,
       limit,
+      exif=self._data.exif,
+      on_bad=on_bad,
     ):
       pixels, labels = self._partitioner.put(batch)
       batches.append(Features(encode(pixels), labels))
+    counts = parallel.to_host(self._partitioner.of_each_process((len(bad),)))
+    count = int(np.sum(counts))
+    self._bad += count
+    self._data.check_bad(count, total, bad[-1] if bad else None)
     return self._stack(batches)
 
   def _knn(self, bank: Features, queries: Features) -> dict[str, float]:
     results = {}
+    # Less where images of the bank cannot be decoded.
+    there = int(jnp.sum(bank.labels >= 0))
+    asked = {k: min(k, there) for k in self._settings.knn.k}
     for name, rows in bank.rows.items():
       found = knn.accuracy(
         rows,
         bank.labels,
         queries.rows[name],
         queries.labels,
-        k=self._settings.knn.k,
+        k=tuple(asked.values()),
         temperature=self._settings.knn.temperature,
         num_classes=self._train.num_classes,
         mesh=self._partitioner.mesh,
       )
       prefix = "" if name == "final" else f"{name}_"
-      results |= {f"{prefix}knn_{k}": value for k, value in found.items()}
+      results |= {f"{prefix}knn_{k}": found[n] for k, n in asked.items()}
     return results
 
 

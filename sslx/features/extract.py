@@ -67,7 +67,11 @@ def extract(
     labels = found.labels
   rows, valid = [], []
   for pixels, padding in loader.evaluation_batches(
-    found, batch_size, np.arange(batch_size), _centre(run)
+    found,
+    batch_size,
+    np.arange(batch_size),
+    _centre(run),
+    exif=run.data.exif,
   ):
     rows.append(jax.device_get(encode(*weights, partitioner.put(pixels))))
     valid.append(padding >= 0)

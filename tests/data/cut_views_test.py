@@ -1,5 +1,6 @@
 """Batches of encoded images: the same anywhere, and whatever is damaged."""
 
+import base64
 import dataclasses
 import multiprocessing
 import pathlib
@@ -20,7 +21,7 @@ from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.data.views import Centre, Patches, Slot, View
 from tests import tiny
-from tests.data import photos
+from tests.data import photos, pictures_test
 
 COUNT, BATCH = 22, 6  # of which three make an epoch
 VIEWS = (
@@ -377,16 +378,74 @@ def test_every_bad_image_is_reported_once_with_its_path(tmp_path):
 
 def test_more_bad_images_than_allowed_stop_the_run(tmp_path):
   write(tmp_path, bad=range(0, COUNT, 2))
-  built, batches, said = run(tmp_path, max_bad=0.1)  # 2 of 22
+  built, batches, said = run(tmp_path, max_bad=0.09)  # 1.98 of 22: two
   with pytest.raises(ConfigError) as error:
     for _ in range(built.total_steps):
       next(batches)
   batches.close()
   assert len(said) == 3
   text = str(error.value)
-  assert "3 of 22 images cannot be decoded" in text
-  assert "more than config.data.max_bad=0.1 allows" in text
+  assert "3 of 22 images cannot be decoded, such as " in text
+  assert "more than config.data.max_bad=0.09 allows" in text
   assert ".jpg" in text and "\n" not in text
+
+
+@pytest.mark.parametrize(
+  ("share", "total", "allowed"),
+  [(0.01, 61, 1), (0.01, 100, 1), (0.07, 100, 7), (0.01, 1_281_167, 12_812),
+   (0.0, 61, 0), (1.0, 61, 61)],
+)  # fmt: skip
+def test_one_of_a_small_set_may_be_damaged(share, total, allowed):
+  data = dataclasses.replace(DATA, max_bad=share)
+  data.check_bad(allowed, total, "x.jpg")
+  with pytest.raises(ConfigError, match="such as x.jpg; more than"):
+    data.check_bad(allowed + 1, total, "x.jpg")
+
+
+def odd_images(folder):
+  """Of which some decoder or header reader refuses one or the other."""
+  for i, data in enumerate(pictures_test.ODD.values()):
+    (folder / f"{i}.jpg").write_bytes(base64.b64decode(data))
+  png = photos.save(pictures_test.RGB, "PNG")
+  text = pictures_test.chunk(b"tEXt", b"Comment\0" + b"x" * 3_000_000)
+  (folder / "text.png").write_bytes(png[:33] + text + png[33:])
+  broken = pictures_test.chunk(b"gAMA", bytes(4), crc=1)
+  (folder / "checksum.png").write_bytes(png[:33] + broken + png[33:])
+  return files.open_files(str(folder), ".", "train")
+
+
+def test_no_view_of_an_odd_image_is_one_flat_colour(tmp_path, monkeypatch):
+  images = odd_images(tmp_path)
+  order = Order(4, 4, epochs=1, seed=0)
+  for native in (crops._native, None):
+    monkeypatch.setattr(crops, "_native", native)
+    batch = cut_views(images, np.arange(4), order=order)(0)
+    assert batch.bad == ()
+    for view in (batch.arrays["views"][n] for n in (0, 1, 3)):
+      assert view.std(axis=(1, 2)).max(axis=-1).min() > 3
+
+
+def test_views_are_of_the_upright_image_unless_exif_is_off(tmp_path):
+  """Columns of 90 x 30 pixels, which EXIF makes rows of 30 x 90."""
+  stripes = np.zeros((30, 90, 3), np.uint8)
+  stripes[:, 40:50] = 255
+  exif = pictures_test.exif_of(6)
+  for i in range(COUNT):
+    data = photos.save(Image.fromarray(stripes), "JPEG", exif=exif)
+    (tmp_path / f"{i}.jpg").write_bytes(data)
+  images = files.open_files(str(tmp_path), ".", "train")
+  for turned in (True, False):
+    data = dataclasses.replace(DATA, exif=turned)
+    batch = next(pipeline.host_batches(images, ORDER, ALL, data))
+    centre = Centre(size=16, resize=16)
+    ((pixels, _),) = loader.evaluation_batches(
+      images, COUNT, np.arange(COUNT), centre, exif=turned
+    )
+    for view in (batch.arrays["views"][0], pixels):
+      rows, columns = (
+        view.mean(axis=(axis, 3)).std(axis=1).mean() for axis in (2, 1)
+      )
+      assert (rows > 9 * columns) if turned else (columns > 9 * rows)
 
 
 MEMORY = """

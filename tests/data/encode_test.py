@@ -47,6 +47,20 @@ def test_larger_images_become_smaller_jpegs():
   assert len(smaller) < len(stored)
 
 
+def test_what_is_made_smaller_is_turned_as_its_exif_says():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  data = file_of(SMOOTH, "jpeg", quality=97, subsampling=0, exif=exif)
+  smaller, _ = encode.encode(data, encode.Form(60, 90))
+  pixels, shape = encode.encode(data, encode.Form(60))
+  upright = Image.fromarray(SMOOTH).transpose(Image.Transpose.ROTATE_270)
+  expected = np.asarray(upright.resize((60, 80), Image.Resampling.BICUBIC))
+  assert psnr(crops.decode(smaller), expected) > 30
+  assert psnr(np.frombuffer(pixels, np.uint8).reshape(shape), expected) > 30
+  # One that is kept as it is keeps its EXIF.
+  assert encode.encode(data, encode.Form())[0] == data
+
+
 def test_shrinking_is_antialiased():
   stripes = np.zeros((120, 160, 3), np.uint8)
   stripes[:, ::2] = 255

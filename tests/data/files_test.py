@@ -1,13 +1,17 @@
 """Folders, patterns and lists of image files; the files need no content."""
 
+import glob
+import importlib.util
 import os
 import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sslx import config
-from sslx.data import files, find
+from sslx.data import crops, files, formats
+from tests.data import photos
 
 TREE = (
   "train/cat/b.jpg",
@@ -105,6 +109,75 @@ def test_default_splits(tmp_path, folders, role, expected):
     assert found.root == os.path.normpath(tmp_path / expected)
 
 
+@pytest.mark.parametrize(
+  ("folders", "role", "expected"),
+  [
+    (["Train", "Val"], "train", "Train"),
+    (["Train", "Val"], "test", "Val"),
+    (["TRAIN", "Test"], "test", "Test"),
+    (["train", "Train", "val"], "train", None),
+    (["train", "VAL", "val"], "test", None),
+    (["train", "Train", "val"], "test", "val"),
+  ],
+)
+def test_splits_with_capitals(tmp_path, folders, role, expected):
+  make(tmp_path, [f"{folder}/c/x.jpg" for folder in folders])
+  if expected is None:
+    message = error_of(str(tmp_path), None, role, ("c",))
+    assert f"Set config.data.{role} to one of them" in message
+  else:
+    found = files.open_files(str(tmp_path), None, role, ("c",))
+    assert found.root == os.path.normpath(tmp_path / expected)
+
+
+def unread_tree(root):
+  """Images that no Pillow reads, as it is or with a plugin."""
+  make(root, ["train/a/1.jpg", "train/b/2.JPG", "train/a/no image.csv"])
+  make(root, [f"train/a/{i}.ARW" for i in range(3)])
+  make(root, ["train/b/deep/x.svg", "train/b/.hidden.svg", "train/b/y.dcm"])
+  return str(root)
+
+
+@pytest.mark.parametrize("split", [None, "train", "train/**/*"])
+def test_images_that_are_not_read_are_told_of_once(tmp_path, split):
+  found = files.open_files(unread_tree(tmp_path), split, "train")
+  assert names_of(found) == ["a/1.jpg", "b/2.JPG"]
+  (note,) = found.notes
+  assert "not read are 3 .arw (camera raw; convert" in note
+  assert "1 .dcm (" in note and "1 .svg (drawings" in note
+  assert "csv" not in note
+
+
+def test_only_images_that_are_not_read_are_an_error_that_says_so(tmp_path):
+  root = make(tmp_path, ["a/1.svg", "a/2.svg"])
+  for split in (".", "**/*"):
+    message = error_of(root, split, "train")
+    assert "There are 2 .svg (drawings; convert them to PNG)." in message
+  (tmp_path / "list.txt").write_text("a/1.svg 0\na/2.svg 1\n")
+  message = error_of(root, "list.txt", "train")
+  assert "2 of 2 lines name images that are not read here: 2 .svg" in message
+
+
+def test_what_a_plugin_would_read_is_said(tmp_path, monkeypatch):
+  readable = {x: y for x, y in formats._readable().items() if y != "HEIF"}
+  monkeypatch.setattr(formats, "_readable", lambda: readable)
+  root = make(tmp_path, ["a/1.jpg", *(f"a/{i}.HEIC" for i in range(20))])
+  (note,) = files.open_files(root, "*/*", "train").notes[:1]
+  assert "20 .heic (pip install pillow-heif)" in note
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("pillow_heif") is None, reason="no pillow-heif"
+)
+def test_what_a_plugin_reads_is_read(tmp_path):
+  make(tmp_path, ["a.heic"])
+  Image.fromarray(photos.photo(32, 48)).save(tmp_path / "a.heic")
+  found = files.open_files(str(tmp_path), ".", "train")
+  assert found.notes == [] and len(found) == 1
+  (data,), _ = found.read([0])
+  assert crops.decode(data).shape == (32, 48, 3)
+
+
 def test_a_test_folder_is_not_taken_for_a_class(tmp_path):
   make(tmp_path, ["training/c/x.jpg", "val/c/x.jpg"])
   message = error_of(str(tmp_path), None, "train")
@@ -140,9 +213,7 @@ def test_mixed_layout(tmp_path):
 def test_empty_folder_lists_the_extensions(tmp_path):
   make(tmp_path, ["a/notes.txt", "b/movie.mp4"])
   message = error_of(str(tmp_path), None, "train")
-  assert f"no images in {tmp_path} or below" in message
-  for extension in find.EXTENSIONS:
-    assert f".{extension}" in message
+  assert f"no images in {tmp_path} or below that are read here. Im" in message
 
 
 def test_class_without_images_keeps_its_number(tmp_path):
@@ -159,8 +230,12 @@ def test_one_class_says_nothing(tmp_path):
   assert "'images' is the only class" in found.notes[0]
 
 
-@pytest.mark.parametrize("extension", [*find.EXTENSIONS, "JPG", "Png"])
-def test_extensions(tmp_path, extension):
+@pytest.mark.parametrize(
+  "extension",
+  "avif bmp gif jfif jp2 jpe jpeg jpg mpo pbm pgm png pnm ppm qoi tga tif tiff"
+  " webp JPG Png".split(),
+)
+def test_endings_that_pillow_reads(tmp_path, extension):
   root = make(tmp_path, [f"a.{extension}", "b.txt", extension, "c.jpg.part"])
   found = files.open_files(root, None, "train")
   assert names_of(found) == [f"a.{extension}"]
@@ -194,10 +269,37 @@ def test_patterns(tmp_path, pattern, names, classes):
     ]
 
 
+def test_patterns_find_capitals_too(tmp_path):
+  names = ["a/1.jpg", "a/2.JPG", "B/3.Jpg", "B/deep/4.jPG", "5.JPG"]
+  root = make(tmp_path, [*names, "a/6.jpeg", "a/.7.jpg", ".h/8.jpg"])
+  find_ = lambda split: sorted(names_of(files.open_files(root, split, "train")))
+  assert find_("**/*.jpg") == sorted(names)
+  assert find_("?/*.JPG") == ["B/3.Jpg", "a/1.jpg", "a/2.JPG"]
+  assert find_("?/*.[J]p*g") == ["B/3.Jpg", "a/1.jpg", "a/2.JPG", "a/6.jpeg"]
+  assert find_("**/deep/**") == ["B/deep/4.jPG"]
+  assert find_("*/.*.jpg") == ["a/.7.jpg"]
+
+
+@pytest.mark.parametrize(
+  "pattern",
+  ["**/*", "**/*.jpg", "*/*", "*/**/x.*", "**/**/b/*", "a*/?*/**", "**/x.png"],
+)
+def test_patterns_are_those_of_glob(tmp_path, pattern):
+  """Of names in small letters, which are not glob's own business."""
+  folders = ["", "a", "ab", "a/b", "a/b/b", "c/.b", "c/b/a"]
+  names = [f"{f}/{n}".lstrip("/") for f in folders for n in ("x.jpg", "x.png")]
+  root = make(tmp_path, names)
+  expected = glob.glob(pattern, root_dir=root, recursive=True)
+  expected = {x for x in expected if os.path.isfile(os.path.join(root, x))}
+  found = names_of(files.open_files(root, pattern, "train"))
+  assert found == sorted(expected) and len(set(found)) == len(found)
+
+
 def test_patterns_that_match_no_image(tmp_path):
   root = make(tmp_path)
   message = error_of(root, "train/c*", "train")
-  assert "matches 1 names" in message
+  assert "matches 0 files" in message
+  assert "matches 1 files" in error_of(root, "train/dog/n*", "train")
   assert "'FOLDER/**/*'" in message
   assert "tarin is not a folder" in error_of(root, "tarin/*/*.jpg", "train")
 
@@ -322,7 +424,21 @@ def test_links_are_followed_and_a_circle_is_an_error(tmp_path):
   (tmp_path / "set/dog").symlink_to(tmp_path / "data/cat")
   assert names_of(files.open_files(root, "set", "train")) == ["dog/a.jpg"]
   (tmp_path / "data/cat/loop").symlink_to(tmp_path / "data/cat")
-  assert "symbolic links" in error_of(root, "data", "train")
+  for split in ("data", "**/*", "data/**/*.jpg"):
+    message = error_of(root, split, "train")
+    assert f"cat/loop is a link to {tmp_path}/data/cat, which" in message
+    assert "Remove the link" in message
+  assert len(files.open_files(root, "data/cat/*", "train")) == 1
+
+
+def test_a_circle_of_two_links_is_an_error_and_two_ways_are_not(tmp_path):
+  root = make(tmp_path, ["set/a/1.jpg", "x/2.jpg", "y/3.jpg"])
+  (tmp_path / "set/a/x").symlink_to(tmp_path / "x")
+  (tmp_path / "set/a/also x").symlink_to(tmp_path / "x")
+  assert len(files.open_files(root, "set", "train")) == 3
+  (tmp_path / "x/y").symlink_to(tmp_path / "y")
+  (tmp_path / "y/x").symlink_to(tmp_path / "x")
+  assert "is a link to" in error_of(root, "set", "train")
 
 
 def test_unreadable_files_are_empty(tmp_path):

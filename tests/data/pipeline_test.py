@@ -1,5 +1,10 @@
 """Order, shards and the state of the iterator."""
 
+import os
+import subprocess
+import sys
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +14,10 @@ from sslx.data import pipeline
 from sslx.data.order import Order
 from sslx.data.sources import Arrays
 from sslx.data.views import Slot, View
+from sslx.errors import RunError
 from sslx.parallel import Parallel, Partitioner
+from tests import tiny
+from tests.data import photos
 
 
 def arrays(n=50):
@@ -121,3 +129,81 @@ def test_batches_are_spread_over_the_devices_in_order():
 def test_a_batch_larger_than_the_set_is_refused():
   with pytest.raises(ConfigError, match="batch_size is 64, .* only 50 images"):
     Order(50, 64, epochs=1, seed=0)
+
+
+def batch_of(mib):
+  return {"views": (jax.ShapeDtypeStruct((mib, 2**20), np.uint8),)}
+
+
+def test_a_small_dev_shm_is_refused_before_any_worker_starts(monkeypatch):
+  room = types.SimpleNamespace(f_bavail=64 * 256, f_frsize=4096)  # 64 MiB
+  asked = []
+  monkeypatch.setattr(os, "statvfs", lambda path: asked.append(path) or room)
+  pipeline.check_workers(batch_of(12), 1)  # 60 MiB
+  with pytest.raises(ConfigError) as caught:
+    pipeline.check_workers(batch_of(12), 2)
+  assert "has 64 MiB free; they need 96 MiB" in str(caught.value)
+  assert "--shm-size=96m" in str(caught.value)
+  assert asked == ["/dev/shm"] * 2
+  pipeline.check_workers(batch_of(1000), 0)
+
+
+def workers_that_end(message):
+  yield 1
+  raise RuntimeError(message)
+
+
+def test_a_worker_process_that_dies_is_one_clear_error():
+  grains = (
+    "Worker process was terminated unexpectedly with exit code -7. Search"
+  )
+  batches = pipeline._of_workers(workers_that_end(grains))
+  assert next(batches) == 1
+  with pytest.raises(RunError, match="code -7: by a full /dev/shm if"):
+    next(batches)
+  with pytest.raises(RuntimeError, match="^a bug$"):
+    list(pipeline._of_workers(workers_that_end("a bug")))
+
+
+IN_A_SMALL_DEV_SHM = """
+import numpy as np
+from sslx.data import files, pipeline
+from sslx.data.order import Order
+from sslx.data.views import View
+from sslx.errors import RunError
+
+if __name__ == "__main__":
+  images = files.open_files("images", None, "train")
+  data = pipeline.Data(
+    "folder", 4, (View(900),), (0,) * 3, (1,) * 3, workers=1, threads=1
+  )
+  order = Order(4, 4, epochs=9, seed=0)
+  try:
+    next(pipeline.host_batches(images, order, np.arange(4), data))
+  except RunError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_worker_processes_in_a_small_dev_shm(tmp_path):
+  mount = "mount -t tmpfs -o size=2m tmpfs /dev/shm"
+  own = ["unshare", "--mount", "sh", "-c"]
+  try:
+    subprocess.run([*own, mount], check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError):
+    pytest.skip("a /dev/shm of one's own takes rights that are not here")
+  (tmp_path / "images").mkdir()
+  for i in range(4):
+    data = photos.jpeg(photos.photo(30, 40, i))
+    (tmp_path / "images" / f"{i}.jpg").write_bytes(data)
+  (tmp_path / "run.py").write_text(IN_A_SMALL_DEV_SHM)
+  done = subprocess.run(
+    [*own, f"{mount} && {sys.executable} run.py"],
+    cwd=tmp_path,
+    env=tiny.environment() | {"PYTHONPATH": str(tiny.ROOT)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert "by a full /dev/shm if that is -7" in done.stdout, done.stderr

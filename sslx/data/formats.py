@@ -1,0 +1,94 @@
+"""Which files are images by their names, and which of those are read here.
+
+Read is what the installed Pillow decodes, with the plugins that there are.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import importlib
+from collections.abc import Iterable, Mapping
+
+from PIL import Image
+
+# Documents, drawings and data that Pillow lists. Of some it starts a program.
+_NO_IMAGES = frozenset("BUFR EPS FPX GRIB HDF5 MIC MPEG PDF WMF".split())
+_PLUGINS = ("pillow_heif", "pillow_jxl")  # modules that teach Pillow a format
+_DRAWINGS = "drawings; convert them to PNG"
+_RAW = "camera raw; convert them to JPEG, or to TIFF of 16 bits"
+_SCIENCE = "not read by Pillow; convert them to PNG of 8 or 16 bits"
+_NOT_BUILT = "the Pillow that is installed cannot read them"
+# Endings of images that Pillow does not read by itself, and what to do.
+_ADVICE = {
+  "pip install pillow-heif": "heic heics heif heifs hif",
+  "pip install pillow-jxl-plugin": "jxl",
+  _RAW: (
+    "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mrw nef nrw orf pef raf raw"
+    " rw2 rwl sr2 srf srw x3f"
+  ),
+  _DRAWINGS: "ai eps emf svg svgz wmf",
+  _SCIENCE: "czi dcm dicom exr hdr lsm mha mrc ndpi nii nrrd svs vsi",
+  _NOT_BUILT: "avif avifs jp2 j2k jpx psb webp xcf",
+}
+_REASONS = {
+  ending: reason for reason, all_ in _ADVICE.items() for ending in all_.split()
+}
+
+
+@functools.cache
+def _readable() -> Mapping[str, str]:
+  """Ending to Pillow's name of the format."""
+  for module in _PLUGINS:
+    with contextlib.suppress(ImportError):
+      plugin = importlib.import_module(module)
+      if hasattr(plugin, "register_heif_opener"):
+        plugin.register_heif_opener()
+  Image.init()
+  found = {ending[1:]: name for ending, name in Image.EXTENSION.items()}
+  found["mpo"] = "JPEG"  # Several in one file: the first is read.
+  return {
+    ending: name
+    for ending, name in found.items()
+    if name in Image.OPEN and name not in _NO_IMAGES
+  }
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+  """Pillow's names of all formats that are read."""
+  return tuple(dict.fromkeys(_readable().values()))
+
+
+@functools.cache
+def endings() -> tuple[str, ...]:
+  """Of all images, be they read here or not."""
+  return tuple(sorted({*_REASONS, *_readable()}))
+
+
+def parted(paths: Iterable[str]) -> tuple[list[str], list[str]]:
+  """The images among some files, in order: those read here, and the others."""
+  here, read, others = _readable(), [], []
+  for path in paths:
+    kind = _ending(path)
+    if kind in here:
+      read.append(path)
+    elif kind in _REASONS:
+      others.append(path)
+  return sorted(read), sorted(others)
+
+
+def _ending(path: str) -> str:
+  """What follows the last dot, in lower case."""
+  _, dot, kind = path.rpartition(".")
+  return kind.lower() if dot else ""
+
+
+def unread(files: Iterable[str]) -> str:
+  """Of images that are not read: how many of each ending, and why."""
+  counts = collections.Counter(map(_ending, files))
+  return ", ".join(
+    f"{count:,} .{kind} ({_REASONS[kind]})"
+    for kind, count in sorted(counts.items())
+  )

@@ -1,0 +1,155 @@
+"""Evaluation of sets of which some images cannot be decoded."""
+
+import dataclasses
+import socket
+import subprocess
+import sys
+import types
+
+import jax.numpy as jnp
+import pytest
+
+from sslx import parallel
+from sslx.config import ConfigError
+from sslx.data import files, pipeline
+from sslx.data.views import Centre, View
+from sslx.evaluate.knn import KNN
+from sslx.evaluate.online import Evaluate, Online
+from tests import tiny
+from tests.data import photos
+
+DATA = pipeline.Data(
+  "folder", 4, (View(8),), (0.0,) * 3, (1.0,) * 3, centre=Centre(8, 8)
+)
+STATE = types.SimpleNamespace(params={}, model_state={})
+
+
+class Means:
+  """The features of an image are the means of its colours."""
+
+  def encode(self, params, model_state, images):
+    return {"final": jnp.mean(images, axis=(1, 2))}
+
+
+def write(root, count, bad=()):
+  """Two classes, of other colours; the numbers in `bad` are no images."""
+  for i in range(count):
+    path = root / f"class {i % 2}" / f"{i:03}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = photos.photo(16, 16, i)
+    picture[..., 2 * (i % 2)] = 0
+    data = photos.jpeg(picture)
+    path.write_bytes(b"<html>404</html>" if i in bad else data)
+
+
+def online(root, devices=None, k=(3,), **settings):
+  train = files.open_files(str(root), "train", "train")
+  test = files.open_files(str(root), "test", "test", train.classes)
+  return Online(
+    Evaluate(batch_size=8, knn=KNN(k=k), probe=None),
+    Means(),
+    None,
+    train,
+    test,
+    parallel.Partitioner.create(parallel.Parallel(), devices),
+    dataclasses.replace(DATA, **settings),
+  )
+
+
+def test_bad_images_are_counted_named_once_and_left_out(tmp_path):
+  write(tmp_path / "train", 30, bad=(3, 8))
+  write(tmp_path / "test", 21, bad=(0, 20))
+  evaluator = online(tmp_path, max_bad=0.1)
+  said = []
+  results = evaluator.run(STATE, said.append)
+  assert results["bad_images"] == 4
+  assert results["knn_3"] == 1.0  # Of 19 test images: those are easy.
+  assert len(said) == 4
+  for name in ("train/class 1/003.jpg", "test/class 0/020.jpg"):
+    (line,) = (line for line in said if name in line)
+    assert "cannot be decoded (16 bytes that do not decode" in line
+  # In the next evaluation they are counted, but not named again.
+  assert evaluator.run(STATE, said.append)["bad_images"] == 4
+  assert len(said) == 4
+
+
+def test_a_whole_set_counts_none(tmp_path):
+  write(tmp_path / "train", 9)
+  write(tmp_path / "test", 9)
+  assert online(tmp_path).run(STATE, pytest.fail)["bad_images"] == 0
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_more_than_allowed_are_an_error_in_either_set(tmp_path, split):
+  for name in ("train", "test"):
+    write(tmp_path / name, 20, bad=(4, 5, 6) if name == split else ())
+  evaluator = online(tmp_path, max_bad=0.1)  # 2 of 20
+  with pytest.raises(ConfigError) as caught:
+    evaluator.run(STATE, lambda text: None)
+  message = str(caught.value)
+  assert "3 of 20 images cannot be decoded, such as" in message
+  assert f"{split}/class" in message and "config.data.max_bad=0.1" in message
+  assert online(tmp_path, max_bad=0.15).run(STATE, print)["bad_images"] == 3
+
+
+def test_a_bank_with_bad_images_has_fewer_neighbours(tmp_path):
+  write(tmp_path / "train", 20, bad=(4,))
+  write(tmp_path / "test", 8)
+  found = online(tmp_path, k=(3, 20), max_bad=0.05).run(STATE, print)
+  # All 19 vote, weighted by nearness: the nearest two classes decide.
+  assert found.keys() >= {"knn_3", "knn_20"} and found["knn_3"] == 1.0
+
+
+PROCESS = """
+import pathlib, sys
+import jax
+
+root, process, port, max_bad = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+from sslx.config import ConfigError
+from tests.evaluate import online_test
+evaluator = online_test.online(
+  pathlib.Path(root), jax.devices(), max_bad=float(max_bad)
+)
+try:
+  print("RESULT", evaluator.run(online_test.STATE, print)["bad_images"])
+except ConfigError as error:
+  print("ERROR", error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_bad", [0.1, 0.05])
+def test_the_count_is_of_all_processes(tmp_path, max_bad):
+  """Each has one bad image of the 20 test images: together more than 5 %."""
+  write(tmp_path / "train", 20)
+  write(tmp_path / "test", 20, bad=(0, 5))
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  started = [
+    subprocess.Popen(
+      [
+        sys.executable,
+        "-c",
+        PROCESS,
+        tmp_path,
+        str(i),
+        str(port),
+        str(max_bad),
+      ],
+      cwd=tiny.ROOT,
+      env=tiny.environment(),
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  outputs = [process.communicate(timeout=300)[0] for process in started]
+  assert all(process.returncode == 0 for process in started)
+  for output in outputs:
+    assert output.count("the evaluation is without it") == 1
+    if max_bad == 0.1:
+      assert "RESULT 2" in output
+    else:
+      assert "ERROR 2 of 20 images cannot be decoded, such as" in output
