@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -154,3 +155,6 @@ if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
   except config_lib.ConfigError as error:
     sys.exit(f"error: {error}")
+  except BrokenPipeError:  # Such as of `| head`, which has seen enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)

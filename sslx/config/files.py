@@ -293,10 +293,10 @@ def _check_siblings(
     if isinstance(x[key], dict) and isinstance(y[key], dict):
       _check_siblings(one, two, x[key], y[key], f"{path}.")
     elif one.origin(path) != two.origin(path) or repr(x[key]) != repr(y[key]):
+      first, second = one.origin(path), two.origin(path)
       raise ConfigError(
-        f"config.{path} is set by two bases: {one.file} ({x[key]!r}) and"
-        f" {two.file} ({y[key]!r}). Take it out of one, or let one inherit the"
-        " other."
+        f"config.{path} is set by two bases: {first} ({x[key]!r}) and {second}"
+        f" ({y[key]!r}). Take it out of one, or let one inherit the other."
       )
 
 

@@ -30,7 +30,7 @@ def ref(path: str) -> Ref:
     path: dotted keys from the top; elements of sequences by number.
 
   Returns:
-    A stand-in that knows arithmetic (+ - * / // % **), and can be used
+    A stand-in that knows arithmetic (+ - * / // % **, round), and can be used
     wherever a config holds a value: in groups, in sequences, in dicts in them.
   """
   return Ref(path)
@@ -49,7 +49,17 @@ class Ref:
     if self.path is not None:
       return f"ref({self.path!r})"
     name, left, right = self.expression
+    if name == "round":
+      return f"round({left!r}{'' if right is None else f', {right!r}'})"
     return f"({left!r} {name} {right!r})"
+
+  def __neg__(self) -> Ref:
+    """The value with its sign changed."""
+    return Ref(None, "*", -1, self)
+
+  def __round__(self, digits: int | None = None) -> Ref:
+    """The rounded value."""
+    return Ref(None, "round", self, digits)
 
   def _refuse(self, *_: Any) -> NoReturn:
     raise ConfigError(
@@ -108,7 +118,7 @@ def _resolved(root: dict, value: Any, path: str, via: tuple[str, ...]) -> Any:
   name, *operands = value.expression
   left, right = (_resolved(root, x, path, via) for x in operands)
   try:
-    return _OPERATORS[name](left, right)
+    return (round if name == "round" else _OPERATORS[name])(left, right)
   except (TypeError, ArithmeticError) as error:
     raise ConfigError(
       f"config.{path} is {value!r}, here {left!r} {name} {right!r}: {error}."

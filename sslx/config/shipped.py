@@ -16,9 +16,10 @@ _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
 def folder() -> pathlib.Path:
-  """Where they are."""
-  checkout = _PACKAGE.parent / "configs"
-  return checkout if (checkout / "_base_").is_dir() else _PACKAGE / "configs"
+  """Where they are; relative to the working directory if it is below that."""
+  checkout, here = _PACKAGE.parent / "configs", pathlib.Path.cwd()
+  found = checkout if (checkout / "_base_").is_dir() else _PACKAGE / "configs"
+  return found.relative_to(here) if found.is_relative_to(here) else found
 
 
 def find(file: str, near: pathlib.Path) -> pathlib.Path:

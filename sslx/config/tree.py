@@ -7,10 +7,12 @@ str or a reference. Trees are never changed in place.
 from __future__ import annotations
 
 import math
+import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
@@ -67,11 +69,15 @@ def _leaf(value: Any, path: str) -> Any:
       f"config.{path} is {value}; numbers must be finite. Write None for no"
       " limit."
     )
+  if isinstance(value, np.generic):
+    return _leaf(value.item(), path)
+  if isinstance(value, pathlib.PurePath):
+    return str(value)
   if value is None or isinstance(value, Ref):
     return value
   for kind in (bool, int, float, str):
     if isinstance(value, kind):
-      return kind(value)  # A NumPy float becomes one of Python.
+      return kind(value)
   raise ConfigError(
     f"config.{path} is {value!r} ({type(value).__name__}); a config holds None,"
     " bool, int, float, str, sequences and groups of these. Name functions and"

@@ -157,3 +157,12 @@ def test_without_configs_those_that_come_with_sslx_are_meant(
   monkeypatch.chdir(tmp_path)
   assert cli.main(["lint"]) == 0
   assert "39 files, 0 errors" in capsys.readouterr().out
+
+
+def test_a_reader_may_leave_early():
+  command = f"{sys.executable} -m sslx.config print configs/mae.py | head -n 1"
+  done = subprocess.run(
+    ["bash", "-c", command], capture_output=True, text=True, check=False
+  )
+  assert (done.returncode, done.stderr) == (0, "")
+  assert done.stdout == "model:\n"

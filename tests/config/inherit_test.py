@@ -1,12 +1,14 @@
 """Config files: inheritance, arguments, and the origin of every value."""
 
 import json
+import pathlib
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from sslx import config as config_lib
-from sslx.config import ConfigError
+from sslx.config import ConfigError, tree
 from tests import config_files, tiny
 from tests.config_files import EMPTY, write, write_whole
 
@@ -301,3 +303,23 @@ def test_a_config_made_without_load_inherits_all_the_same():
 
 
 SHAPES = "simclr_resnet18_1xb256-coslr-24e_shapes.py"
+
+
+def test_values_of_numpy_and_paths_become_plain_ones(tmp_path):
+  values = {
+    "a": np.int64(3), "b": np.float32(0.5), "c": np.bool_(True),
+    "d": pathlib.Path("x/y"), "e": (np.float64(1.5), "z"),
+  }  # fmt: skip
+  found = tree.plain(values)
+  assert found == {"a": 3, "b": 0.5, "c": True, "d": "x/y", "e": (1.5, "z")}
+  assert [type(x) for x in found.values()] == [int, float, bool, str, tuple]
+
+
+def test_a_clash_of_bases_names_the_files_that_set_the_value(tmp_path):
+  for name in ("one", "two"):
+    content = repr(EMPTY | {"data": {"n": name}})
+    write(tmp_path, f"{name}.py", content)
+    write(tmp_path, f"{name}_child.py", f"inherit('{name}.py')")
+  both = write(tmp_path, "both.py", "inherit('one_child.py', 'two_child.py')")
+  with pytest.raises(ConfigError, match=r"one\.py \('one'\) and .*two\.py"):
+    config_files.load(both)

@@ -152,3 +152,14 @@ return config""",
   )
   with pytest.raises(ConfigError, match=r"FieldReference.*ref\(\"data"):
     config_files.load(spec)
+
+
+def test_the_sign_and_rounding_of_a_reference():
+  tree = {
+    "a": 2.6,
+    "minus": -ref("a"),
+    "whole": round(ref("a")),
+    "half": round(ref("a") / 2, 1),
+  }
+  assert resolve(tree) == {"a": 2.6, "minus": -2.6, "whole": 3, "half": 1.3}
+  assert repr(tree["half"]) == "round((ref('a') / 2), 1)"
