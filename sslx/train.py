@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from sslx import agree, checkpoint, metrics, optim, parallel, storage, tracing
 from sslx import config as config_lib
 from sslx.checkpoint import Checkpoints
-from sslx.data.pipeline import Batches
+from sslx.data.pipeline import Batches, iterator_state
 from sslx.experiment import Experiment, build
 from sslx.job import Job
 from sslx.peers import Peers
@@ -133,12 +133,16 @@ def _start(
   if restored is not None:
     state, data_state = restored
     step = int(parallel.to_host(state.step))
-    # One batch a step, in an order that the seed gives: they cannot differ.
-    if data_state != {"next_index": step}:
+    # One batch a step, in an order that the seed gives: they cannot differ,
+    # but for versions that drew the order otherwise.
+    if data_state != iterator_state(step):
       raise checkpoint.CheckpointError(
-        f"the checkpoint of step {step} in {checkpoints.directory} says that"
-        f" the data is at {data_state}. It was not written by this version;"
-        " start anew with --overwrite or another --workdir."
+        f"the checkpoint of step {step} in {checkpoints.directory} is of a run"
+        " with another order of the images, which this version cannot go on"
+        f" in: its data are at {data_state}, and not {iterator_state(step)}. Go"
+        " on with the version of sslx that wrote it, or start a run from its"
+        " weights: another --workdir, and this one in"
+        " --config.runtime.init_from."
       )
     note(f"resumed from step {step}")
     return state, True
