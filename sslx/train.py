@@ -8,17 +8,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sslx import agree, checkpoint, metrics, optim, parallel, storage, tracing
+from sslx import agree, metrics, optim, parallel, resume, storage, tracing
 from sslx import config as config_lib
 from sslx.checkpoint import Checkpoints
-from sslx.config import ConfigError
-from sslx.data import fingerprint
 from sslx.data.fingerprint import Fingerprint
 from sslx.data.pipeline import Batches
 from sslx.experiment import Experiment, build
@@ -141,14 +138,10 @@ def _start(
   if restored is not None:
     state, data_state = restored
     step = int(parallel.to_host(state.step))
-    _check_data(experiment, checkpoints.metadata(step), data, step, note)
-    # One batch a step, in an order that the seed gives: they cannot differ.
-    if data_state != {"next_index": step}:
-      raise checkpoint.CheckpointError(
-        f"the checkpoint of step {step} in {checkpoints.directory} says that"
-        f" the data is at {data_state}. It was not written by this version;"
-        " start anew with --overwrite or another --workdir."
-      )
+    where = f"the checkpoint of step {step} in {checkpoints.directory}"
+    resume.check_order(data_state, step, where)
+    metadata = checkpoints.metadata(step)
+    resume.check_data(experiment, metadata, data, step, note)
     note(f"resumed from step {step}")
     return state, True
   state = experiment.init_state()
@@ -159,40 +152,6 @@ def _start(
     )
     note("\n  ".join(notes))
   return state, False
-
-
-def _check_data(
-  experiment: Experiment,
-  metadata: dict[str, Any],
-  data: dict[str, Fingerprint],
-  step: int,
-  note: Callable[[str], None],
-) -> None:
-  """Refuses to go on with other images, unless the config says so."""
-  decoder = metadata.get("decoder")
-  if decoder not in (None, experiment.decoder):
-    note(
-      f"until step {step} the JPEG decoder was {decoder!r}, and here it is"
-      f" {experiment.decoder!r}: pixels differ a little, and the result is not"
-      " that of one run without interruption"
-    )
-  then = metadata.get("data")
-  if then is None:
-    note("the checkpoint does not say which images the run had so far")
-    return
-  changed = fingerprint.differences(then, data)
-  if not changed:
-    return
-  told = (
-    f"the images are not those that the run had until step {step}:\n  "
-    + "\n  ".join(changed)
-  )
-  if not experiment.runtime.checkpoint.changed_data:
-    raise ConfigError(
-      f"{told}\nPut back what was there, or go on with the new ones:"
-      " --config.runtime.checkpoint.changed_data=True"
-    )
-  note(told)
 
 
 def _loop(

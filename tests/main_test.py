@@ -16,6 +16,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from sslx import config as config_lib
+from sslx.data.pipeline import iterator_state
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -165,7 +166,7 @@ def test_killed_and_resumed_is_bitwise_the_same(
   assert "resumed from step" in run(workdir, cache, *RUN)
   assert rows(workdir) == rows(straight[0])
   new, old = final_state(workdir), final_state(straight[0])
-  assert new["data"] == old["data"] == {"next_index": 12}
+  assert new["data"] == old["data"] == iterator_state(12)
   new, old = dict(leaves(new["state"])), dict(leaves(old["state"]))
   assert new.keys() == old.keys()
   for path, value in old.items():
@@ -192,7 +193,7 @@ def test_resumed_on_other_devices_and_mode_is_the_same_to_rounding(
       rtol = 1e-4 if b["step"] <= resumed + 1 else 3e-2
       np.testing.assert_allclose(a["loss"], b["loss"], rtol=rtol)
       np.testing.assert_allclose(a["lr"], b["lr"], rtol=1e-6)
-  assert final_data(workdir) == {"next_index": 12}
+  assert final_data(workdir) == iterator_state(12)
 
 
 def test_two_processes_train_as_one(straight, cache, tmp_path):
@@ -217,7 +218,7 @@ def test_two_processes_train_as_one(straight, cache, tmp_path):
     if "loss" in b:
       rtol = 1e-4 if b["step"] == 1 else 3e-2
       np.testing.assert_allclose(a["loss"], b["loss"], rtol=rtol)
-  assert final_data(workdir) == {"next_index": 12}
+  assert final_data(workdir) == iterator_state(12)
 
 
 def test_sigterm_saves_and_resumes(straight, cache, tmp_path):
@@ -317,7 +318,7 @@ def test_a_full_disk_stops_the_run_and_harms_no_checkpoint(cache, tmp_path):
   assert "start the same command again" in output
   assert "Traceback" not in output
   run(tmp_path, cache, *RUN)  # With room again.
-  assert final_data(tmp_path) == {"next_index": 12}
+  assert final_data(tmp_path) == iterator_state(12)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sslx import agree, experiment, train
+from sslx import agree, experiment, resume, train
+from sslx.checkpoint import CheckpointError
 from sslx.config import ConfigError
 from sslx.data import crops
+from sslx.data.pipeline import iterator_state
 from sslx.weights import load, names
 from sslx.weights.source import Taken
 from tests import tiny
@@ -73,7 +75,7 @@ def test_other_images_on_resume_are_an_error(tmp_path, capsys):
 
 def test_a_checkpoint_that_does_not_say_which_images(capsys):
   now = types.SimpleNamespace(decoder="native")
-  train._check_data(now, {}, {"training set": {"images": 1}}, 1, print)
+  resume.check_data(now, {}, {"training set": {"images": 1}}, 1, print)
   assert "does not say which images" in capsys.readouterr().out
 
 
@@ -86,7 +88,8 @@ def test_a_change_of_the_decoder_is_said(before, monkeypatch):
   metadata = {"data": data} | ({"decoder": before} if before else {})
   state = types.SimpleNamespace(step=np.int32(7))
   stored = types.SimpleNamespace(
-    restore=lambda *_: (state, {"next_index": 7}),
+    restore=lambda *_: (state, iterator_state(7)),
+    directory="runs/a",
     metadata=lambda step: metadata if step == 7 else {},
   )
   said = []
@@ -108,3 +111,13 @@ def test_processes_with_other_decoders_are_refused(monkeypatch):
   assert differs(ours, theirs) == (
     "JPEG decoder is 'simplejpeg' there and 'native' in process 0"
   )
+
+
+def test_a_run_whose_images_come_in_another_order_is_refused_in_one_line():
+  resume.check_order(iterator_state(7), 7, "the checkpoint")
+  older = {"next_index": 7}  # before the order had a number
+  for data in (older, iterator_state(8), iterator_state(7) | {"order": 3}):
+    with pytest.raises(CheckpointError, match="init_from") as refused:
+      resume.check_order(data, 7, "the checkpoint")
+    assert str(refused.value).count("\n") == 0
+    assert f"{data}, and not {iterator_state(7)}" in str(refused.value)

@@ -3,7 +3,8 @@
 One Grain element is one batch, so that Grain's overhead is paid per batch.
 Batch `i` of a run holds the same views of the same examples in the same order
 whatever the number of processes, devices, threads or worker processes, and the
-only state of an iterator is the number of batches taken.
+only state of an iterator is the number of batches taken, and the scheme that
+their order was drawn by.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sslx.config import ConfigError, require
 from sslx.data import loader
 from sslx.data import views as views_lib
 from sslx.data.loader import HostBatch
-from sslx.data.order import Order
+from sslx.data.order import SCHEME, Order
 from sslx.data.sources import Arrays, Encoded, Source
 from sslx.data.views import Centre, Patches, Slot, View
 from sslx.errors import RunError
@@ -212,6 +213,11 @@ def _end_with_parent(index: int, count: int) -> None:
   threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
+def iterator_state(taken: int) -> dict[str, int]:
+  """The state of an iterator that so many batches of a run were taken from."""
+  return {"next_index": taken, "order": SCHEME}
+
+
 class Batches(Iterator):
   """Batches on the devices, made ahead by a thread.
 
@@ -238,7 +244,7 @@ class Batches(Iterator):
       on_bad: told once of each image that cannot be decoded; called in the
         thread that takes the batches, whom an error that it raises reaches.
     """
-    self.state = {"next_index": start}
+    self.state = iterator_state(start)
     self.bad: set[int] = set()  # different images
     self.replaced = 0  # how often one of them was drawn
     self._on_bad = on_bad
@@ -275,7 +281,7 @@ class Batches(Iterator):
       self._ready.put(item)  # Exhausted, or broken, for good.
       raise item
     arrays, bad = item
-    self.state = {"next_index": self.state["next_index"] + 1}
+    self.state = iterator_state(self.state["next_index"] + 1)
     self.replaced += len(bad)
     for index, reason in bad:
       if index not in self.bad:
