@@ -44,6 +44,7 @@ def test_every_method_starts_with_the_weights_of_another_run(
       jax.tree.map(np.testing.assert_array_equal, copy, old[part])
 
 
+@pytest.mark.slow
 def test_other_images_on_resume_are_an_error(tmp_path, capsys):
   """A file that was added or moved; with a flag the run goes on."""
   rng = np.random.default_rng(0)
