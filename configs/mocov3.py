@@ -7,7 +7,7 @@ from sslx.config import ConfigError, inherit
 RECIPES = {
   "cifar10": "selfsup/mocov3_vit-tiny-p4_1xb256-coslr-200e_cifar10.py",
   "imagenet": "selfsup/mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k.py",
-  "quickstart": "selfsup/mocov3_vit-tiny-p8_1xb256-coslr-24e_shapes.py",
+  "quickstart": "selfsup/mocov3_vit-tiny-p8-w96-d4_1xb256-coslr-24e_shapes.py",
 }
 
 

@@ -116,7 +116,7 @@ def test_mocov3_decays_all_of_a_vit_but_what_is_frozen():
 
 def test_mocov3s_small_vit_has_12_heads():
   config = config_lib.load(
-    f"{CONFIGS}/selfsup/mocov3_vit-small-p16_16xb256-bf16-coslr-300e_in1k.py"
+    f"{CONFIGS}/selfsup/mocov3_vit-small-p16-h12_16xb256-bf16-coslr-300e_in1k.py"
   )
   method = methods.build(config.model, methods.Plan(16, 10, 10))
   assert method.backbone.sizes == (384, 12, 12)

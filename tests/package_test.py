@@ -19,7 +19,7 @@ from sslx.config import inherit
 
 def get_config():
   return inherit(
-    "sslx:selfsup/simclr_resnet18_1xb256-coslr-24e_shapes.py",
+    "sslx:selfsup/simclr_resnet18-w25_1xb256-coslr-24e_shapes.py",
     schedule={"epochs": 3},
   )
 """

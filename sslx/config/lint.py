@@ -27,7 +27,7 @@ def lint(
   It checks all that a run checks before it looks at data.
 
   A file beside the folder `_base_` is an entry point, which picks a recipe by
-  argument; its name is free.
+  argument; its name is free, unless it has the form of a recipe's.
 
   Args:
     file: of a config with all sections.
@@ -39,7 +39,7 @@ def lint(
   except ConfigError as error:
     yield str(error)
     return
-  if not (file.parent / "_base_").is_dir():
+  if names.is_full(file.stem) or not (file.parent / "_base_").is_dir():
     yield from names.check(file.stem, config)
   if loaded.depth > MAX_DEPTH:
     chain, base = [loaded.file], loaded

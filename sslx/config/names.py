@@ -5,7 +5,9 @@ A recipe is called `{algorithm}_{module}_{training}_{data}.py`, as in MMSelfSup:
   swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96.py
 
 algorithm  `model.method`; a paper's version is part of it (mocov2).
-module     `model.backbone`: resnet50, vit-base-p16.
+module     `model.backbone`: resnet50, vit-base-p16. What is not as the name
+           says follows: `-w96-d4-h3` are a ViT's width, depth and heads,
+           `-w25` a ResNet of a quarter (25 %) of the usual width.
 training   `8xb32`: a global batch of 8 x 32 = 256, with BatchNorm statistics
            over all of it (`model.norm_groups` 1) or in 8 groups of 32;
            `mcrop-2-6`: views of 2 sizes, 2 and 6 of them; `accum16`: batches to
@@ -122,6 +124,11 @@ def check(name: str, config: ConfigDict) -> list[str]:
   return wrong
 
 
+def is_full(name: str) -> bool:
+  """Whether a name has the form of a recipe's."""
+  return _NAME.fullmatch(name) is not None
+
+
 def full_name(config: ConfigDict, groups: int | None = None) -> str:
   """The name of a recipe with this content.
 
@@ -149,9 +156,29 @@ def full_name(config: ConfigDict, groups: int | None = None) -> str:
 def _module(backbone: Any) -> str:
   name = BACKBONES.get(backbone.name, _word(backbone.name))
   try:
-    return _word(name.format(**backbone))
+    name = name.format(**backbone)
   except KeyError as error:
     return f"{name} without {error}"
+  return _word("-".join([name, *_sizes(backbone)]))
+
+
+def _sizes(backbone: Any) -> list[str]:
+  """What of its sizes is not what the name says."""
+  if backbone.name == "resnet":
+    width = backbone.get("width", 1.0)
+    return [] if width == 1 else [f"w{100 * width:g}"]
+  if backbone.name != "vit":
+    return []
+  from sslx.models.vit import VARIANTS  # Takes a second, with Flax.
+
+  usual = zip(
+    ("width", "depth", "heads"), VARIANTS[backbone.variant], strict=True
+  )
+  return [
+    f"{key[0]}{backbone[key]}"
+    for key, size in usual
+    if backbone.get(key) not in (None, size)
+  ]
 
 
 def _shown(word: str) -> str:

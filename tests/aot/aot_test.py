@@ -198,7 +198,9 @@ def test_recipes_that_differ_in_epochs_are_one_row(monkeypatch):
   rows = {row.name: row for row in table._recipes("*")}
   row = rows["mae_vit-large-p16_8xb512-bf16-coslr-{400,800,1600}e_in1k"]
   assert (row.chips, row.path.exists()) == (8, True)
-  assert rows["mocov3_vit-small-p16_16xb256-bf16-coslr-300e_in1k"].chips == 16
+  assert (
+    rows["mocov3_vit-small-p16-h12_16xb256-bf16-coslr-300e_in1k"].chips == 16
+  )
   shown = sum(row.name.count(",") + 1 for row in rows.values())
   assert shown == len(list(table.RECIPES.glob("*.py")))
 

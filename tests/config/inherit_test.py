@@ -302,7 +302,7 @@ def test_a_config_made_without_load_inherits_all_the_same():
   assert config.data.n == 3
 
 
-SHAPES = "simclr_resnet18_1xb256-coslr-24e_shapes.py"
+SHAPES = "simclr_resnet18-w25_1xb256-coslr-24e_shapes.py"
 
 
 def test_values_of_numpy_and_paths_become_plain_ones(tmp_path):

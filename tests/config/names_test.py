@@ -155,3 +155,40 @@ def test_lint_reports_what_does_not_load(tmp_path):
         " 'runtime': {}}")  # fmt: skip
   (message,) = lint.lint(tmp_path / f"{MOCO}.py")
   assert "config.data.source is missing" in message
+
+
+@pytest.mark.parametrize(
+  ("recipe", "changes", "true"),
+  [
+    ("mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k", {"depth": 2}, "-d2"),
+    (
+      "mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k",
+      {"width": 64, "depth": 2, "heads": 4},
+      "-w64-d2-h4",
+    ),
+    ("simclr_resnet50_8xb32-coslr-200e_in1k", {"width": 0.25}, "-w25"),
+    ("simclr_resnet50_8xb32-coslr-200e_in1k", {"width": 2.0}, "-w200"),
+  ],
+)
+def test_width_depth_and_heads_are_part_of_the_name(recipe, changes, true):
+  config = config_lib.load(
+    f"{tiny.ROOT}/configs/selfsup/{recipe}.py",
+    [(f"model.backbone.{key}", str(value)) for key, value in changes.items()],
+  )
+  (message,) = names.check(recipe, config)
+  module = recipe.split("_")[1]
+  assert f"the name has {module!r}, but" in message
+  assert f"makes it {module + true!r}" in message
+  assert names.check(recipe.replace(module, module + true), config) == []
+
+
+def test_a_full_name_beside_the_parts_is_held_to_it(tmp_path):
+  (tmp_path / "_base_").mkdir()
+  recipe = f"{tiny.ROOT}/configs/selfsup/{MOCO}.py"
+  write(tmp_path, "mine.py", f"inherit({recipe!r}, schedule={{'epochs': 7}})")
+  assert list(lint.lint(tmp_path / "mine.py")) == []
+  write(
+    tmp_path, f"{MOCO}.py", f"inherit({recipe!r}, schedule={{'epochs': 7}})"
+  )
+  (message,) = lint.lint(tmp_path / f"{MOCO}.py")
+  assert "epochs: the name has" in message
