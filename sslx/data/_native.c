@@ -143,20 +143,36 @@ static void add_rows(float *restrict sum, const uint8_t *restrict a,
     for (int i = 0; i < n; i++) sum[i] += w0 * a[i] + w1 * b[i];
 }
 
+/* Rows that are resized across together, so that a tap is a few whole vectors:
+ * a column holds 3 values of each row, and one more for what `spread` spills. */
+#define ROWS 5
+#define LANES (3 * ROWS + 1)
+
+/* Half a column: GCC spills vectors that are longer than the machine's. */
+typedef float half
+    __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
+
+/* Pixel x of a row to column x; the fourth value is the next row's to
+ * overwrite. */
 VECTORIZED
-static void across(float *restrict out, const float *restrict row,
+static void spread(float *restrict columns, const float *restrict row, int n) {
+  for (int x = 0; x < n; x++)
+    *(pixel *)(columns + (size_t)LANES * x) = *(const pixel *)(row + 3 * x);
+}
+
+VECTORIZED
+static void across(float *restrict out, const float *restrict columns,
                    const int *restrict start, const float *restrict weight,
                    int taps, int size) {
-  for (int x = 0; x < size; x++, weight += taps) {
-    const float *p = row + 3 * start[x];
-    pixel even = *(const pixel *)p * weight[0], odd = {0, 0, 0, 0};
-    int k = 1;
-    for (; k + 1 < taps; k += 2) {
-      odd += *(const pixel *)(p + 3 * k) * weight[k];
-      even += *(const pixel *)(p + 3 * k + 3) * weight[k + 1];
+  for (int x = 0; x < size; x++, weight += taps, out += LANES) {
+    const float *p = columns + (size_t)LANES * start[x];
+    half left = {0}, right = {0};
+    for (int k = 0; k < taps; k++, p += LANES) {
+      left += *(const half *)p * weight[k];
+      right += *(const half *)(p + LANES / 2) * weight[k];
     }
-    if (k < taps) odd += *(const pixel *)(p + 3 * k) * weight[k];
-    *(pixel *)(out + 3 * x) = even + odd; /* the next overwrites the fourth */
+    *(half *)out = left;
+    *(half *)(out + LANES / 2) = right;
   }
 }
 
@@ -170,6 +186,15 @@ static void to_bytes(uint8_t *restrict out, const float *restrict row, int n) {
   }
 }
 
+/* One row out of the columns; a pixel is copied with the byte after it, which
+ * the next pixel overwrites. */
+static void gather(uint8_t *restrict out, const uint8_t *restrict columns,
+                   int size) {
+  for (int x = 0; x + 1 < size; x++)
+    memcpy(out + 3 * (size_t)x, columns + (size_t)LANES * x, 4);
+  memcpy(out + 3 * (size_t)(size - 1), columns + (size_t)LANES * (size - 1), 3);
+}
+
 /* Cuts one view out of pixels [y0, y0 + rows) x [x0, x0 + columns). */
 static int cut(const View *view, const uint8_t *pixels, size_t stride, int y0,
                int x0, int rows, int columns) {
@@ -181,22 +206,24 @@ static int cut(const View *view, const uint8_t *pixels, size_t stride, int y0,
     high_x = (int)fmin(ceil(view->left + view->width), high_x);
   }
   Filter down = {0}, right = {0};
-  int n = 3 * (high_x - low_x), size = view->size_x;
-  float *row = NULL;
+  int wide = high_x - low_x, n = 3 * wide, size = view->size_x;
+  float *block = NULL;
   int ok = filter_init(&down, view->size_y, view->top, view->height, low_y,
                        high_y, view->cubic, 0) &&
            filter_init(&right, size, view->left, view->width, low_x, high_x,
                        view->cubic, view->flip);
-  /* Room for taps beyond a narrow image, which have no weight. */
-  size_t slack = 3 * (size_t)(right.taps + 2);
-  ok = ok && (row = calloc(n + slack + 3 * (size_t)size + 4, sizeof *row));
+  /* Room for taps beyond a narrow image, which have no weight; and for the
+   * value after a row, which `spread` reads. */
+  size_t seen = LANES * ((size_t)wide + right.taps), made = LANES * (size_t)size;
+  ok = ok && (block = calloc(seen + 2 * made + n + 4, sizeof *block));
   if (ok) {
-    float *out = row + n + slack;
+    float *out = block + seen, *row = out + 2 * made;
+    uint8_t *bytes = (uint8_t *)(out + made);
     for (int x = 0; x < size; x++) right.start[x] -= low_x;
     const uint8_t *base = pixels + 3 * (size_t)(low_x - x0);
     for (int y = 0; y < view->size_y; y++) {
       const float *w = down.weight + (size_t)y * down.taps;
-      int first = 1;
+      int first = 1, place = y % ROWS;
       for (int k = 0; k < down.taps; k += 2) {
         float w1 = k + 1 < down.taps ? w[k + 1] : 0;
         if (w[k] == 0 && w1 == 0) continue;
@@ -208,13 +235,18 @@ static int cut(const View *view, const uint8_t *pixels, size_t stride, int y0,
         add_rows(row, a, b, w[k], w1, first, n);
         first = 0;
       }
-      across(out, row, right.start, right.weight, right.taps, size);
-      to_bytes(view->out + (size_t)y * 3 * size, out, 3 * size);
+      spread(block + 3 * place, row, wide);
+      if (place < ROWS - 1 && y < view->size_y - 1) continue;
+      across(out, block, right.start, right.weight, right.taps, size);
+      to_bytes(bytes, out, LANES * size);
+      for (int r = 0; r <= place; r++)
+        gather(view->out + (size_t)(y - place + r) * 3 * size, bytes + 3 * r,
+               size);
     }
   }
   filter_free(&down);
   filter_free(&right);
-  free(row);
+  free(block);
   return ok;
 }
 
