@@ -124,9 +124,9 @@ def _check_same(
   config: ConfigDict,
   note: Callable[[str], None],
 ) -> None:
-  # By an older version it may lack keys that there are now.
+  # A config of an older version, or one made in Python, may lack keys.
   there = settings.fill(there)
-  now = json.loads(config_lib.to_json(config))
+  now = settings.fill(json.loads(config_lib.to_json(config)))
   changed = config_lib.differences(there, now)
   lines = [
     f"  config.{key}: {old!r} there, {new!r} now"

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+import time
 from typing import Literal
 
 import jax
@@ -118,6 +119,7 @@ def record_labels(path: pathlib.Path) -> None:
     step = compile_step(partitioner, *arguments)
 
     def recorded(state, batch):
+      time.sleep(0.2)  # Or the job may end before a kill comes in between.
       number = int(parallel.to_host(state.step)) + 1
       for shard in batch["label"].addressable_shards:
         row, labels = shard.index[0].start or 0, np.asarray(shard.data)

@@ -50,6 +50,22 @@ def test_what_does_not_change_the_result_may_differ(tmp_path, changes):
   assert f"config.{key.replace('__', '.')}: " in claim(tmp_path, **changes)
 
 
+def test_keys_that_one_of_two_configs_leaves_to_their_defaults(tmp_path):
+  """As those of an older version do, and those that are made in Python."""
+  saved = tmp_path / "config.json"
+  assert claim(tmp_path) == ""
+  whole = json.loads(saved.read_text())
+  older = json.loads(saved.read_text())
+  del older["runtime"]["checkpoint"]["fall_back"]
+  del older["data"]["views"][0]["blur_kernel"]
+  saved.write_text(json.dumps(older))
+  assert claim(tmp_path) == ""
+  assert json.loads(saved.read_text()) == whole
+  config = tiny.config().unlock()
+  del config.data.threads
+  workdir.claim(epath.Path(tmp_path), config, False, pytest.fail).release()
+
+
 @pytest.mark.parametrize(
   "changes",
   [
