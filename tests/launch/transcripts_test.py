@@ -97,8 +97,9 @@ def shown(script, *arguments, code=0):
   if code:
     assert "Traceback" not in done.stderr
     return done.stderr
-  text = done.stdout.replace(str(tiny.ROOT), "ROOT")
-  return text.replace(sys.executable, "python")
+  # The Python may be in an environment of this folder.
+  text = done.stdout.replace(sys.executable, "python")
+  return text.replace(str(tiny.ROOT), "ROOT")
 
 
 @pytest.mark.parametrize("name", CASES)
