@@ -310,9 +310,10 @@ def _method(
       f"{here} config.data.batch_size {plan.batch_size} does not divide evenly"
       f" into that many micro-batches on each of {n} devices."
     )
-  groups = section.get("norm_groups")
-  if groups is None:
-    return method
+  networks = (getattr(method, f.name) for f in dataclasses.fields(method))
+  if not any(hasattr(network, "norm_groups") for network in networks):
+    return method  # It has no BatchNorm.
+  groups = section.get("norm_groups", 1)
   if groups % (n * accumulate):
     raise config_lib.ConfigError(
       f"{here} the images of each of config.model.norm_groups={groups} share"

@@ -29,7 +29,7 @@ from sslx.config.errors import ConfigError, nearest, unknown_key
 from sslx.config.identity import YamlLoader
 from sslx.config.merge import merge
 from sslx.config.overrides import assign
-from sslx.config.reference import resolve
+from sslx.config.reference import resolve, resolve_at
 from sslx.config.schema import filled
 from sslx.config.tree import as_config, leaves, plain
 
@@ -144,11 +144,15 @@ def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
   """
   from sslx import settings  # It imports this package.
 
-  overrides = list(overrides)
+  whole, overrides = _whole(spec), list(overrides)
   imports = [flag for flag in overrides if _is_import(flag[0])]
-  plain_ = read(spec, imports, settings.SECTIONS)
-  custom_imports(as_config(resolve(_part(plain_.tree)), final=True))
-  loaded = read(spec, overrides, settings.SECTIONS)
+  tree = _changed(whole, imports, settings.SECTIONS).tree
+  key = "custom_imports"
+  custom_imports(
+    resolve_at(tree, tree["runtime"].get(key, ()), f"runtime.{key}")
+  )
+  # Now the settings classes from outside are known, too.
+  loaded = _changed(whole, overrides, settings.SECTIONS)
   try:
     settings.check(resolve(loaded.tree))
   except ConfigError as error:
@@ -158,11 +162,6 @@ def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
 
 def _is_import(path: str) -> bool:
   return re.fullmatch(r"runtime\.\+?custom_imports.*", path) is not None
-
-
-def _part(tree: dict) -> dict:
-  """The section that says what to import."""
-  return {"runtime": tree["runtime"]}
 
 
 def read(
@@ -178,6 +177,11 @@ def read(
     sections: annotation of each section; what they leave to their settings
       classes is filled in.
   """
+  return _changed(_whole(spec), overrides, sections)
+
+
+def _whole(spec: str) -> Loaded:
+  """A config as its files say, of all four sections and no other."""
   file, argument = split_spec(spec)
   loaded = _read(shipped.find(file, pathlib.Path()), argument)
   for key in loaded.tree:
@@ -186,6 +190,15 @@ def read(
   for key in SECTIONS:
     if key not in loaded.tree:
       raise ConfigError(f"{spec}: the config has no section {key!r}.")
+  return loaded
+
+
+def _changed(
+  loaded: Loaded,
+  overrides: Iterable[tuple[str, str]],
+  sections: Mapping[str, Any],
+) -> Loaded:
+  """The config, filled in and then changed by flags."""
   loaded = _filled(loaded, sections)
   for path, text in overrides:
     tree, where = assign(loaded.tree, path, text, sections)
@@ -213,18 +226,20 @@ def _filled(loaded: Loaded, sections: Mapping[str, Any]) -> Loaded:
   return dataclasses.replace(loaded, tree=tree, origins=origins)
 
 
-def custom_imports(config: ConfigDict) -> None:
-  """Imports `runtime.custom_imports`: methods and more from outside sslx.
+def custom_imports(modules: Any) -> None:
+  """Imports methods and more from outside sslx.
+
+  Args:
+    modules: `runtime.custom_imports`, their names.
 
   Raises:
-    ConfigError: an import failed; says why.
+    ConfigError: they are not names, or an import failed.
   """
-  modules = config.runtime.get("custom_imports", ())
   listed = isinstance(modules, Sequence) and not isinstance(modules, str)
   if not listed or not all(isinstance(name, str) for name in modules):
     example = (modules if isinstance(modules, str) else "my_methods",)
     raise ConfigError(
-      f"config.runtime.custom_imports is {plain(modules)!r}; it must be a tuple"
+      f"config.runtime.custom_imports is {modules!r}; it must be a tuple"
       f" of names of modules, such as {example!r}."
     )
   for name in modules:

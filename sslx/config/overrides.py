@@ -175,12 +175,12 @@ def _assigned(
   if isinstance(node, dict):
     known = _keys(hint, node, given)
     key = word.removeprefix("+")
-    if word == key and key not in (
-      node if known is None else {**node, **known}
-    ):
+    if word == key and key not in node and key not in (known or ()):
+      hint = f" To add it, write --config.{above}+{key}=VALUE."
       raise ConfigError(
-        unknown_key(above + key, node if known is None else known)
-        + (f" To add it, write --config.{above}+{key}=VALUE." * (known is None))
+        unknown_key(above + key, node) + hint
+        if known is None
+        else unknown_key(above + key, known)
       )
     if word != key and key in node:
       raise ConfigError(f"config.{above}{key} exists already; leave out the +.")

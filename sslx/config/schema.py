@@ -126,13 +126,13 @@ def keys(
     given: fields that do not come from the config.
   """
   if isinstance(hint, Choice):
-    given += hint.given
-    found = {hint.key: Key(str, _MISSING)}
     name = section.get(hint.key)
     option = hint.options.get(name) if isinstance(name, str) else None
-    for cls in (hint.common, option):
-      found |= _fields(cls, given) if cls is not None else {}
-    return found if option is not None else None
+    if option is None:
+      return None
+    common = _fields(hint.common, given) if hint.common else {}
+    own = _fields(option, given_in(hint, given))
+    return {hint.key: Key(str, _MISSING), **common, **own}
   groups = _groups(hint)
   if len(groups) > 1:
     kind = section.get("kind", _default_kind(groups))

@@ -77,8 +77,8 @@ def check(folder: str, *, compare: bool, sample: bool) -> Checked:
       if problem is None:
         rows = np.arange(length)
         if sample or summed is not None:
-          sample = max(2, -(-_SAMPLE // len(shards)))
-          rows = np.unique(np.linspace(0, length - 1, sample).astype(int))
+          count = max(2, -(-_SAMPLE // len(shards)))
+          rows = np.unique(np.linspace(0, length - 1, count).astype(int))
         problem = _problem_inside(path, rows, num_classes)
         decoded += len(rows)
       if problem is not None:

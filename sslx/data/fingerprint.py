@@ -12,7 +12,8 @@ from typing import Any
 
 Fingerprint = dict[str, int | str | None]
 
-# What it may hold, and what it means that it is another.
+# What it means that a value of it is another. A set from outside sslx may have
+# others.
 _MEANINGS = {
   "images": "the number of images",
   "classes": "the number of classes",
@@ -61,10 +62,11 @@ def differences(
       state = "is there now" if before is None else "is no longer there"
       found.append(f"the {name} {state}")
       continue
-    for key, meaning in _MEANINGS.items():
-      known = key in before and key in after
-      if known and before[key] != after[key]:
+    # What only one of them has is not known to differ.
+    for key, value in after.items():
+      if before.get(key, value) != value:
+        told = _MEANINGS.get(key, key)
         if key in ("images", "classes"):
-          meaning += f" was {before[key]} and is {after[key]}"
-        found.append(f"the {name}: {meaning}")
+          told += f" was {before[key]} and is {value}"
+        found.append(f"the {name}: {told}")
   return found

@@ -44,12 +44,10 @@ class Common:
     config_lib.require(self, "norm_groups", self.norm_groups >= 1, "1 or more")
 
 
+_COMMON = tuple(field.name for field in dataclasses.fields(Common))
 # Section `model`. What is given comes from `Common` and from the run.
 MODEL = Choice(
-  "method",
-  METHODS,
-  common=Common,
-  given=("norm_groups", "dtype", *Plan._fields),
+  "method", METHODS, common=Common, given=(*_COMMON, *Plan._fields)
 )
 
 
@@ -62,7 +60,6 @@ def build(section: ConfigDict, plan: Plan) -> Method:
   section = dict(section)
   cls = MODEL.of(section, "model")
   del section[MODEL.key]
-  names = [field.name for field in dataclasses.fields(Common)]
-  common = {key: section.pop(key) for key in names if key in section}
+  common = {key: section.pop(key) for key in _COMMON if key in section}
   common = dataclasses.asdict(config_lib.build(Common, common, "model"))
   return config_lib.build(cls, section, "model", **common, **plan._asdict())

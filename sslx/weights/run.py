@@ -81,7 +81,7 @@ def read_config(workdir: str, key: str = "--workdir") -> ConfigDict:
       " run."
     )
   config = as_config(plain(json.loads(path.read_text())), final=True)
-  custom_imports(config)
+  custom_imports(config.runtime.get("custom_imports", ()))
   return config
 
 

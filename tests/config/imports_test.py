@@ -150,3 +150,26 @@ def test_an_augmentation_from_outside_is_done_last(outside):
   # The module is there already, and adds nothing any more.
   with pytest.raises(ConfigError, match=r"then is \('erase',\); it must be"):
     load()
+
+
+def test_runtime_may_refer_to_other_sections(tmp_path):
+  base = f"{tiny.ROOT}/configs/mae.py"
+  spec = write(
+    tmp_path,
+    "mine.py",
+    f"inherit({base!r}, runtime={{'log_every': ref('data.batch_size')}})",
+  )
+  config = config_lib.load(spec, [("data.batch_size", "48")])
+  assert config.runtime.log_every == 48
+
+
+def test_a_config_file_is_run_once(tmp_path):
+  """Whatever it does besides is done once, and takes its time once."""
+  base = f"{tiny.ROOT}/configs/mae.py"
+  log = tmp_path / "log"
+  lines = (
+    f"with open({str(log)!r}, 'a') as file:\n  file.write('x')\n"
+    f"return inherit({base!r})"
+  )
+  config_lib.load(write(tmp_path, "mine.py", lines))
+  assert log.read_text() == "x"

@@ -52,6 +52,15 @@ def test_every_key_can_be_set_in_every_recipe(file):
         assert assign(tree, path, text, SECTIONS) == (tree, path)
 
 
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_every_recipe_has_the_keys_of_all_methods(file):
+  model = config_lib.load(str(file)).model
+  assert model.norm_groups >= 1
+  changes = [("model.dtype", "bfloat16"), ("model.norm_groups", "1")]
+  changed = config_lib.load(str(file), changes).model
+  assert (changed.dtype, changed.norm_groups) == ("bfloat16", 1)
+
+
 def test_a_flag_of_each_kind_of_key_reaches_the_run():
   """Those that no file of the recipe names."""
   flags = {

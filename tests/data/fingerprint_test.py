@@ -145,3 +145,19 @@ class Outside:
 
 def test_a_set_from_outside():
   assert fingerprint.of(Outside()) == {"images": 7, "classes": None}
+
+
+class Tagged(Outside):
+  """One that says something of its own."""
+
+  def __init__(self, tag):
+    self.tag = tag
+
+  def fingerprint(self):
+    return {"tag": self.tag}
+
+
+def test_what_a_set_from_outside_says_of_itself_counts():
+  one, two = ({"set": fingerprint.of(Tagged(tag))} for tag in "ab")
+  assert fingerprint.differences(one, one) == []
+  assert fingerprint.differences(one, two) == ["the set: tag"]
