@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     "../_base_/models/mae_vit-tiny-p4.py",
     "../_base_/datasets/shapes_mae.py",
     "../_base_/schedules/adamw_coslr-200e.py",
-    "../_base_/default_runtime.py",
+    "../_base_/shapes_runtime.py",
     model={
       "backbone": {"width": 96, "depth": 4, "heads": 3},
       "decoder": {"width": 64, "depth": 2, "heads": 2},
@@ -21,14 +21,5 @@ def get_config() -> ConfigDict:
       "optimizer": {"lr": 2e-3},
       "lr": {"warmup_epochs": 2.0},
     },
-    runtime={
-      "log_every": 16,
-      "checkpoint": {"every_epochs": 6.0},
-      "evaluate": {
-        "every_epochs": 6.0,
-        "pixels": True,
-        "features": ("pooled", "cls+pooled"),
-        "knn": {"k": (20, 10, 100), "temperature": 0.1},
-      },
-    },
+    runtime={"evaluate": {"features": ("pooled", "cls+pooled")}},
   )

@@ -11,21 +11,12 @@ def get_config() -> ConfigDict:
     "../_base_/models/mocov3_vit-tiny-p4.py",
     "../_base_/datasets/shapes_simclr.py",
     "../_base_/schedules/adamw_coslr-200e.py",
-    "../_base_/default_runtime.py",
+    "../_base_/shapes_runtime.py",
     model={
       "backbone": {"width": 96, "depth": 4, "heads": 3, "patch_size": 8},
       "projector": {"dims": (256, 256, 64)},
       "predictor": {"dims": (256, 64)},
     },
     schedule={"epochs": 24, "lr": {"warmup_epochs": 2.0}},
-    runtime={
-      "log_every": 16,
-      "checkpoint": {"every_epochs": 6.0},
-      "evaluate": {
-        "every_epochs": 6.0,
-        "pixels": True,
-        "features": ("pooled", "cls+pooled"),
-        "knn": {"k": (20, 10, 100), "temperature": 0.1},
-      },
-    },
+    runtime={"evaluate": {"features": ("pooled", "cls+pooled")}},
   )

@@ -11,21 +11,12 @@ def get_config() -> ConfigDict:
     "../_base_/models/relative-loc_resnet18.py",
     "../_base_/datasets/shapes_relative-loc.py",
     "../_base_/schedules/adamw_coslr-200e.py",
-    "../_base_/default_runtime.py",
+    "../_base_/shapes_runtime.py",
     model={"backbone": {"width": 0.25}, "head": {"hidden": 256}},
     schedule={
       "epochs": 24,
       "optimizer": {"lr": 3e-3},
       "lr": {"warmup_epochs": 1.0},
     },
-    runtime={
-      "log_every": 16,
-      "checkpoint": {"every_epochs": 6.0},
-      "evaluate": {
-        "every_epochs": 6.0,
-        "pixels": True,
-        "features": ("stage3",),
-        "knn": {"k": (20, 10, 100), "temperature": 0.1},
-      },
-    },
+    runtime={"evaluate": {"features": ("stage3",)}},
   )

@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     "../_base_/models/simclr_resnet18.py",
     "../_base_/datasets/shapes_simclr.py",
     "../_base_/schedules/adamw_coslr-200e.py",
-    "../_base_/default_runtime.py",
+    "../_base_/shapes_runtime.py",
     model={
       # Blocks that start as the identity leave a network this small too little
       # to begin with: how far it gets in 24 epochs then depends on the seed.
@@ -27,14 +27,5 @@ def get_config() -> ConfigDict:
       "epochs": 24,
       "optimizer": {"lr": 3e-3},
       "lr": {"warmup_epochs": 1.0},
-    },
-    runtime={
-      "log_every": 16,
-      "checkpoint": {"every_epochs": 6.0},
-      "evaluate": {
-        "every_epochs": 6.0,
-        "pixels": True,
-        "knn": {"k": (20, 10, 100), "temperature": 0.1},
-      },
     },
   )

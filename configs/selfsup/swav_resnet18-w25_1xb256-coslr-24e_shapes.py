@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     "../_base_/models/swav_resnet18.py",
     "../_base_/datasets/shapes_simclr.py",
     "../_base_/schedules/adamw_coslr-200e.py",
-    "../_base_/default_runtime.py",
+    "../_base_/shapes_runtime.py",
     model={
       "backbone": {"width": 0.25, "stem": "imagenet"},
       "projector": {"dims": (256, 64)},
@@ -30,14 +30,5 @@ def get_config() -> ConfigDict:
         "freeze_steps": 16,
       },
       "lr": {"warmup_epochs": 1.0},
-    },
-    runtime={
-      "log_every": 16,
-      "checkpoint": {"every_epochs": 6.0},
-      "evaluate": {
-        "every_epochs": 6.0,
-        "pixels": True,
-        "knn": {"k": (20, 10, 100), "temperature": 0.1},
-      },
     },
   )

@@ -8,7 +8,6 @@ of compilers and kernels, which no method can change.
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -115,7 +114,7 @@ def _theirs(
   package, network = _NETWORKS[type(backbone)]
   packages = "torch", package
   for needed in packages:
-    if importlib.util.find_spec(needed) is None:
+    if peers.version(needed) is None:
       raise ConfigError(
         f"--peers needs {' and '.join(packages)}, and {needed} is not"
         " installed: pip install 'sslx[torch]', or leave out --peers."

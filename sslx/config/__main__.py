@@ -130,7 +130,7 @@ def main(argv: list[str]) -> int:
   elif flags.command == "diff":
     return diff(*flags.config, overrides)
   elif flags.command == "migrate":
-    print(migrate(flags.file, lint_lib.recipes(shipped.folder() / "selfsup")))
+    print(migrate(flags.file, shipped.recipes(shipped.folder() / "selfsup")))
   elif flags.command == "copy":
     file = shipped.copy(flags.recipe, flags.to)
     print(f"Edit it and use it: --config={file}")
@@ -147,7 +147,7 @@ def _recipes(below: str = "") -> list[pathlib.Path]:
   """All in ./configs, or else all that come with sslx."""
   here = pathlib.Path("configs")
   folder = here if (here / "_base_").is_dir() else shipped.folder()
-  return lint_lib.recipes(folder / below)
+  return shipped.recipes(folder / below)
 
 
 if __name__ == "__main__":

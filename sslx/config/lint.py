@@ -12,13 +12,6 @@ from sslx.config.files import typed
 MAX_DEPTH = 3
 
 
-def recipes(configs: pathlib.Path) -> list[pathlib.Path]:
-  """The files below a folder of configs that can be run: no `_base_` parts."""
-  return sorted(
-    file for file in configs.rglob("*.py") if "_base_" not in file.parts
-  )
-
-
 def lint(
   file: pathlib.Path, overrides: Sequence[tuple[str, str]] = ()
 ) -> Iterator[str]:

@@ -22,6 +22,13 @@ def folder() -> pathlib.Path:
   return found.relative_to(here) if found.is_relative_to(here) else found
 
 
+def recipes(configs: pathlib.Path) -> list[pathlib.Path]:
+  """The files below a folder of configs that can be run: no `_base_` parts."""
+  return sorted(
+    file for file in configs.rglob("*.py") if "_base_" not in file.parts
+  )
+
+
 def find(file: str, near: pathlib.Path) -> pathlib.Path:
   """The file that a name stands for.
 
@@ -54,11 +61,7 @@ def copy(name: str, into: pathlib.Path) -> pathlib.Path:
     ConfigError: there is no such recipe, or the file exists.
   """
   stem = pathlib.PurePath(name.removeprefix(PREFIX)).stem
-  known = {
-    path.stem: path
-    for path in sorted(folder().rglob("*.py"))
-    if "_base_" not in path.parts
-  }
+  known = {path.stem: path for path in recipes(folder())}
   if stem not in known:
     raise ConfigError(
       f"there is no recipe {stem!r}.{nearest(stem, known)} To see all:"

@@ -50,8 +50,7 @@ def check(folder: str, *, compare: bool, sample: bool) -> Checked:
     try:
       expected = sums.read(folder)
     except ValueError as error:
-      path = os.path.join(folder, sums.FILE)
-      raise ConfigError(f"{path} {error}. {remedy(folder)}") from error
+      raise ConfigError(f"{error}. {remedy(folder)}") from error
     if expected is not None:
       changed, summed = sums.problems(folder, expected), len(expected)
   if changed:

@@ -73,10 +73,7 @@ class Records:
     try:
       known = sums.read(folder)
     except ValueError as error:
-      raise ConfigError(
-        f"{self._where}: {os.path.join(folder, sums.FILE)} {error}."
-        f" {self._again}"
-      ) from error
+      raise ConfigError(f"{self._where}: {error}. {self._again}") from error
     if known:
       of_shards = (known.get(os.path.basename(p), "").encode() for p in paths)
       found["checksums"] = digest(of_shards)

@@ -46,17 +46,19 @@ def read(folder: str) -> dict[str, str] | None:
   Raises:
     ValueError: the file is damaged.
   """
+  path = os.path.join(folder, FILE)
   try:
-    with open(os.path.join(folder, FILE), newline="") as file:
+    with open(path, newline="") as file:
       text = file.read()
   except FileNotFoundError:
     return None
   except UnicodeDecodeError as error:
-    raise ValueError("is not text") from error
+    raise ValueError(f"{path} is not text") from error
   lines = text.splitlines(keepends=True)
   found = [_LINE.fullmatch(line) for line in lines]
   if not found or None in found:
-    raise ValueError(f"line {(found + [None]).index(None) + 1} is damaged")
+    line = (found + [None]).index(None) + 1
+    raise ValueError(f"{path} is damaged in line {line}")
   return {match[2]: match[1] for match in found}
 
 

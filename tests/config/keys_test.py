@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from sslx import config as config_lib
-from sslx.config import ConfigError, files, lint, schema
+from sslx.config import ConfigError, files, schema, shipped
 from sslx.config.overrides import assign
 from sslx.config.tree import leaves
 from sslx.settings import SECTIONS
 from tests import tiny
 
 CONFIGS = tiny.ROOT / "configs"
-RECIPES = lint.recipes(CONFIGS)
+RECIPES = shipped.recipes(CONFIGS)
 # A file alone, without a test of each value.
 SIMCLR = str(CONFIGS / "simclr.py")
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from sslx import config as config_lib
-from sslx.config import lint, names
+from sslx.config import lint, names, shipped
 from sslx.config.tree import as_config
 from tests import recipes, tiny
 from tests.config_files import write
@@ -130,7 +130,7 @@ def test_lint_finds_a_renamed_file(file, tmp_path):
   (message,) = lint.lint(renamed)
   assert f"'9{epochs[:-1]}', but config.schedule.epochs makes it" in message
   # Or one that inherits from it, or the entry point, misses it.
-  broken = [list(lint.lint(f)) for f in lint.recipes(tmp_path / "configs")]
+  broken = [list(lint.lint(f)) for f in shipped.recipes(tmp_path / "configs")]
   assert sum(map(bool, broken)) >= 1
 
 

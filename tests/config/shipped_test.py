@@ -6,11 +6,11 @@ That it describes a model whose state has shapes is in tests/configs_test.py.
 import pytest
 
 from sslx import config as config_lib
-from sslx.config import lint
+from sslx.config import lint, shipped
 from tests import tiny
 
 CONFIGS = tiny.ROOT / "configs"
-FILES = lint.recipes(CONFIGS)
+FILES = shipped.recipes(CONFIGS)
 # By name, so that no recipe is renamed without anyone noticing: a new one is
 # added here. N x M of a name is free where BatchNorm is synchronised.
 SELFSUP = """

@@ -23,7 +23,6 @@ def get_config() -> ConfigDict:
         },
         "mask_ratio": 0.75,
         "norm_pix": True,
-        "dtype": "float32",
       }
     },
     sort_keys=False,

@@ -24,7 +24,6 @@ def get_config() -> ConfigDict:
         "momentum": 0.99,
         "queue_size": 4096,
         "norm_groups": 8,
-        "dtype": "float32",
       }
     },
     sort_keys=False,

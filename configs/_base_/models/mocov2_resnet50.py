@@ -23,7 +23,6 @@ def get_config() -> ConfigDict:
         "momentum": 0.999,
         "queue_size": 65536,
         "norm_groups": 8,
-        "dtype": "float32",
       }
     },
     sort_keys=False,

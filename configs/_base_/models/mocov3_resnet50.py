@@ -22,8 +22,6 @@ def get_config() -> ConfigDict:
         },
         "temperature": 1.0,
         "momentum": 0.99,
-        "norm_groups": 1,
-        "dtype": "float32",
       }
     },
     sort_keys=False,

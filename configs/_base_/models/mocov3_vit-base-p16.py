@@ -27,8 +27,6 @@ def get_config() -> ConfigDict:
         },
         "temperature": 0.2,
         "momentum": 0.99,
-        "norm_groups": 1,
-        "dtype": "float32",
       }
     },
     sort_keys=False,

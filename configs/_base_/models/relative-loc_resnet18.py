@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
         "head": {"hidden": 1024, "classes": 8},
         "dropout": 0.5,
         "norm_groups": 8,
-        "dtype": "float32",
       }
     },
     sort_keys=False,

@@ -17,7 +17,6 @@ def get_config() -> ConfigDict:
         "head": {"hidden": 4096, "classes": 8},
         "dropout": 0.5,
         "norm_groups": 8,
-        "dtype": "float32",
       }
     },
     sort_keys=False,

@@ -19,8 +19,6 @@ def get_config() -> ConfigDict:
           "last_norm": "affine",
         },
         "temperature": 0.5,
-        "norm_groups": 1,
-        "dtype": "float32",
       }
     },
     sort_keys=False,

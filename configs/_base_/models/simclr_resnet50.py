@@ -19,7 +19,6 @@ def get_config() -> ConfigDict:
         },
         "temperature": 0.1,
         "norm_groups": 1,  # Synchronised BatchNorm.
-        "dtype": "float32",
       }
     },
     sort_keys=False,

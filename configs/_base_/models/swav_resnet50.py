@@ -24,8 +24,6 @@ def get_config() -> ConfigDict:
         "sinkhorn_iterations": 3,
         "queue_size": 3840,
         "queue_start_epoch": 15,
-        "norm_groups": 1,
-        "dtype": "float32",
       }
     },
     sort_keys=False,
