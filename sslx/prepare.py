@@ -162,7 +162,12 @@ def _check_classes(classes: tuple[str, ...]) -> None:
 
 
 def verify(name: str, out: str, how: str) -> None:
-  """Checks a set that is there, `how` --verify says.
+  """Checks a set that is there.
+
+  Args:
+    name: of the set.
+    out: TFDS directory.
+    how: value of --verify, "all" or "quick".
 
   Raises:
     ConfigError: it is not, or something is wrong with it.

@@ -178,7 +178,7 @@ def _stages(loader: Loader, rounds: int) -> None:
 
   def headers(turn):
     del turn
-    found = [_readable(x, data.exif) for x in kept["encoded"]]
+    found = [crops.readable(x, data.exif) for x in kept["encoded"]]
     kept["pictures"] = [picture for picture in found if picture]
     sizes = [picture.size for picture in kept["pictures"]]
     kept["sizes"] = np.array(sizes, np.int64).reshape(-1, 2)
@@ -257,11 +257,3 @@ def _in_memory(
       f"  an accelerator that takes {wanted:,.0f} images/s needs"
       f" {share:.1%} of what the loader gives"
     )
-
-
-def _readable(image: bytes | np.ndarray, exif: bool) -> crops.Picture | None:
-  """None of what is no image."""
-  try:
-    return crops.read(image, exif)
-  except crops.BadImage:
-    return None

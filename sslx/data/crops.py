@@ -19,6 +19,7 @@ from sslx.data import views as views_lib
 from sslx.data.pictures import BadImage as BadImage
 from sslx.data.pictures import Picture, read, turned
 from sslx.data.pictures import decode as decode
+from sslx.data.pictures import readable as readable
 from sslx.data.views import Centre, Patches, View
 
 try:

@@ -199,7 +199,7 @@ def _members(path: str, offset: int, size: int) -> list[tuple[str, int, int]]:
       end = members[-1].offset_data + members[-1].size if members else offset
     end += -(end - offset) % _BLOCK
     where = f"{os.path.basename(path)} is damaged at byte {end:,}"
-    if end > offset + size or end > os.path.getsize(path):
+    if end > offset + size:
       raise tarfile.ReadError(f"{where}, where it ends within a file")
     file.seek(end)
     rest = offset + size - end

@@ -136,7 +136,7 @@ class CutViews:
 
     indices = self.order[batch][places]
     encoded, labels = self.images.read(indices)
-    opened = [_readable(data, self.exif) for data in encoded]
+    opened = [crops.readable(data, self.exif) for data in encoded]
     sizes = {i: picture.size for i, picture in enumerate(opened) if picture}
     known = places[np.fromiter(sizes, np.int64)]
     drawn = self.cuts(batch, known, list(sizes.values()))
@@ -221,14 +221,6 @@ def _shuffled(
     "place": place[rows].astype(np.int32),
     "back": back[rows].astype(np.int32),
   }
-
-
-def _readable(data: bytes | np.ndarray, exif: bool) -> crops.Picture | None:
-  """The image whose size is known, or None."""
-  try:
-    return crops.read(data, exif)
-  except crops.BadImage:  # It is read again to say why.
-    return None
 
 
 @functools.cache

@@ -77,6 +77,14 @@ def read(data: bytes | np.ndarray, exif: bool = True) -> Picture:
   return picture
 
 
+def readable(data: bytes | np.ndarray, exif: bool = True) -> Picture | None:
+  """`read`, or None for what it refuses; a second `read` says why."""
+  try:
+    return read(data, exif)
+  except BadImage:
+    return None
+
+
 def _header(data: bytes, exif: bool) -> Picture:
   quick = None
   if data[:2] == JPEG:

@@ -153,7 +153,8 @@ def _finished(shard: Shard) -> Summary | None:
   try:
     with open(shard.summary) as file:
       return Summary(*json.load(file))
-  except (OSError, ValueError, TypeError):  # Lost with the power, or older.
+  except (OSError, ValueError, TypeError):
+    # A power failure lost it, or an older version wrote it.
     return None
 
 
