@@ -43,7 +43,7 @@ class Peers:
     state = distributed.global_state
     self._client = state.client
     self._index, self._count = state.process_id, state.num_processes
-    self._timeout = heartbeat_timeout
+    self._timeout, self._host = heartbeat_timeout, socket.gethostname()
     self._heard: dict[int, tuple[str, float]] = {}
     self._closed = threading.Event()
     self._leaving = threading.Lock()
@@ -74,7 +74,7 @@ class Peers:
       words += 1
       try:
         step, phase, signum = where()
-        word = {"n": words, "step": step, "phase": phase}
+        word = {"n": words, "step": step, "phase": phase, "host": self._host}
         self._say(f"at/{self._index}", word)
         if signum is not None:
           with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -144,8 +144,6 @@ class Peers:
 
   def _say(self, key: str, value: Any, *, once: bool = False) -> None:
     """Stores a value; `once` raises if there is one already."""
-    if isinstance(value, dict):
-      value = {"host": socket.gethostname(), **value}
     self._client.key_value_set(
       f"sslx/{key}", json.dumps(value), allow_overwrite=not once
     )
@@ -233,7 +231,7 @@ class Peers:
     """
     with self._leaving:  # Two threads may fail at once.
       try:
-        word = {"process": self._index, "code": code}
+        word = {"process": self._index, "code": code, "host": self._host}
         self._say("word/error", word, once=True)
       except jax.errors.JaxRuntimeError:
         # Another was first: the listener says so and leaves.
@@ -263,7 +261,7 @@ class Peers:
     """Says that this process is done, so that its silence is no loss."""
     self._closed.set()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-      done = {"n": -1, "step": -1, "phase": _DONE}
+      done = {"n": -1, "step": -1, "phase": _DONE, "host": self._host}
       self._say(f"at/{self._index}", done)
 
   def _print(self, message: str) -> None:
