@@ -19,6 +19,7 @@ import numpy as np
 from sslx.config import ConfigError
 from sslx.data import find
 from sslx.data.fingerprint import Fingerprint, digest
+from sslx.data.paths import Paths
 
 Classes = tuple[str, ...]
 
@@ -33,15 +34,14 @@ class Files:
 
   Attributes:
     root: what the paths are relative to.
-    paths: bytes[n], as the file system spells them; an array, since a million
-      Python strings would take three times the memory.
+    paths: as the file system spells them.
     labels: int32[n] in [0, num_classes), or None.
     classes: the names of the classes, or None if the images have no labels.
     notes: what the user should be told once about the set.
   """
 
   root: str
-  paths: np.ndarray
+  paths: Paths
   labels: np.ndarray | None
   classes: Classes | None
   notes: list[str]
@@ -68,10 +68,11 @@ class Files:
     root = os.fsencode(self.root)
 
     def sizes(start: int) -> bytes:
-      chunk = self.paths[start : start + _CHUNK].tolist()
-      return np.array([_size(os.path.join(root, p)) for p in chunk]).tobytes()
+      rows = range(len(self.paths))[start : start + _CHUNK]
+      paths = (os.path.join(root, self.paths[i]) for i in rows)
+      return np.array([_size(path) for path in paths]).tobytes()
 
-    names = (b"%s\0" % path for path in self.paths.tolist())
+    names = (b"%s\0" % path for path in self.paths)
     starts = range(0, len(self.paths), _CHUNK)
     found = {
       "names": digest(names),
@@ -93,7 +94,7 @@ class Files:
     """
     indices = np.fromiter(indices, np.int64)
     root = os.fsencode(self.root)
-    paths = [os.path.join(root, path) for path in self.paths[indices]]
+    paths = [os.path.join(root, self.paths[i]) for i in indices]
     # At the same time, since a network's file system takes its time for each.
     images = list((_pool().map if len(paths) > 1 else map)(_read, paths))
     if self.labels is None:
@@ -220,17 +221,18 @@ def _name_integers(
       " write names if these are none."
     )
   known = dict(enumerate(train_classes or map(str, range(top + 1))))
-  name = {number: known.get(int(number), number) for number in found.names}
-  names = tuple((name if train_classes else known).values())
-  return found._replace(labels=[name[n] for n in found.labels], names=names)
+  if train_classes is not None:
+    names = (known.get(int(number), number) for number in found.names)
+    return found._replace(names=tuple(names))
+  labels = np.array([*map(int, found.names)], np.int32)[found.labels]
+  return found._replace(labels=labels, names=tuple(known.values()))
 
 
 def _number(
   found: find.Found, where: str, role: str, train_classes: Classes | None
 ) -> Files:
   """The set: its labels as numbers, a test split's as in the train split."""
-  paths = np.array([os.fsencode(path) for path in found.paths])
-  notes = []
+  paths, notes = found.paths, []
   if found.unread:
     notes.append(f"{where}: not read are {found.unread}.")
   if found.labels is None:
@@ -247,7 +249,8 @@ def _number(
       " splits alike, or leave these out."
     )
   numbers = {name: i for i, name in enumerate(classes)}
-  labels = np.array([numbers[label] for label in found.labels], np.int32)
+  labels = np.array([numbers[name] for name in found.names], np.int32)
+  labels = labels[found.labels]
   empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
   if len(empty) and role == "train":
     some = ", ".join(repr(classes[i]) for i in empty[:5])

@@ -1,23 +1,31 @@
 """Finds image files: below a folder, by a pattern, or in a list.
 
-Labels are names here; `files` makes numbers of them. What is an image by its
-name, but is not read here (`formats`), is passed over and told of.
+Labels number names here; `files` makes classes of them. What is an image by its
+name, but is not read here (`formats`), is passed over and told of. A set may
+have many millions of files, so no Python object is kept for each.
 """
 
 from __future__ import annotations
 
+import array
+import collections
 import fnmatch
 import functools
+import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sslx.config import ConfigError
 from sslx.data import formats
+from sslx.data.paths import Paths
 
 _CHUNK = 1000  # paths of a list that a thread looks up at a time
+_SORTED = 1 << 16  # names of a folder that are Python's strings at a time
 _ARE = (
   "Images are files whose names end as those of a format that Pillow reads:"
   " .jpg, .JPEG, .png, .webp, .tif and so on."
@@ -25,14 +33,15 @@ _ARE = (
 
 
 class Found(NamedTuple):
-  """Paths below `root`, the label of each, and all labels that there are.
+  """Paths below `root`, their labels, and the names that the labels number.
 
-  `unread` says how many images there are that are not read, and why; or "".
+  `labels` is int32[n]. `unread` says how many images there are that are not
+  read, and why; or "".
   """
 
   root: str
-  paths: list[str]
-  labels: list[str] | None = None
+  paths: Paths
+  labels: np.ndarray | None = None
   names: tuple[str, ...] | None = None
   unread: str = ""
 
@@ -42,82 +51,174 @@ def in_folder(root: str, split: str, where: str) -> Found:
   folder = os.path.normpath(os.path.join(root, split))
   if not os.path.isdir(folder):
     raise _no_split(root, f"{folder} is not a folder", split, where)
-  with os.scandir(folder) as entries:
-    entries = [e for e in entries if not e.name.startswith(".")]
-  names = sorted(entry.name for entry in entries if entry.is_dir())
-  top = [e.name for e in entries if not e.is_dir()]
-  with futures.ThreadPoolExecutor() as pool:  # Network disks answer slowly.
-    walk = lambda name: list(_files(folder, name, {("**",)}))
-    below = pool.map(walk, names)
-    paths = [path for paths in below for path in paths]
-  top, unread_top = formats.parted(top)
-  paths, unread = formats.parted(paths)
-  unread = formats.unread(unread_top + unread)
-  if not top and not paths:
+  paths, first, folders, unread = _scan(folder, ("**",))
+  if not len(paths):
     also = f" There are {unread}." if unread else ""
     raise ConfigError(
       f"{where}: no images in {folder} or below that are read here.{also}"
       f" {_ARE}"
     )
-  if not paths:
-    return Found(folder, top, unread=unread)
-  if top:
+  at_top = first < 0
+  if at_top.all():
+    return Found(folder, paths, unread=unread)
+  if at_top.any():
+    one, other = (
+      os.fsdecode(paths[i]) for i in (at_top.argmax(), at_top.argmin())
+    )
     raise ConfigError(
-      f"{where}: {folder} holds {len(top)} images at its top, such as"
-      f" {min(top)!r}, and {len(paths)} in sub-folders, such as {paths[0]!r}."
+      f"{where}: {folder} holds {at_top.sum()} images at its top, such as"
+      f" {one!r}, and {(~at_top).sum()} in sub-folders, such as {other!r}."
       " Where there are classes, every image is in the sub-folder of its"
       " class: move those at the top into one, or away. To read all of them"
       " without labels, give a pattern with '**/*'."
     )
-  return _by_folder(folder, paths, names, unread)
+  return Found(folder, paths, *_sorted(first, folders), unread)
 
 
-def _by_folder(
-  folder: str, paths: list[str], names: Iterable[str], unread: str
-) -> Found:
-  labels = [path.partition("/")[0] for path in paths]
-  names = tuple(names or sorted(set(labels)))
-  return Found(folder, paths, labels, names, unread)
+def by_pattern(root: str, split: str, where: str) -> Found:
+  """All images that a pattern matches."""
+  parts = split.split("/")
+  wild = next(i for i, part in enumerate(parts) if "*" in part or "?" in part)
+  folder = os.path.join(root, "/".join(parts[:wild]))
+  if not os.path.isdir(folder):
+    raise _no_split(root, f"{folder} is not a folder", split, where)
+  pattern = tuple(part for part in parts[wild:] if part not in ("", "."))
+  paths, first, folders, unread = _scan(folder, pattern)
+  if not len(paths):
+    also = f" There are {unread}." if unread else ""
+    raise ConfigError(
+      f"{where}: the pattern matches no image in {folder} that is read here."
+      f"{also} {_ARE} All images below a folder are 'FOLDER/**/*'."
+    )
+  if (first < 0).any():
+    return Found(folder, paths, unread=unread)
+  used, labels = np.unique(first, return_inverse=True)
+  names = [folders[i] for i in used]
+  return Found(folder, paths, *_sorted(labels, names), unread)
 
 
-def _files(
-  root: str,
-  folder: str,
-  patterns: set[tuple[str, ...]],
-  jumps: tuple[str, ...] = (),
-) -> Iterator[str]:
-  """Paths of the files below a folder that a pattern fits, each once.
+def _sorted(
+  labels: np.ndarray, names: list[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """The names sorted, and labels that number them so."""
+  order = sorted(range(len(names)), key=names.__getitem__)
+  place = np.empty(len(names), np.int32)
+  place[order] = np.arange(len(names))
+  return place[labels], tuple(names[i] for i in order)
 
-  Args:
-    root: what the paths are relative to.
-    folder: below `root`; "" is `root` itself.
-    patterns: what fits each part of the path below `folder`; "**" fits any
-      number of folders. Capitals are as good as small letters.
+
+class _Folder(NamedTuple):
+  """A folder to look into.
+
+  Attributes:
+    path: below the root; "" is the root itself.
+    patterns: what fits each part of the paths below it; "**" fits any number
+      of folders. Capitals are as good as small letters.
     jumps: where links were followed on the way here.
+  """
+
+  path: str
+  patterns: frozenset[tuple[str, ...]]
+  jumps: tuple[str, ...] = ()
+
+
+def _scan(
+  root: str, pattern: tuple[str, ...]
+) -> tuple[Paths, np.ndarray, list[str], str]:
+  """The images below a folder that a pattern fits, in the order of their paths.
+
+  Returns:
+    The paths; of each the first folder, int32[n], -1 for an image at the top;
+    the folders at the top; what is not read.
+  """
+  others: collections.Counter[str] = collections.Counter()
+  folders, pieces = [], []
+
+  def below(folder):
+    unread: collections.Counter[str] = collections.Counter()
+    return Paths(formats.sieve(_files(root, folder), unread)), unread
+
+  top = _level(root, _Folder("", frozenset({pattern})))
+  with futures.ThreadPoolExecutor() as pool:  # Network disks answer slowly.
+    for is_file, found in itertools.groupby(
+      top, lambda found: isinstance(found, bytes)
+    ):
+      if is_file:
+        pieces.append((-1, Paths(formats.sieve(found, others))))
+        continue
+      for folder in found:
+        pieces.append((len(folders), pool.submit(below, folder)))
+        folders.append(folder.path)
+    for i, (number, piece) in enumerate(pieces):
+      if number >= 0:
+        paths, unread = piece.result()
+        others.update(unread)
+        pieces[i] = number, paths
+  numbers = np.array([number for number, _ in pieces], np.int32)
+  first = np.repeat(numbers, [len(paths) for _, paths in pieces])
+  paths = Paths(itertools.chain.from_iterable(paths for _, paths in pieces))
+  return paths, first, folders, formats.unread(others)
+
+
+def _files(root: str, folder: _Folder) -> Iterator[bytes]:
+  """Paths of the files below a folder that fit, in their order."""
+  for found in _level(root, folder):
+    if isinstance(found, bytes):
+      yield found
+    else:
+      yield from _files(root, found)
+
+
+def _level(root: str, folder: _Folder) -> Iterator[bytes | _Folder]:
+  """What fits in a folder itself: paths of files, and folders to look into.
 
   Raises:
     ConfigError: a link leads back to a folder that it is in.
   """
-  active, more = set(patterns), set(patterns)
+  active, more = set(folder.patterns), set(folder.patterns)
   while more:  # "**" also fits none.
     more = {p[1:] for p in more if p[0] == "**" and len(p) > 1} - active
     active |= more
   tests = [(p, _fits(p[0])) for p in active]
-  with os.scandir(os.path.join(root, folder)) as entries:
-    entries = list(entries)
-  for entry in entries:
-    fits = [p for p, fit in tests if fit(entry.name)]
-    path = f"{folder}/{entry.name}" if folder else entry.name
-    if fits and entry.is_dir():
-      below = {p if p[0] == "**" else p[1:] for p in fits} - {()}
-      on = jumps
-      if below and entry.is_symlink():
-        on = (*jumps, os.path.realpath(os.path.join(root, folder)))
-        _check_circle(os.path.join(root, path), on)
-      if below:
-        yield from _files(root, path, below, on)
-    elif any(len(p) == 1 for p in fits):
-      yield path
+  links = set()
+
+  def names():
+    with os.scandir(os.path.join(root, folder.path)) as entries:
+      for entry in entries:
+        fits = [p for p, fit in tests if fit(entry.name)]
+        if fits and entry.is_dir():
+          if entry.is_symlink():
+            links.add(entry.name)
+          yield entry.name + "/"  # It sorts as the paths below it do.
+        elif any(len(p) == 1 for p in fits):
+          yield entry.name
+
+  prefix = os.fsencode(os.path.join(folder.path, ""))
+  for name in _in_order(names()):
+    if not name.endswith(b"/"):
+      yield prefix + name
+      continue
+    name = os.fsdecode(name[:-1])
+    fits = {p for p, fit in tests if fit(name)}
+    below = frozenset(p if p[0] == "**" else p[1:] for p in fits) - {()}
+    path, jumps = os.path.join(folder.path, name), folder.jumps
+    if below and name in links:
+      jumps = (*jumps, os.path.realpath(os.path.join(root, folder.path)))
+      _check_circle(os.path.join(root, path), jumps)
+    if below:
+      yield _Folder(path, below, jumps)
+
+
+def _in_order(names: Iterator[str]) -> Iterator[bytes]:
+  """Sorts names; only some of them are Python's strings at a time."""
+  chunks = []
+  while chunk := [os.fsencode(x) for x in itertools.islice(names, _SORTED)]:
+    chunks.append(np.array(chunk))
+  if chunks:
+    found = np.concatenate(chunks)
+    found.sort()
+    for start in range(0, len(found), _SORTED):
+      yield from found[start : start + _SORTED].tolist()
 
 
 @functools.cache
@@ -140,80 +241,71 @@ def _check_circle(link: str, jumps: tuple[str, ...]) -> None:
     )
 
 
-def by_pattern(root: str, split: str, where: str) -> Found:
-  """All images that a pattern matches."""
-  parts = split.split("/")
-  wild = next(i for i, part in enumerate(parts) if "*" in part or "?" in part)
-  folder = os.path.join(root, "/".join(parts[:wild]))
-  if not os.path.isdir(folder):
-    raise _no_split(root, f"{folder} is not a folder", split, where)
-  pattern = tuple(part for part in parts[wild:] if part not in ("", "."))
-  found = list(_files(folder, "", {pattern}))
-  paths, unread = formats.parted(found)
-  unread = formats.unread(unread)
-  if not paths:
-    also = f" There are {unread}." if unread else ""
-    raise ConfigError(
-      f"{where}: the pattern matches {len(found)} files in {folder}, and none"
-      f" is an image that is read here.{also} {_ARE} All images below a folder"
-      " are 'FOLDER/**/*'."
-    )
-  if not all("/" in path for path in paths):
-    return Found(folder, paths, unread=unread)
-  return _by_folder(folder, paths, (), unread)
-
-
 def in_list(root: str, split: str, where: str) -> Found:
   """The images that a text file lists."""
   file = os.path.join(root, split)
   if not os.path.isfile(file):
     raise _no_split(root, f"{file} is not a file", split, where)
-  with open(file, encoding="utf-8-sig", errors="surrogateescape") as text:
-    numbered = [(i, line.strip()) for i, line in enumerate(text, 1)]
   # The path ends at the last ending of an image, so it may hold spaces.
   endings = "|".join(formats.endings())
   parse = re.compile(rf"(.+\.(?:{endings}))(?:\s+(\S.*))?", re.I).fullmatch
-  lines = [(i, line, parse(line)) for i, line in numbered if line]
-  if not lines:
-    raise ConfigError(f"{where} is empty. Write the path of an image per line.")
-  bad = [f"line {i}: {line[:80]!r}" for i, line, match in lines if not match]
-  if bad:
+  paths, labels, numbers = Paths(), array.array("i"), {}
+  bad, bare = [0, ""], [0, ""]  # How many lines, and the first.
+  with open(file, encoding="utf-8-sig", errors="surrogateescape") as text:
+    for i, line in enumerate(map(str.strip, text), 1):
+      if not line:
+        continue
+      match = parse(line)
+      if not match:
+        bad = [bad[0] + 1, bad[1] or f"line {i}: {line[:80]!r}"]
+        continue
+      path, label = match.groups()
+      paths.append(os.fsencode(path))
+      if label is None:
+        bare = [bare[0] + 1, bare[1] or f"line {i}"]
+      else:
+        labels.append(numbers.setdefault(label, len(numbers)))
+  if bad[0]:
     raise ConfigError(
-      f"{where}: {len(bad)} lines name no image, such as {bad[0]}. A line is"
+      f"{where}: {bad[0]} lines name no image, such as {bad[1]}. A line is"
       f" 'path' or 'path label'. {_ARE}"
     )
-  bare = [i for i, _, match in lines if match[2] is None]
-  if 0 < len(bare) < len(lines):
+  if not len(paths):
+    raise ConfigError(f"{where} is empty. Write the path of an image per line.")
+  if bare[0] and labels:
     raise ConfigError(
-      f"{where}: {len(bare)} of {len(lines)} lines have no label, such as line"
-      f" {bare[0]}. Give all of them one, or none."
+      f"{where}: {bare[0]} of {len(paths)} lines have no label, such as"
+      f" {bare[1]}. Give all of them one, or none."
     )
-  paths = [match[1] for *_, match in lines]
-  _, unread = formats.parted(paths)
-  if unread:
+  others: collections.Counter[str] = collections.Counter()
+  collections.deque(formats.sieve(paths, others), maxlen=0)
+  if others:
     raise ConfigError(
-      f"{where}: {len(unread)} of {len(paths)} lines name images that are not"
-      f" read here: {formats.unread(unread)}. Convert them, or leave them out."
+      f"{where}: {sum(others.values())} of {len(paths)} lines name images that"
+      f" are not read here: {formats.unread(others)}. Convert them, or leave"
+      " them out."
     )
   _check_listed(root, paths, where)
-  if bare:
+  if not labels:
     return Found(root, paths)
-  labels = [match[2] for *_, match in lines]
-  return Found(root, paths, labels, tuple(sorted(set(labels))))
+  return Found(root, paths, *_sorted(np.array(labels), list(numbers)))
 
 
-def _check_listed(root: str, paths: Sequence[str], where: str) -> None:
+def _check_listed(root: str, paths: Paths, where: str) -> None:
+  folder = os.fsencode(root)
+
   def missing(start):
-    chunk = paths[start : start + _CHUNK]
-    return [p for p in chunk if not os.path.exists(os.path.join(root, p))]
+    chunk = map(paths.__getitem__, range(len(paths))[start : start + _CHUNK])
+    return [p for p in chunk if not os.path.exists(os.path.join(folder, p))]
 
   with futures.ThreadPoolExecutor(32) as pool:  # It waits for the disk.
     chunks = pool.map(missing, range(0, len(paths), _CHUNK))
     absent = [path for chunk in chunks for path in chunk]
   if absent:
+    some = ", ".join(repr(os.fsdecode(path)) for path in absent[:5])
     raise ConfigError(
       f"{where}: {len(absent)} of {len(paths)} files do not exist, such as"
-      f" {', '.join(map(repr, absent[:5]))}. Paths are relative to {root}."
+      f" {some}. Paths are relative to {root}."
     )
 
 

@@ -9,7 +9,7 @@ import collections
 import contextlib
 import functools
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from PIL import Image
 
@@ -67,28 +67,28 @@ def endings() -> tuple[str, ...]:
   return tuple(sorted({*_REASONS, *_readable()}))
 
 
-def parted(paths: Iterable[str]) -> tuple[list[str], list[str]]:
-  """The images among some files, in order: those read here, and the others."""
-  here, read, others = _readable(), [], []
+def sieve(
+  paths: Iterable[bytes], others: collections.Counter[str]
+) -> Iterator[bytes]:
+  """The images among some files that are read here, in their order.
+
+  Args:
+    paths: of any files.
+    others: counts the images that are not read here, by their endings.
+  """
+  here = _readable()
   for path in paths:
-    kind = _ending(path)
+    _, dot, ending = path.rpartition(b".")
+    kind = ending.decode(errors="replace").lower() if dot else ""
     if kind in here:
-      read.append(path)
+      yield path
     elif kind in _REASONS:
-      others.append(path)
-  return sorted(read), sorted(others)
+      others[kind] += 1
 
 
-def _ending(path: str) -> str:
-  """What follows the last dot, in lower case."""
-  _, dot, kind = path.rpartition(".")
-  return kind.lower() if dot else ""
-
-
-def unread(files: Iterable[str]) -> str:
+def unread(others: Mapping[str, int]) -> str:
   """Of images that are not read: how many of each ending, and why."""
-  counts = collections.Counter(map(_ending, files))
   return ", ".join(
     f"{count:,} .{kind} ({_REASONS[kind]})"
-    for kind, count in sorted(counts.items())
+    for kind, count in sorted(others.items())
   )
