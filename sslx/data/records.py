@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import os
+import resource
 from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
@@ -17,6 +18,7 @@ from sslx.data import crops, sums
 from sslx.data.fingerprint import Fingerprint, digest
 
 _CHUNK = 1000  # records that a thread reads and decodes at a time
+_OTHER_FILES = 512  # that a process has open besides those of a set
 _AHEAD = 16  # records that a thread of `_pool` reads at a time
 
 
@@ -44,7 +46,7 @@ class Records:
 
     Raises:
       ConfigError: a file is missing, cut short or holds another number of
-        records.
+        records; or there are more files than this process may open.
     """
     import tensorflow_datasets as tfds  # Takes a second; `shapes` needs none.
 
@@ -58,6 +60,7 @@ class Records:
       file_format="array_record",
     )
     self._shards = info.file_instructions
+    _let_open(where, len(self._shards))
     _check_shards(where, again, self._shards)
 
   def fingerprint(self) -> Fingerprint:
@@ -181,10 +184,32 @@ def _pool() -> futures.ThreadPoolExecutor:
   return futures.ThreadPoolExecutor(4, thread_name_prefix="read")
 
 
+def _let_open(where: str, count: int) -> None:
+  """Lets this process, and those it starts, hold so many more files open.
+
+  ArrayRecord's reader holds every file open, and one that cannot be opened
+  looks as if its images were damaged. A shell often allows 1,024.
+  """
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  need = count + _OTHER_FILES
+  if resource.RLIM_INFINITY in (soft, hard) or need <= soft:
+    return
+  if need > hard:
+    raise ConfigError(
+      f"{where} has {count:,} files, which are open all at once, and this"
+      f" process may open {hard:,}. Raise the limit (`ulimit -Hn {need}`, or the"
+      " administrator's limits.conf), or prepare the set in fewer files."
+    )
+  resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _check_shards(where: str, again: str, shards: list[Any]) -> None:
-  for shard in shards:
-    path = os.fspath(shard.filename)
-    problem = problem_of(path, shard.examples_in_shard)
+  paths = [os.fspath(shard.filename) for shard in shards]
+  lengths = [shard.examples_in_shard for shard in shards]
+  # At the same time: thousands take long on a network's file system.
+  for path, problem in zip(
+    paths, _pool().map(problem_of, paths, lengths), strict=True
+  ):
     if problem is not None:
       raise ConfigError(f"{where}: {path} {problem}. {again}")
 

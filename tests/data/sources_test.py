@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import struct
 import subprocess
 import sys
@@ -463,6 +464,30 @@ def test_large_images_and_those_of_varying_size_stay_encoded(tmp_path, shape):
   assert encoded == [png(IMAGES[i]) for i in (5, 0, 6)]
   np.testing.assert_array_equal(labels, LABELS[[5, 0, 6]])
   assert "record 3 of config.data.source='tiny'" in images.name(3)
+
+
+def test_more_files_than_a_shell_lets_a_process_open(tmp_path, monkeypatch):
+  count = 300
+  many = RNG.integers(0, 256, (count, 4, 5, 3), np.uint8)
+  source = tiny(
+    tmp_path,
+    images=many,
+    labels=[i % 3 for i in range(count)],
+    shards=(1,) * count,
+    shape=("-1", "-1", "3"),
+  )
+  limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+  soft = len(os.listdir("/proc/self/fd")) + 100
+  resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limits[1]))
+  try:
+    images = sources.load(source, "train")
+    assert images.read(range(count))[0] == [png(image) for image in many]
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+  monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 512))
+  message = error_of(source)
+  assert "has 300 files, which are open all at once" in message
+  assert "this process may open 512" in message
 
 
 def test_unknown_split(tmp_path):
