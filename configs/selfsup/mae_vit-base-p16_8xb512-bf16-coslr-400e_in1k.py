@@ -1,4 +1,4 @@
-"""MAE, ViT-B/16, ImageNet, batch 4096, 400 epochs (official figures)."""
+"""MAE, ViT-B/16, ImageNet, batch 4096, 400 epochs (MMSelfSup's figures)."""
 
 from ml_collections import ConfigDict
 

@@ -6,8 +6,9 @@ from sslx.config import inherit
 
 
 def get_config() -> ConfigDict:
-  """The same for longer."""
+  """Parameters sharded over the devices, activations computed anew."""
   return inherit(
-    "./mae_vit-large-p16_8xb512-bf16-coslr-400e_in1k.py",
-    schedule={"epochs": 800},
+    "./mae_vit-base-p16_8xb512-bf16-coslr-800e_in1k.py",
+    model={"backbone": {"variant": "large", "remat": True}},
+    runtime={"parallel": {"rules": "fsdp"}},
   )

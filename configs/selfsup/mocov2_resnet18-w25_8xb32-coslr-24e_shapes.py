@@ -1,4 +1,4 @@
-"""MoCo v2 on the generated shapes: learns in minutes on a laptop's CPU."""
+"""MoCo v2 on the generated shapes (our figures): minutes on a laptop's CPU."""
 
 from ml_collections import ConfigDict
 

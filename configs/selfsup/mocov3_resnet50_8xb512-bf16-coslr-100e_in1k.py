@@ -12,5 +12,5 @@ def get_config() -> ConfigDict:
     "../_base_/datasets/imagenet_mocov3-resnet.py",
     "../_base_/schedules/larc_coslr-100e.py",
     "../_base_/default_runtime.py",
-    model={"dtype": "bfloat16"},
+    model={"dtype": "bfloat16"},  # There mixed float16, with loss scaling.
   )

@@ -12,6 +12,6 @@ def get_config() -> ConfigDict:
     "../_base_/datasets/imagenet_mocov3.py",
     "../_base_/schedules/adamw_coslr-300e.py",
     "../_base_/default_runtime.py",
-    model={"dtype": "bfloat16"},
+    model={"dtype": "bfloat16"},  # There mixed float16, with loss scaling.
     runtime={"evaluate": {"features": ("pooled", "cls+pooled")}},
   )

@@ -1,4 +1,4 @@
-"""Relative location on the generated shapes, on a laptop's CPU."""
+"""Relative location on the generated shapes (our figures): minutes on a CPU."""
 
 from ml_collections import ConfigDict
 

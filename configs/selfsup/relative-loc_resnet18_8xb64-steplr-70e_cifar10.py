@@ -1,4 +1,7 @@
-"""Relative location, ResNet-18, CIFAR-10, 70 epochs; no published figures."""
+"""Relative location, ResNet-18, CIFAR-10, 70 epochs (our figures).
+
+No one has published any: MMSelfSup's for ImageNet, with patches of 9 px.
+"""
 
 from ml_collections import ConfigDict
 

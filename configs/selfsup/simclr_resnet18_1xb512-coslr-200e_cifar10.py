@@ -1,7 +1,8 @@
 """SimCLR, ResNet-18, CIFAR-10, 200 epochs.
 
-The figures of lightly's CIFAR-10 benchmark (batch 512, 200 epochs), whose kNN
-accuracy (k=200, T=0.1) it reports as 84.8 %.
+The figures of lightly's CIFAR-10 benchmark (batch 512, 200 epochs), which
+reports a kNN accuracy (k=200, T=0.1) of 84.8 %, the best of all epochs. Its
+ResNet starts from torch's default weights, ours from torchvision's.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +17,6 @@ def get_config() -> ConfigDict:
     "../_base_/datasets/cifar10_simclr.py",
     "../_base_/schedules/sgd_coslr-200e.py",
     "../_base_/default_runtime.py",
-    runtime={
-      "evaluate": {"knn": {"k": (200, 20), "temperature": 0.1}},
-    },
+    schedule={"lr": {"per": "epoch"}},
+    runtime={"evaluate": {"knn": {"k": (200, 20), "temperature": 0.1}}},
   )

@@ -1,4 +1,7 @@
-"""SimCLR, ResNet-50, ImageNet, batch 256, 200 epochs (MMSelfSup's figures)."""
+"""SimCLR, ResNet-50, ImageNet, batch 256, 200 epochs (MMSelfSup's figures).
+
+Its LARS has |g| + w |p| where `lars` has |g + w p|: alike, as w is 1e-6.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""SwAV on the generated shapes: learns in minutes on a laptop's CPU."""
+"""SwAV on the generated shapes (our figures): minutes on a laptop's CPU."""
 
 from ml_collections import ConfigDict
 

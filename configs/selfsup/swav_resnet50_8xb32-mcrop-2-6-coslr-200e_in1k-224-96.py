@@ -1,4 +1,7 @@
-"""SwAV, ResNet-50, ImageNet, batch 256, 200 epochs (official figures)."""
+"""SwAV, ResNet-50, ImageNet, batch 256, 200 epochs (official figures).
+
+In float32, as MMSelfSup has it; the official code uses mixed float16.
+"""
 
 from ml_collections import ConfigDict
 

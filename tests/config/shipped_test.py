@@ -22,7 +22,7 @@ mae_vit-huge-p14_8xb512-bf16-coslr-1600e_in1k
 mae_vit-large-p16_8xb512-bf16-coslr-1600e_in1k
 mae_vit-large-p16_8xb512-bf16-coslr-400e_in1k
 mae_vit-large-p16_8xb512-bf16-coslr-800e_in1k
-mae_vit-tiny-p4_1xb256-coslr-200e_cifar10
+mae_vit-small-p4-h12_1xb256-coslr-200e_cifar10
 mae_vit-tiny-p4-w96-d4_1xb256-coslr-24e_shapes
 mocov2_resnet18-w25_8xb32-coslr-24e_shapes
 mocov2_resnet18_8xb64-coslr-200e_cifar10

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     "grey": 0.2,
     "blur": 0.5,
     "blur_sigma": (0.1, 2.0),
-    "blur_kernel": 3,
+    "blur_kernel": 23,
     "solarize": 0.0,
   }
   return ConfigDict(

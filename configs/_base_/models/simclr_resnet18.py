@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
           "name": "resnet",
           "depth": 18,
           "stem": "cifar",
+          "zero_init_residual": False,
         },
         "projector": {
           "dims": (512, 128),

@@ -1,4 +1,7 @@
-"""LARS of MoCo v3 (`larc` here), ten epochs of warm-up, cosine to zero."""
+"""LARS of MoCo v3, ten epochs of warm-up, cosine to zero.
+
+Its ratio has |g + w p| where `larc` has |g| + w |p|: alike, as w is 1e-6.
+"""
 
 from ml_collections import ConfigDict
 

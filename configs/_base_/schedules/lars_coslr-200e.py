@@ -1,4 +1,4 @@
-"""LARS, ten epochs of warm-up, cosine to zero over 200 epochs."""
+"""LARS, ten epochs of warm-up, cosine by epochs to zero over 200 epochs."""
 
 from ml_collections import ConfigDict
 
@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
           "kind": "cosine",
           "warmup_epochs": 10.0,
           "warmup_from": 1e-4,
+          "per": "epoch",
         },
       }
     },

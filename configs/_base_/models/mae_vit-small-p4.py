@@ -1,4 +1,4 @@
-"""MAE for 32-px images: ViT-Ti/4, a decoder of 4 blocks."""
+"""MAE for 32-px images: ViT-S/4, a decoder of 8 blocks."""
 
 from ml_collections import ConfigDict
 
@@ -11,15 +11,16 @@ def get_config() -> ConfigDict:
         "method": "mae",
         "backbone": {
           "name": "vit",
-          "variant": "tiny",
+          "variant": "small",
           "depth": None,
+          "heads": 12,
           "patch_size": 4,
           "image_size": 32,
         },
         "decoder": {
-          "width": 192,
-          "depth": 4,
-          "heads": 3,
+          "width": 512,
+          "depth": 8,
+          "heads": 16,
         },
         "mask_ratio": 0.75,
         "norm_pix": True,
