@@ -8,6 +8,6 @@ from sslx.config import inherit
 def get_config() -> ConfigDict:
   """The same for longer."""
   return inherit(
-    "./mae_vit-base-p16_8xb512-bf16-coslr-800e_in1k.py",
+    "./mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k.py",
     schedule={"epochs": 1600},
   )

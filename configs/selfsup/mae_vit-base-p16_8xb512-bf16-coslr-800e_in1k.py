@@ -6,22 +6,8 @@ from sslx.config import inherit
 
 
 def get_config() -> ConfigDict:
-  """The primitive config of the folder's ImageNet MAE recipes."""
+  """The same for longer."""
   return inherit(
-    "../_base_/models/mae_vit-base-p16.py",
-    "../_base_/datasets/imagenet_mae.py",
-    "../_base_/schedules/adamw_coslr-300e.py",
-    "../_base_/default_runtime.py",
-    model={"dtype": "bfloat16"},  # There mixed float16, with loss scaling.
-    schedule={
-      "epochs": 800,
-      "optimizer": {
-        "b2": 0.95,
-        "weight_decay": 0.05,
-        # The class and mask tokens are decayed, as in the official code.
-        "exclude": ("bias$",),
-        "exclude_1d": True,
-      },
-    },
-    runtime={"evaluate": {"features": ("pooled", "cls+pooled")}},
+    "./mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k.py",
+    schedule={"epochs": 800},
   )

@@ -8,7 +8,7 @@ from sslx.config import inherit
 def get_config() -> ConfigDict:
   """256 patches of 14 x 14 pixels."""
   return inherit(
-    "./mae_vit-large-p16_8xb512-bf16-coslr-800e_in1k.py",
+    "./mae_vit-large-p16_8xb512-bf16-coslr-400e_in1k.py",
     model={"backbone": {"variant": "huge", "patch_size": 14}},
     schedule={"epochs": 1600},
   )

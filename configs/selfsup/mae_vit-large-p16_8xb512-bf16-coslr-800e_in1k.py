@@ -6,9 +6,8 @@ from sslx.config import inherit
 
 
 def get_config() -> ConfigDict:
-  """Parameters sharded over the devices, activations computed anew."""
+  """The same for longer."""
   return inherit(
-    "./mae_vit-base-p16_8xb512-bf16-coslr-800e_in1k.py",
-    model={"backbone": {"variant": "large", "remat": True}},
-    runtime={"parallel": {"rules": "fsdp"}},
+    "./mae_vit-large-p16_8xb512-bf16-coslr-400e_in1k.py",
+    schedule={"epochs": 800},
   )

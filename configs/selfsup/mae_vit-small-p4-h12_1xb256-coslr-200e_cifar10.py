@@ -14,9 +14,11 @@ def get_config() -> ConfigDict:
   """The primitive config of the folder's CIFAR-10 MAE recipes."""
   return inherit(
     "../_base_/models/mae_vit-small-p4.py",
-    "../_base_/datasets/cifar10_mae.py",
+    "../_base_/datasets/cifar10.py",
+    "../_base_/views/mae.py:32,smallest=0.08",
     "../_base_/schedules/adamw_coslr-300e.py",
     "../_base_/default_runtime.py",
+    data={"batch_size": 256},
     schedule={
       "epochs": 200,
       "optimizer": {"lr": 2e-4, "b2": 0.95, "weight_decay": 0.05},

@@ -9,7 +9,8 @@ def get_config() -> ConfigDict:
   """A narrow ViT of 4 blocks, a small decoder and a short schedule."""
   return inherit(
     "../_base_/models/mae_vit-small-p4.py",
-    "../_base_/datasets/shapes_mae.py",
+    "../_base_/datasets/shapes.py",
+    "../_base_/views/mae.py:32,smallest=0.5",
     "../_base_/schedules/adamw_coslr-200e.py",
     "../_base_/shapes_runtime.py",
     model={

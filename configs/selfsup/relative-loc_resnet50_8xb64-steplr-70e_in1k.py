@@ -13,8 +13,14 @@ def get_config() -> ConfigDict:
   """The primitive config of the folder's ImageNet relative-location recipes."""
   return inherit(
     "../_base_/models/relative-loc_resnet50.py",
-    "../_base_/datasets/imagenet_relative-loc.py",
+    "../_base_/datasets/imagenet.py",
+    "../_base_/views/relative-loc.py",
     "../_base_/schedules/sgd_steplr-70e.py",
     "../_base_/default_runtime.py",
+    data={
+      "batch_size": 512,
+      "mean": (124 / 255, 117 / 255, 104 / 255),
+      "std": (59 / 255, 58 / 255, 58 / 255),
+    },
     runtime={"evaluate": {"features": ("stage3",)}},
   )

@@ -15,9 +15,11 @@ def get_config() -> ConfigDict:
   """The primitive config of the folder's CIFAR-10 SwAV recipes."""
   return inherit(
     "../_base_/models/swav_resnet18.py",
-    "../_base_/datasets/cifar10_swav.py",
+    "../_base_/datasets/cifar10.py",
+    "../_base_/views/simclr.py:32,interpolation=bicubic",
     "../_base_/schedules/larc_coslr-200e.py",
     "../_base_/default_runtime.py",
+    data={"batch_size": 256},
     schedule={
       "optimizer": {
         "trust_coefficient": 0.02,

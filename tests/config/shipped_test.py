@@ -79,3 +79,13 @@ def test_every_value_is_from_a_file_that_is_there(file, monkeypatch):
   assert loaded.origins
   for path, origin in loaded.origins.items():
     assert (tiny.ROOT / origin).is_file(), (path, origin)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_copy_in_another_folder_says_the_same(file, tmp_path):
+  copied = shipped.copy(file.stem, tmp_path)
+  assert "_base_/" not in copied.read_text().replace("sslx:_base_/", "")
+  config = config_lib.load(str(copied))
+  assert config_lib.to_json(config) == config_lib.to_json(
+    config_lib.load(str(file))
+  )
