@@ -309,7 +309,7 @@ TABLE = [
     | optimizer("sgd", 1e-4, decay_multipliers=(("head/", 5.0),))
     | rate("step", 5, "epoch", start=0.02, peak=0.2, end=0.002)
     | under("schedule.lr", milestones=(30, 50), gamma=0.1)
-    | {"data.batch_size": 512, "data.views.0.grey": 0.66}
+    | under("data.views.0", grey=0.66, interpolation="bilinear")
     | normalised(
       (124 / 255, 117 / 255, 104 / 255), (59 / 255, *[58 / 255] * 2)
     ),

@@ -1,7 +1,8 @@
 """Relative location, ResNet-50, ImageNet, batch 512, 70 epochs (MMSelfSup).
 
 Features of stage 3 are some ten points better than the final ones here. Each of
-the nine patches is encoded once; MMSelfSup encodes the centre eight times.
+the nine patches is encoded once, and images are resized with antialiasing;
+MMSelfSup encodes the centre eight times, and resizes by OpenCV without it.
 """
 
 from ml_collections import ConfigDict
