@@ -1,20 +1,10 @@
 """SwAV: `--config=configs/swav.py[:cifar10|:imagenet|:quickstart]`."""
 
-from ml_collections import ConfigDict
+from sslx.config import entry
 
-from sslx.config import ConfigError, inherit
-
-RECIPES = {
-  "cifar10": "selfsup/swav_resnet18_1xb256-coslr-200e_cifar10.py",
-  "imagenet": "selfsup/swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96.py",
-  "quickstart": "selfsup/swav_resnet18-w25_1xb256-coslr-24e_shapes.py",
-}
-
-
-def get_config(recipe: str = "cifar10") -> ConfigDict:
-  """The recipe of that name."""
-  if recipe not in RECIPES:
-    raise ConfigError(
-      f"configs/swav.py has no recipe {recipe!r}; it has {', '.join(RECIPES)}."
-    )
-  return inherit(RECIPES[recipe])
+get_config = entry(
+  __file__,
+  cifar10="selfsup/swav_resnet18_1xb256-coslr-200e_cifar10.py",
+  imagenet="selfsup/swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96.py",
+  quickstart="selfsup/swav_resnet18-w25_1xb256-coslr-24e_shapes.py",
+)

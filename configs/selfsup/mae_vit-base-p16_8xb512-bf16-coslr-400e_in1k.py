@@ -1,4 +1,7 @@
-"""MAE, ViT-B/16, ImageNet, batch 4096, 400 epochs (official figures)."""
+"""MAE, ViT-B/16, ImageNet, batch 4096, 400 epochs (official figures).
+
+For as many epochs as MMSelfSup; the official code has 800 or more.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""MAE on the generated shapes: paints them in minutes on a laptop's CPU."""
+"""MAE on the generated shapes (our figures): minutes on a laptop's CPU."""
 
 from ml_collections import ConfigDict
 
@@ -8,12 +8,13 @@ from sslx.config import inherit
 def get_config() -> ConfigDict:
   """A narrow ViT of 4 blocks, a small decoder and a short schedule."""
   return inherit(
-    "../_base_/models/mae_vit-tiny-p4.py",
-    "../_base_/datasets/shapes_mae.py",
+    "../_base_/models/mae_vit-small-p4.py",
+    "../_base_/datasets/shapes.py",
+    "../_base_/views/mae.py:32,smallest=0.5",
     "../_base_/schedules/adamw_coslr-200e.py",
     "../_base_/shapes_runtime.py",
     model={
-      "backbone": {"width": 96, "depth": 4, "heads": 3},
+      "backbone": {"variant": "tiny", "width": 96, "depth": 4, "heads": 3},
       "decoder": {"width": 64, "depth": 2, "heads": 2},
     },
     schedule={

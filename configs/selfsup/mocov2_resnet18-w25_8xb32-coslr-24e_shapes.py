@@ -1,4 +1,4 @@
-"""MoCo v2 on the generated shapes: learns in minutes on a laptop's CPU."""
+"""MoCo v2 on the generated shapes (our figures): minutes on a laptop's CPU."""
 
 from ml_collections import ConfigDict
 
@@ -9,7 +9,8 @@ def get_config() -> ConfigDict:
   """A narrow ResNet-18, a short queue and a short schedule."""
   return inherit(
     "../_base_/models/mocov2_resnet18.py",
-    "../_base_/datasets/shapes_simclr.py",
+    "../_base_/datasets/shapes.py",
+    "../_base_/views/simclr.py:32,smallest=0.5,jitter=(0.4,0.4,0.4,0.2),blur=0",
     "../_base_/schedules/adamw_coslr-200e.py",
     "../_base_/shapes_runtime.py",
     model={

@@ -9,9 +9,11 @@ def get_config() -> ConfigDict:
   """The primitive config of the folder's ImageNet MoCo v3 ViT recipes."""
   return inherit(
     "../_base_/models/mocov3_vit-base-p16.py",
-    "../_base_/datasets/imagenet_mocov3.py",
+    "../_base_/datasets/imagenet.py",
+    "../_base_/views/byol.py",
     "../_base_/schedules/adamw_coslr-300e.py",
     "../_base_/default_runtime.py",
-    model={"dtype": "bfloat16"},
+    model={"dtype": "bfloat16"},  # There mixed float16, with loss scaling.
+    data={"batch_size": 4096},
     runtime={"evaluate": {"features": ("pooled", "cls+pooled")}},
   )

@@ -1,7 +1,8 @@
 """SimCLR, ResNet-18, CIFAR-10, 200 epochs.
 
-The figures of lightly's CIFAR-10 benchmark (batch 512, 200 epochs), whose kNN
-accuracy (k=200, T=0.1) it reports as 84.8 %.
+The figures of lightly's CIFAR-10 benchmark (batch 512, 200 epochs), which
+reports a kNN accuracy (k=200, T=0.1) of 84.8 %, the best of all epochs. Its
+ResNet starts from torch's default weights, ours from torchvision's.
 """
 
 from ml_collections import ConfigDict
@@ -13,10 +14,15 @@ def get_config() -> ConfigDict:
   """The primitive config of the folder's CIFAR-10 SimCLR recipes."""
   return inherit(
     "../_base_/models/simclr_resnet18.py",
-    "../_base_/datasets/cifar10_simclr.py",
+    "../_base_/datasets/cifar10.py",
+    "../_base_/views/simclr.py:32,jitter=(0.4,0.4,0.4,0.1),blur=0",
     "../_base_/schedules/sgd_coslr-200e.py",
     "../_base_/default_runtime.py",
-    runtime={
-      "evaluate": {"knn": {"k": (200, 20), "temperature": 0.1}},
+    data={
+      "batch_size": 512,
+      "mean": (0.485, 0.456, 0.406),
+      "std": (0.229, 0.224, 0.225),
     },
+    schedule={"lr": {"per": "epoch"}},
+    runtime={"evaluate": {"knn": {"k": (200, 20), "temperature": 0.1}}},
   )

@@ -1,4 +1,7 @@
-"""SimCLR, ResNet-50, ImageNet, batch 256, 200 epochs (MMSelfSup's figures)."""
+"""SimCLR, ResNet-50, ImageNet, batch 256, 200 epochs (MMSelfSup's figures).
+
+Its LARS has |g| + w |p| where `lars` has |g + w p|: alike, as w is 1e-6.
+"""
 
 from ml_collections import ConfigDict
 
@@ -9,7 +12,9 @@ def get_config() -> ConfigDict:
   """The primitive config of the folder's ImageNet SimCLR recipes."""
   return inherit(
     "../_base_/models/simclr_resnet50.py",
-    "../_base_/datasets/imagenet_simclr.py",
+    "../_base_/datasets/imagenet.py",
+    "../_base_/views/simclr.py",
     "../_base_/schedules/lars_coslr-200e.py",
     "../_base_/default_runtime.py",
+    data={"batch_size": 256},
   )

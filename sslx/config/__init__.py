@@ -7,6 +7,7 @@ locked ConfigDict, whose sections are checked against settings classes
 (`schema`). `python -m sslx.config` prints, compares, lints and migrates.
 """
 
+from sslx.config.entry import entry
 from sslx.config.errors import ConfigError, unknown_key
 from sslx.config.files import inherit, load, read
 from sslx.config.identity import (
@@ -25,6 +26,7 @@ __all__ = [
   "ConfigError",
   "build",
   "differences",
+  "entry",
   "fingerprint",
   "inherit",
   "load",

@@ -77,9 +77,10 @@ def copy(name: str, into: pathlib.Path) -> pathlib.Path:
     if not path.is_file():
       return match[0]
     below = path.relative_to(folder().resolve()).as_posix()
-    return f"{match[1]}{PREFIX}{below}{match[1]}"
+    return f"{match[1]}{PREFIX}{below}{match[3]}{match[1]}"
 
-  text = re.sub(r"""(["'])([^"'\n]+\.py)\1""", portable, source.read_text())
+  text = source.read_text()
+  text = re.sub(r"""(["'])([^"'\n]+\.py)(|:[^"'\n]*)\1""", portable, text)
   into.mkdir(parents=True, exist_ok=True)
   target.write_text(text)
   return target

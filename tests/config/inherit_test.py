@@ -259,6 +259,23 @@ def test_an_entry_point_takes_a_recipe_and_a_width():
   assert plain.model.backbone.width == 1.0
 
 
+def test_an_entry_point_of_ones_own(tmp_path):
+  width = {"model": {"backbone": {"width": 1.0}}}
+  write_whole(tmp_path, "deep/mine.py", width)
+  (tmp_path / "pick.py").write_text(
+    "from sslx.config import entry\n"
+    f"get_config = entry(__file__, mine='deep/mine.py', theirs='sslx:"
+    f"selfsup/{SHAPES}')"
+  )
+  load = config_files.load
+  assert load(f"{tmp_path}/pick.py") == load(f"{tmp_path}/deep/mine.py")
+  assert load(f"{tmp_path}/pick.py:mine,2").model.backbone.width == 2
+  shipped = load(f"{CONFIGS}/selfsup/{SHAPES}")
+  assert load(f"{tmp_path}/pick.py:theirs") == shipped
+  with pytest.raises(ConfigError, match=r"pick\.py has no recipe 'their'; it"):
+    load(f"{tmp_path}/pick.py:their")
+
+
 def test_every_value_knows_the_file_or_flag_that_set_it(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   write_whole(

@@ -22,7 +22,7 @@ mae_vit-huge-p14_8xb512-bf16-coslr-1600e_in1k
 mae_vit-large-p16_8xb512-bf16-coslr-1600e_in1k
 mae_vit-large-p16_8xb512-bf16-coslr-400e_in1k
 mae_vit-large-p16_8xb512-bf16-coslr-800e_in1k
-mae_vit-tiny-p4_1xb256-coslr-200e_cifar10
+mae_vit-small-p4-h12_1xb256-coslr-200e_cifar10
 mae_vit-tiny-p4-w96-d4_1xb256-coslr-24e_shapes
 mocov2_resnet18-w25_8xb32-coslr-24e_shapes
 mocov2_resnet18_8xb64-coslr-200e_cifar10
@@ -79,3 +79,13 @@ def test_every_value_is_from_a_file_that_is_there(file, monkeypatch):
   assert loaded.origins
   for path, origin in loaded.origins.items():
     assert (tiny.ROOT / origin).is_file(), (path, origin)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_copy_in_another_folder_says_the_same(file, tmp_path):
+  copied = shipped.copy(file.stem, tmp_path)
+  assert "_base_/" not in copied.read_text().replace("sslx:_base_/", "")
+  config = config_lib.load(str(copied))
+  assert config_lib.to_json(config) == config_lib.to_json(
+    config_lib.load(str(file))
+  )

@@ -1,26 +1,21 @@
 """MAE for ImageNet: ViT-B/16, a decoder of 8 blocks."""
 
-from ml_collections import ConfigDict
 
-
-def get_config() -> ConfigDict:
+def get_config() -> dict:
   """Section `model`."""
-  return ConfigDict(
-    {
-      "model": {
-        "method": "mae",
-        "backbone": {
-          "name": "vit",
-          "variant": "base",
-          "depth": None,
-          "patch_size": 16,
-        },
-        "decoder": {
-          "depth": 8,
-        },
-        "mask_ratio": 0.75,
-        "norm_pix": True,
-      }
-    },
-    sort_keys=False,
-  )
+  return {
+    "model": {
+      "method": "mae",
+      "backbone": {
+        "name": "vit",
+        "variant": "base",
+        "depth": None,
+        "patch_size": 16,
+      },
+      "decoder": {
+        "depth": 8,
+      },
+      "mask_ratio": 0.75,
+      "norm_pix": True,
+    }
+  }

@@ -1,28 +1,23 @@
 """MoCo v3 for ImageNet: ResNet-50."""
 
-from ml_collections import ConfigDict
 
-
-def get_config() -> ConfigDict:
+def get_config() -> dict:
   """Section `model`."""
-  return ConfigDict(
-    {
-      "model": {
-        "method": "mocov3",
-        "backbone": {
-          "name": "resnet",
-          "depth": 50,
-        },
-        "projector": {
-          "dims": (4096, 256),
-          "last_norm": "plain",
-        },
-        "predictor": {
-          "dims": (4096, 256),
-        },
-        "temperature": 1.0,
-        "momentum": 0.99,
-      }
-    },
-    sort_keys=False,
-  )
+  return {
+    "model": {
+      "method": "mocov3",
+      "backbone": {
+        "name": "resnet",
+        "depth": 50,
+      },
+      "projector": {
+        "dims": (4096, 256),
+        "last_norm": "plain",
+      },
+      "predictor": {
+        "dims": (4096, 256),
+      },
+      "temperature": 1.0,
+      "momentum": 0.99,
+    }
+  }

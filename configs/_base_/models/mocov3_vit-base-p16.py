@@ -1,33 +1,28 @@
 """MoCo v3 for ImageNet: ViT-B/16, patch projection frozen."""
 
-from ml_collections import ConfigDict
 
-
-def get_config() -> ConfigDict:
+def get_config() -> dict:
   """Section `model`."""
-  return ConfigDict(
-    {
-      "model": {
-        "method": "mocov3",
-        "backbone": {
-          "name": "vit",
-          "variant": "base",
-          "depth": None,
-          "patch_size": 16,
-          "style": "mocov3",
-          "frozen_patches": True,
-        },
-        "projector": {
-          "dims": (4096, 4096, 256),
-          "last_norm": "plain",
-        },
-        "predictor": {
-          "dims": (4096, 256),
-          "last_norm": "plain",
-        },
-        "temperature": 0.2,
-        "momentum": 0.99,
-      }
-    },
-    sort_keys=False,
-  )
+  return {
+    "model": {
+      "method": "mocov3",
+      "backbone": {
+        "name": "vit",
+        "variant": "base",
+        "depth": None,
+        "patch_size": 16,
+        "style": "mocov3",
+        "frozen_patches": True,
+      },
+      "projector": {
+        "dims": (4096, 4096, 256),
+        "last_norm": "plain",
+      },
+      "predictor": {
+        "dims": (4096, 256),
+        "last_norm": "plain",
+      },
+      "temperature": 0.2,
+      "momentum": 0.99,
+    }
+  }

@@ -1,34 +1,29 @@
 """MoCo v3 for 32-px images: ViT-Ti/4; heads as wide for it as for ViT-B."""
 
-from ml_collections import ConfigDict
 
-
-def get_config() -> ConfigDict:
+def get_config() -> dict:
   """Section `model`."""
-  return ConfigDict(
-    {
-      "model": {
-        "method": "mocov3",
-        "backbone": {
-          "name": "vit",
-          "variant": "tiny",
-          "depth": None,
-          "patch_size": 4,
-          "image_size": 32,
-          "style": "mocov3",
-          "frozen_patches": True,
-        },
-        "projector": {
-          "dims": (1024, 1024, 256),
-          "last_norm": "plain",
-        },
-        "predictor": {
-          "dims": (1024, 256),
-          "last_norm": "plain",
-        },
-        "temperature": 0.2,
-        "momentum": 0.99,
-      }
-    },
-    sort_keys=False,
-  )
+  return {
+    "model": {
+      "method": "mocov3",
+      "backbone": {
+        "name": "vit",
+        "variant": "tiny",
+        "depth": None,
+        "patch_size": 4,
+        "image_size": 32,
+        "style": "mocov3",
+        "frozen_patches": True,
+      },
+      "projector": {
+        "dims": (1024, 1024, 256),
+        "last_norm": "plain",
+      },
+      "predictor": {
+        "dims": (1024, 256),
+        "last_norm": "plain",
+      },
+      "temperature": 0.2,
+      "momentum": 0.99,
+    }
+  }

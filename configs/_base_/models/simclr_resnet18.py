@@ -1,25 +1,21 @@
 """SimCLR for 32-px images: ResNet-18 with the CIFAR stem."""
 
-from ml_collections import ConfigDict
 
-
-def get_config() -> ConfigDict:
+def get_config() -> dict:
   """Section `model`."""
-  return ConfigDict(
-    {
-      "model": {
-        "method": "simclr",
-        "backbone": {
-          "name": "resnet",
-          "depth": 18,
-          "stem": "cifar",
-        },
-        "projector": {
-          "dims": (512, 128),
-          "last_norm": "affine",
-        },
-        "temperature": 0.5,
-      }
-    },
-    sort_keys=False,
-  )
+  return {
+    "model": {
+      "method": "simclr",
+      "backbone": {
+        "name": "resnet",
+        "depth": 18,
+        "stem": "cifar",
+        "zero_init_residual": False,
+      },
+      "projector": {
+        "dims": (512, 128),
+        "last_norm": "affine",
+      },
+      "temperature": 0.5,
+    }
+  }

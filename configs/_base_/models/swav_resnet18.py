@@ -1,31 +1,26 @@
 """SwAV for 32-px images: ResNet-18 with the CIFAR stem."""
 
-from ml_collections import ConfigDict
 
-
-def get_config() -> ConfigDict:
+def get_config() -> dict:
   """Section `model`."""
-  return ConfigDict(
-    {
-      "model": {
-        "method": "swav",
-        "backbone": {
-          "name": "resnet",
-          "depth": 18,
-          "stem": "cifar",
-          "zero_init_residual": False,
-        },
-        "projector": {
-          "dims": (2048, 128),
-          "use_bias": True,
-        },
-        "prototypes": 3000,
-        "temperature": 0.1,
-        "epsilon": 0.05,
-        "sinkhorn_iterations": 3,
-        "queue_size": 3840,
-        "queue_start_epoch": 50,
-      }
-    },
-    sort_keys=False,
-  )
+  return {
+    "model": {
+      "method": "swav",
+      "backbone": {
+        "name": "resnet",
+        "depth": 18,
+        "stem": "cifar",
+        "zero_init_residual": False,
+      },
+      "projector": {
+        "dims": (2048, 128),
+        "use_bias": True,
+      },
+      "prototypes": 3000,
+      "temperature": 0.1,
+      "epsilon": 0.05,
+      "sinkhorn_iterations": 3,
+      "queue_size": 3840,
+      "queue_start_epoch": 50,
+    }
+  }

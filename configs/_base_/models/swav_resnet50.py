@@ -1,30 +1,25 @@
 """SwAV for ImageNet: ResNet-50, synchronised BatchNorm, 3,000 prototypes."""
 
-from ml_collections import ConfigDict
 
-
-def get_config() -> ConfigDict:
+def get_config() -> dict:
   """Section `model`."""
-  return ConfigDict(
-    {
-      "model": {
-        "method": "swav",
-        "backbone": {
-          "name": "resnet",
-          "depth": 50,
-          "zero_init_residual": False,
-        },
-        "projector": {
-          "dims": (2048, 128),
-          "use_bias": True,
-        },
-        "prototypes": 3000,
-        "temperature": 0.1,
-        "epsilon": 0.05,
-        "sinkhorn_iterations": 3,
-        "queue_size": 3840,
-        "queue_start_epoch": 15,
-      }
-    },
-    sort_keys=False,
-  )
+  return {
+    "model": {
+      "method": "swav",
+      "backbone": {
+        "name": "resnet",
+        "depth": 50,
+        "zero_init_residual": False,
+      },
+      "projector": {
+        "dims": (2048, 128),
+        "use_bias": True,
+      },
+      "prototypes": 3000,
+      "temperature": 0.1,
+      "epsilon": 0.05,
+      "sinkhorn_iterations": 3,
+      "queue_size": 3840,
+      "queue_start_epoch": 15,
+    }
+  }

@@ -1,26 +1,21 @@
 """AdamW for ViTs: 40 epochs of warm-up, cosine to zero over 300 epochs."""
 
-from ml_collections import ConfigDict
 
-
-def get_config() -> ConfigDict:
+def get_config() -> dict:
   """Section `schedule`."""
-  return ConfigDict(
-    {
-      "schedule": {
-        "epochs": 300,
-        "optimizer": {
-          "name": "adamw",
-          "lr": 1.5e-4,
-          "b1": 0.9,
-          "b2": 0.999,
-          "weight_decay": 0.1,
-        },
-        "lr": {
-          "kind": "cosine",
-          "warmup_epochs": 40.0,
-        },
-      }
-    },
-    sort_keys=False,
-  )
+  return {
+    "schedule": {
+      "epochs": 300,
+      "optimizer": {
+        "name": "adamw",
+        "lr": 1.5e-4,
+        "b1": 0.9,
+        "b2": 0.999,
+        "weight_decay": 0.1,
+      },
+      "lr": {
+        "kind": "cosine",
+        "warmup_epochs": 40.0,
+      },
+    }
+  }

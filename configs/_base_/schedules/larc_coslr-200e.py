@@ -1,27 +1,22 @@
 """LARC as SwAV has it: no exclusions; prototypes frozen for an epoch."""
 
-from ml_collections import ConfigDict
 
-
-def get_config() -> ConfigDict:
+def get_config() -> dict:
   """Section `schedule`."""
-  return ConfigDict(
-    {
-      "schedule": {
-        "epochs": 200,
-        "optimizer": {
-          "name": "larc",
-          "lr": 0.6,
-          "momentum": 0.9,
-          "weight_decay": 1e-6,
-          "freeze": ("prototypes",),
-          "freeze_steps": 5005,
-        },
-        "lr": {
-          "kind": "cosine",
-          "final": 0.001,
-        },
-      }
-    },
-    sort_keys=False,
-  )
+  return {
+    "schedule": {
+      "epochs": 200,
+      "optimizer": {
+        "name": "larc",
+        "lr": 0.6,
+        "momentum": 0.9,
+        "weight_decay": 1e-6,
+        "freeze": ("prototypes",),
+        "freeze_steps": 5005,
+      },
+      "lr": {
+        "kind": "cosine",
+        "final": 0.001,
+      },
+    }
+  }

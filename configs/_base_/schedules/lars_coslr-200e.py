@@ -1,27 +1,23 @@
-"""LARS, ten epochs of warm-up, cosine to zero over 200 epochs."""
-
-from ml_collections import ConfigDict
+"""LARS, ten epochs of warm-up, cosine by epochs to zero over 200 epochs."""
 
 
-def get_config() -> ConfigDict:
+def get_config() -> dict:
   """Section `schedule`."""
-  return ConfigDict(
-    {
-      "schedule": {
-        "epochs": 200,
-        "optimizer": {
-          "name": "lars",
-          "lr": 0.3,
-          "momentum": 0.9,
-          "weight_decay": 1e-6,
-          "exclude_1d": True,
-        },
-        "lr": {
-          "kind": "cosine",
-          "warmup_epochs": 10.0,
-          "warmup_from": 1e-4,
-        },
-      }
-    },
-    sort_keys=False,
-  )
+  return {
+    "schedule": {
+      "epochs": 200,
+      "optimizer": {
+        "name": "lars",
+        "lr": 0.3,
+        "momentum": 0.9,
+        "weight_decay": 1e-6,
+        "exclude_1d": True,
+      },
+      "lr": {
+        "kind": "cosine",
+        "warmup_epochs": 10.0,
+        "warmup_from": 1e-4,
+        "per": "epoch",
+      },
+    }
+  }

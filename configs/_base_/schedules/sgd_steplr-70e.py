@@ -1,30 +1,25 @@
 """SGD with warm-up and two steps, as MMSelfSup has relative location."""
 
-from ml_collections import ConfigDict
 
-
-def get_config() -> ConfigDict:
+def get_config() -> dict:
   """Section `schedule`."""
-  return ConfigDict(
-    {
-      "schedule": {
-        "epochs": 70,
-        "optimizer": {
-          "name": "sgd",
-          "lr": 0.2,
-          "lr_batch": 512,
-          "momentum": 0.9,
-          "weight_decay": 1e-4,
-          "decay_multipliers": (("head/", 5.0),),
-        },
-        "lr": {
-          "kind": "step",
-          "warmup_epochs": 5.0,
-          "warmup_from": 0.1,
-          "milestones": (30, 50),
-          "per": "epoch",
-        },
-      }
-    },
-    sort_keys=False,
-  )
+  return {
+    "schedule": {
+      "epochs": 70,
+      "optimizer": {
+        "name": "sgd",
+        "lr": 0.2,
+        "lr_batch": 512,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "decay_multipliers": (("head/", 5.0),),
+      },
+      "lr": {
+        "kind": "step",
+        "warmup_epochs": 5.0,
+        "warmup_from": 0.1,
+        "milestones": (30, 50),
+        "per": "epoch",
+      },
+    }
+  }

@@ -1,0 +1,359 @@
+"""What the sources of the recipes say, typed from the sources.
+
+They were read at the commits given with their names. Keys are dotted paths of
+resolved configs. Four are not: `start`, `peak` and `end` are learning rates, of
+the first step, after the warm-up, and when the last step is done; `sizes` are
+width, depth and heads of a ViT.
+"""
+
+from typing import Any, NamedTuple
+
+
+class Differs(NamedTuple):
+  """A figure that is not the source's on purpose."""
+
+  theirs: Any
+  ours: Any
+  said: str  # in a docstring or comment of the recipe or what it inherits
+
+
+class Row(NamedTuple):
+  """What a source says of some recipes."""
+
+  source: str  # The recipe's docstring has what is before the comma.
+  recipes: str  # a pattern of their names
+  figures: dict[str, Any]
+
+
+MMSELFSUP = "MMSelfSup, open-mmlab/mmselfsup@db861f3, configs/selfsup"
+LIGHTLY = "lightly, lightly-ai/lightly@e8d317f, cifar10_benchmark.py"
+SOLO = "solo-learn, vturrisi/solo-learn@9187ea3, scripts/pretrain"
+MOCO = "official, facebookresearch/moco@132aea9, main_moco.py"
+NOTEBOOK = "official, facebookresearch/moco@colab-notebook"
+MOCOV3 = "official, facebookresearch/moco-v3@c349e6e, CONFIG.md"
+SWAV = "official, facebookresearch/swav@06b1b7c, scripts"
+MAE = "official, facebookresearch/mae@efb2a80, PRETRAIN.md"
+OURS = "our figures"
+
+
+def under(prefix, **figures):
+  return {f"{prefix}.{key}": value for key, value in figures.items()}
+
+
+def run(batch, epochs):
+  return {"data.batch_size": batch, "schedule.epochs": epochs}
+
+
+def normalised(mean, std):
+  return {"data.mean": mean, "data.std": std}
+
+
+def view(n, size, count, scale, interpolation, jitter=None, **figures):
+  figures = {"flip": 0.5, "blur": 0, "solarize": 0} | figures
+  if jitter:
+    figures |= {"jitter": jitter, "jitter_prob": 0.8, "grey": 0.2}
+  else:
+    figures |= {"jitter": (0, 0, 0, 0), "grey": 0}
+  if figures["blur"]:
+    # Pillow's, as wide as it takes; 23 taps go 5.5 of the largest sigma far.
+    figures |= {"blur_sigma": (0.1, 2.0), "blur_kernel": 23}
+  figures |= {"size": size, "count": count, "crop_scale": scale}
+  return under(f"data.views.{n}", interpolation=interpolation, **figures)
+
+
+def optimizer(name, weight_decay, **figures):
+  figures = {"exclude": (), "exclude_1d": False} | figures
+  if name == "adamw":
+    figures = {"b1": 0.9, "b2": 0.999, "eps": 1e-8} | figures
+  else:
+    figures = {"momentum": 0.9, "nesterov": False} | figures
+  figures |= {"name": name, "weight_decay": weight_decay}
+  return under("schedule.optimizer", lr_scaling="linear", **figures)
+
+
+def rate(kind, warmup_epochs, per="step", **ends):
+  figures = {"kind": kind, "warmup_epochs": warmup_epochs, "per": per}
+  return under("schedule.lr", **figures) | {"end": 0} | ends
+
+
+def resnet(depth, zero_init_residual=False, stem="imagenet"):
+  figures = {"depth": depth, "zero_init_residual": zero_init_residual}
+  return under("model.backbone", name="resnet", stem=stem, **figures)
+
+
+def head(name, dims, norm=True, **figures):
+  return under(f"model.{name}", dims=dims, norm=norm, **figures)
+
+
+IMAGENET = normalised((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR10 = normalised((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+STRONG, WEAK = (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.4, 0.1)
+MIDDLE, BYOL = (0.6, 0.6, 0.6, 0.2), (0.4, 0.4, 0.2, 0.1)
+BFLOAT16 = {"model.dtype": Differs("float16", "bfloat16", "mixed float16")}
+FLOAT32 = {"model.dtype": Differs("float16", "float32", "mixed float16")}
+LONGER = Differs(1000, 200, "trains for 1000 epochs")
+CODES = under("model", prototypes=3000, temperature=0.1, epsilon=0.05)
+CODES |= {"model.sinkhorn_iterations": 3}
+CODES |= head("projector", (2048, 128), use_bias=True, last_norm="none")
+CODES |= FLOAT32
+DECODER = under("model.decoder", width=512, depth=8, heads=16)
+DECODER |= under("model", mask_ratio=0.75, norm_pix=True)
+
+TABLE = [
+  # SimCLR
+  Row(
+    MMSELFSUP,
+    "simclr_resnet50_*",
+    under("model", temperature=0.1, norm_groups=1)
+    | resnet(50, zero_init_residual=True)
+    | head("projector", (2048, 128), use_bias=False, last_norm="affine")
+    | optimizer("lars", 1e-6, exclude_1d=True, trust_coefficient=0.001)
+    | rate("cosine", 10, "epoch")
+    | IMAGENET
+    | view(0, 224, 2, (0.08, 1), "bilinear", STRONG, blur=0.5),
+  ),
+  Row(
+    LIGHTLY,
+    "simclr_resnet18_1xb512-coslr-200e_cifar10",
+    under("model", temperature=0.5, norm_groups=1)
+    | resnet(18, stem="cifar")
+    | head("projector", (512, 128), use_bias=False, last_norm="affine")
+    | optimizer("sgd", 5e-4)
+    | rate("cosine", 0, "epoch", start=0.24, peak=0.06 * 512 / 128)
+    | run(512, 200)
+    | IMAGENET
+    | view(0, 32, 2, (0.08, 1), "bilinear", WEAK)
+    | under("runtime.evaluate.knn", k=(200, 20), temperature=0.1),
+  ),
+  *(
+    Row(
+      MMSELFSUP,
+      f"simclr_resnet50_{batch}-coslr-{epochs}e_in1k",
+      run(size, epochs) | {"start": peak * 1e-4, "peak": peak},
+    )
+    for batch, size, epochs, peak in (
+      ("8xb32", 256, 200, 0.3),
+      ("16xb256", 4096, 200, 4.8),
+      ("16xb256", 4096, 800, 4.8),
+    )
+  ),
+  # MoCo v2
+  Row(
+    MOCO,
+    "mocov2_resnet50_*",
+    under("model", temperature=0.2, momentum=0.999, queue_size=65536)
+    | under("model", symmetric=False, shuffle=True, norm_groups=8)
+    | resnet(50)
+    | head("projector", (2048, 128), False, use_bias=True, last_norm="none")
+    | optimizer("sgd", 1e-4)
+    | rate("cosine", 0, "epoch", start=0.03, peak=0.03)
+    | IMAGENET
+    | view(0, 224, 2, (0.2, 1), "bilinear", WEAK, blur=0.5),
+  ),
+  Row(MOCO, "mocov2_resnet50_8xb32-coslr-200e_in1k", run(256, 200)),
+  Row(MOCO, "mocov2_resnet50_8xb32-coslr-800e_in1k", run(256, 800)),
+  Row(
+    NOTEBOOK,
+    "mocov2_resnet18_8xb64-coslr-200e_cifar10",
+    under("model", temperature=0.1, momentum=0.99, queue_size=4096)
+    | under("model", symmetric=False, shuffle=True, norm_groups=8)
+    | resnet(18, stem="cifar")
+    | head("projector", (128,), False, use_bias=True, last_norm="none")
+    | optimizer("sgd", 5e-4)
+    | rate("cosine", 0, "epoch", start=0.06, peak=0.06)
+    | run(512, 200)
+    | normalised((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    | view(0, 32, 2, (0.08, 1), "bilinear", WEAK)
+    | under("runtime.evaluate.knn", k=(200, 20), temperature=0.1),
+  ),
+  # SwAV
+  Row(
+    SWAV,
+    "swav_resnet50_*",
+    CODES
+    | resnet(50)
+    | optimizer("larc", 1e-6, trust_coefficient=0.001, trust_clip=False)
+    | under("schedule.optimizer", freeze=("prototypes",))
+    | normalised((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
+    | view(0, 224, 2, (0.14, 1), "bilinear", STRONG, blur=0.5)
+    | view(1, 96, 6, (0.05, 0.14), "bilinear", STRONG, blur=0.5),
+  ),
+  Row(
+    SWAV,
+    "swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96",
+    under("model", queue_size=3840, queue_start_epoch=15, norm_groups=1)
+    | under("schedule.optimizer", freeze_steps=5005)
+    | rate("cosine", 0, start=0.6, peak=0.6, end=0.0006)
+    | run(256, 200),
+  ),
+  Row(
+    SWAV,
+    "swav_resnet50_8xb512-mcrop-2-6-coslr-200e_in1k-224-96",
+    # 64 GPUs of 64 images; BatchNorm over 8 GPUs each.
+    under("model", queue_size=0, norm_groups=8)
+    | under("schedule.optimizer", freeze_steps=313)
+    | rate("cosine", 10, start=0.3, peak=4.8, end=0.0048)
+    | run(4096, 200),
+  ),
+  Row(
+    SOLO,
+    "swav_resnet18_*_cifar10*",
+    CODES
+    | under("model", queue_size=3840, queue_start_epoch=50, norm_groups=1)
+    | resnet(18, stem="cifar")
+    | optimizer("larc", 1e-6, trust_coefficient=0.02, trust_clip=True)
+    # Frozen for two epochs.
+    | under("schedule.optimizer", freeze_steps=2 * (50_000 // 256))
+    | under("schedule.optimizer", freeze=("prototypes",), exclude_1d=True)
+    | run(256, LONGER)
+    | CIFAR10,
+  ),
+  Row(
+    SOLO,
+    "swav_resnet18_1xb256-coslr-200e_cifar10",
+    rate("cosine", 10, start=3e-5, peak=0.6)
+    | view(0, 32, 2, (0.08, 1), "bicubic", STRONG, blur=0.5),
+  ),
+  Row(
+    SOLO,
+    "swav_resnet18_1xb256-mcrop-2-6-coslr-200e_cifar10-32-18",
+    rate("cosine", 10, start=3e-5, peak=0.6, end=0.0006)
+    | view(0, 32, 1, (0.2, 1), "bicubic", MIDDLE)
+    | view(1, 32, 1, (0.2, 1), "bicubic", MIDDLE, solarize=0.2)
+    | view(2, 18, 6, (0.08, 0.5), "bicubic", STRONG, blur=0.1, solarize=0.1),
+  ),
+  # MoCo v3
+  Row(
+    MOCOV3,
+    "mocov3_vit-*_in1k",
+    under("model", temperature=0.2, momentum=0.99, norm_groups=1)
+    | under("model.backbone", patch_size=16, style="mocov3", drop_path=0)
+    | under("model.backbone", frozen_patches=True)
+    | head("projector", (4096, 4096, 256), use_bias=False, last_norm="plain")
+    | head("predictor", (4096, 256), use_bias=False, last_norm="plain")
+    | BFLOAT16
+    | optimizer("adamw", 0.1)
+    | rate("cosine", 40, start=0, peak=2.4e-3)
+    | run(4096, 300)
+    | IMAGENET
+    | view(0, 224, 1, (0.08, 1), "bilinear", BYOL, blur=1)
+    | view(1, 224, 1, (0.08, 1), "bilinear", BYOL, blur=0.1, solarize=0.2),
+  ),
+  Row(MOCOV3, "mocov3_vit-base-p16_*_in1k", {"sizes": (768, 12, 12)}),
+  Row(MOCOV3, "mocov3_vit-small-p16-h12_*_in1k", {"sizes": (384, 12, 12)}),
+  Row(
+    MOCOV3,
+    "mocov3_resnet50_*",
+    under("model", temperature=1.0, momentum=0.99, norm_groups=1)
+    | resnet(50, zero_init_residual=True)
+    | head("projector", (4096, 256), use_bias=False, last_norm="plain")
+    | head("predictor", (4096, 256), use_bias=False, last_norm="none")
+    | BFLOAT16
+    | optimizer("larc", 1e-6, exclude_1d=True, trust_coefficient=0.001)
+    | rate("cosine", 10, start=0)
+    | IMAGENET
+    | view(0, 224, 1, (0.2, 1), "bilinear", BYOL, blur=1)
+    | view(1, 224, 1, (0.2, 1), "bilinear", BYOL, blur=0.1, solarize=0.2),
+  ),
+  Row(MOCOV3, "mocov3_resnet50_*-100e_*", run(4096, 100) | {"peak": 9.6}),
+  Row(MOCOV3, "mocov3_resnet50_*-300e_*", run(4096, 300) | {"peak": 4.8}),
+  Row(
+    OURS,  # Views are solo-learn's for its ResNet-18, heads a quarter as wide.
+    "mocov3_vit-tiny-p4_1xb256-coslr-200e_cifar10",
+    under("model", temperature=0.2, momentum=0.99, norm_groups=1)
+    | {"sizes": (192, 12, 3)}
+    | head("projector", (1024, 1024, 256), use_bias=False, last_norm="plain")
+    | head("predictor", (1024, 256), use_bias=False, last_norm="plain")
+    | optimizer("adamw", 0.1)
+    | rate("cosine", 20, start=0, peak=5e-4)
+    | run(256, 200)
+    | CIFAR10
+    | view(0, 32, 1, (0.08, 1), "bicubic", BYOL)
+    | view(1, 32, 1, (0.08, 1), "bicubic", BYOL, solarize=0.2),
+  ),
+  # MAE
+  Row(
+    MAE,
+    "mae_vit-*_in1k",
+    DECODER
+    | BFLOAT16
+    | optimizer("adamw", 0.05, b2=0.95, exclude=("bias$",), exclude_1d=True)
+    | rate("cosine", 40, start=0, peak=2.4e-3)
+    | IMAGENET
+    | view(0, 224, 1, (0.2, 1), "bicubic"),
+  ),
+  Row(MMSELFSUP, "mae_vit-base-p16_*-300e_in1k", run(4096, 300)),
+  Row(MMSELFSUP, "mae_vit-*_*-400e_in1k", run(4096, 400)),
+  Row(MAE, "mae_vit-*_*-800e_in1k", run(4096, 800)),
+  Row(MAE, "mae_vit-*_*-1600e_in1k", run(4096, 1600)),  # the paper's
+  Row(MAE, "mae_vit-base-p16_*_in1k", {"sizes": (768, 12, 12)}),
+  Row(MAE, "mae_vit-large-p16_*_in1k", {"sizes": (1024, 24, 16)}),
+  Row(MAE, "mae_vit-huge-p14_*_in1k", {"sizes": (1280, 32, 16)}),
+  Row(
+    SOLO,
+    "mae_vit-small-p4-h12_1xb256-coslr-200e_cifar10",
+    DECODER
+    | {"sizes": (384, 12, 12)}
+    | FLOAT32
+    | optimizer("adamw", 0.05, b2=0.95)
+    | rate("cosine", 10, start=3e-5, peak=2e-4)
+    | run(256, LONGER)
+    | CIFAR10
+    | view(0, 32, 1, (0.08, 1), "bicubic"),
+  ),
+  # Relative location
+  Row(
+    MMSELFSUP,
+    "relative-loc_resnet*lr-70e_*",
+    {"model.dropout": 0.5, "model.norm_groups": 8, "model.head.classes": 8}
+    | optimizer("sgd", 1e-4, decay_multipliers=(("head/", 5.0),))
+    | rate("step", 5, "epoch", start=0.02, peak=0.2, end=0.002)
+    | under("schedule.lr", milestones=(30, 50), gamma=0.1)
+    | under("data.views.0", grey=0.66, interpolation="bilinear")
+    | normalised(
+      (124 / 255, 117 / 255, 104 / 255), (59 / 255, *[58 / 255] * 2)
+    ),
+  ),
+  Row(
+    MMSELFSUP,
+    "relative-loc_resnet50_8xb64-steplr-70e_in1k",
+    resnet(50)
+    | {"model.head.hidden": 4096}
+    | run(512, 70)
+    | under("data.views.0", size=64, resize=292, crop=255),
+  ),
+  Row(
+    OURS,  # A grid of 3 x 3 cells of 11 px, and MMSelfSup's schedule.
+    "relative-loc_resnet18_8xb64-steplr-70e_cifar10",
+    resnet(18, stem="cifar")
+    | {"model.head.hidden": 1024}
+    | run(512, 70)
+    | under("data.views.0", size=9, resize=36, crop=33),
+  ),
+  # The generated shapes
+  *(
+    Row(
+      OURS,
+      f"{recipe}-coslr-24e_shapes",
+      optimizer("adamw", 0.01, exclude_1d=True)
+      | rate("cosine", warmup_epochs, start=0, peak=peak)
+      | run(256, 24)
+      | under("data.views.0", size=size)
+      | figures,
+    )
+    for recipe, size, peak, warmup_epochs, figures in (
+      ("simclr_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.temperature": 0.2}),
+      ("mocov2_resnet18-w25_8xb32", 32, 3e-3, 1, {"model.queue_size": 2048}),
+      ("swav_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.prototypes": 256}),
+      (
+        "relative-loc_resnet18-w25_8xb32",
+        9,
+        3e-3,
+        1,
+        {"data.views.0.crop": 33},
+      ),
+      ("mocov3_vit-tiny-p8-w96-d4_1xb256", 32, 1e-3, 2, {"sizes": (96, 4, 3)}),
+      ("mae_vit-tiny-p4-w96-d4_1xb256", 32, 2e-3, 2, {"sizes": (96, 4, 3)}),
+    )
+  ),
+]
