@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/mae_vit-small-p4.py",
     "../_base_/datasets/cifar10.py",
-    "../_base_/views/mae.py:32,smallest=0.08",
+    "../_base_/datasets/views/mae.py:32,smallest=0.08",
     "../_base_/schedules/adamw_coslr-300e.py",
     "../_base_/default_runtime.py",
     data={"batch_size": 256},

@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/mae_vit-small-p4.py",
     "../_base_/datasets/shapes.py",
-    "../_base_/views/mae.py:32,smallest=0.5",
+    "../_base_/datasets/views/mae.py:32,smallest=0.5",
     "../_base_/schedules/adamw_coslr-200e.py",
     "../_base_/shapes_runtime.py",
     model={

@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/mocov2_resnet18.py",
     "../_base_/datasets/shapes.py",
-    "../_base_/views/simclr.py:32,smallest=0.5,jitter=(0.4,0.4,0.4,0.2),blur=0",
+    "../_base_/datasets/views/simclr.py:32,smallest=0.5,jitter=(0.4,0.4,0.4,0.2),blur=0",
     "../_base_/schedules/adamw_coslr-200e.py",
     "../_base_/shapes_runtime.py",
     model={

@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/mocov2_resnet50.py",
     "../_base_/datasets/imagenet.py",
-    "../_base_/views/simclr.py:smallest=0.2,jitter=(0.4,0.4,0.4,0.1)",
+    "../_base_/datasets/views/simclr.py:smallest=0.2,jitter=(0.4,0.4,0.4,0.1)",
     "../_base_/schedules/sgd_coslr-200e.py",
     "../_base_/default_runtime.py",
     data={"batch_size": 256},

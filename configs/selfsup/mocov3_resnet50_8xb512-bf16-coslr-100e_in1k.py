@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/mocov3_resnet50.py",
     "../_base_/datasets/imagenet.py",
-    "../_base_/views/byol.py:smallest=0.2",
+    "../_base_/datasets/views/byol.py:smallest=0.2",
     "../_base_/schedules/larc_coslr-100e.py",
     "../_base_/default_runtime.py",
     model={"dtype": "bfloat16"},  # There mixed float16, with loss scaling.

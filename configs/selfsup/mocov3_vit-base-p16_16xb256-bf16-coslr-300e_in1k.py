@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/mocov3_vit-base-p16.py",
     "../_base_/datasets/imagenet.py",
-    "../_base_/views/byol.py",
+    "../_base_/datasets/views/byol.py",
     "../_base_/schedules/adamw_coslr-300e.py",
     "../_base_/default_runtime.py",
     model={"dtype": "bfloat16"},  # There mixed float16, with loss scaling.

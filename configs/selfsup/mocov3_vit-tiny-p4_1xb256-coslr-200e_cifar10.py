@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/mocov3_vit-tiny-p4.py",
     "../_base_/datasets/cifar10.py",
-    "../_base_/views/byol.py:32,blur=(0,0),interpolation=bicubic",
+    "../_base_/datasets/views/byol.py:32,blur=(0,0),interpolation=bicubic",
     "../_base_/schedules/adamw_coslr-300e.py",
     "../_base_/default_runtime.py",
     data={"batch_size": 256},

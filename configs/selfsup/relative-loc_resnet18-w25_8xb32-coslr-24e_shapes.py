@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/relative-loc_resnet18.py",
     "../_base_/datasets/shapes.py",
-    "../_base_/views/relative-loc.py:9,resize=36,crop=33",
+    "../_base_/datasets/views/relative-loc.py:9,resize=36,crop=33",
     "../_base_/schedules/adamw_coslr-200e.py",
     "../_base_/shapes_runtime.py",
     model={"backbone": {"width": 0.25}, "head": {"hidden": 256}},

@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/relative-loc_resnet18.py",
     "../_base_/datasets/cifar10.py",
-    "../_base_/views/relative-loc.py:9,resize=36,crop=33",
+    "../_base_/datasets/views/relative-loc.py:9,resize=36,crop=33",
     "../_base_/schedules/sgd_steplr-70e.py",
     "../_base_/default_runtime.py",
     data={

@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/relative-loc_resnet50.py",
     "../_base_/datasets/imagenet.py",
-    "../_base_/views/relative-loc.py",
+    "../_base_/datasets/views/relative-loc.py",
     "../_base_/schedules/sgd_steplr-70e.py",
     "../_base_/default_runtime.py",
     data={

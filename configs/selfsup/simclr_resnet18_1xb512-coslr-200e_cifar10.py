@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/simclr_resnet18.py",
     "../_base_/datasets/cifar10.py",
-    "../_base_/views/simclr.py:32,jitter=(0.4,0.4,0.4,0.1),blur=0",
+    "../_base_/datasets/views/simclr.py:32,jitter=(0.4,0.4,0.4,0.1),blur=0",
     "../_base_/schedules/sgd_coslr-200e.py",
     "../_base_/default_runtime.py",
     data={

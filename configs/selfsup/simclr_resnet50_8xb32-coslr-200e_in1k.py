@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/simclr_resnet50.py",
     "../_base_/datasets/imagenet.py",
-    "../_base_/views/simclr.py",
+    "../_base_/datasets/views/simclr.py",
     "../_base_/schedules/lars_coslr-200e.py",
     "../_base_/default_runtime.py",
     data={"batch_size": 256},

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/swav_resnet18.py",
     "../_base_/datasets/cifar10.py",
-    "../_base_/views/simclr.py:32,interpolation=bicubic",
+    "../_base_/datasets/views/simclr.py:32,interpolation=bicubic",
     "../_base_/schedules/larc_coslr-200e.py",
     "../_base_/default_runtime.py",
     data={"batch_size": 256},

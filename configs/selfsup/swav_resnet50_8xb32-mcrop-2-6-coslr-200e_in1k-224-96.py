@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
   return inherit(
     "../_base_/models/swav_resnet50.py",
     "../_base_/datasets/imagenet.py",
-    "../_base_/views/swav-mcrop-2-6.py",
+    "../_base_/datasets/views/swav-mcrop-2-6.py",
     "../_base_/schedules/larc_coslr-200e.py",
     "../_base_/default_runtime.py",
     data={"batch_size": 256, "std": (0.228, 0.224, 0.225)},

@@ -197,8 +197,8 @@ def _let_open(where: str, count: int) -> None:
   if need > hard:
     raise ConfigError(
       f"{where} has {count:,} files, which are open all at once, and this"
-      f" process may open {hard:,}. Raise the limit (`ulimit -Hn {need}`, or the"
-      " administrator's limits.conf), or prepare the set in fewer files."
+      f" process may open {hard:,}. Raise the limit to {need:,} (as root:"
+      f" `ulimit -n {need}`), or prepare the set in fewer files."
     )
   resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

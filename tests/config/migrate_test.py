@@ -65,7 +65,6 @@ def test_with_its_overrides_the_recipe_says_the_same(file, known, tmp_path):
 def test_simclr_in_full(known):
   found = migrate(FOREIGN / "simclr_resnet50_8xb32-coslr-200e_in1k.py", known)
   assert dict(found.overrides) == {
-    "schedule.lr.per": "epoch",
     "runtime.checkpoint.every_epochs": "10",
     "runtime.checkpoint.keep_last": "3",
   }
@@ -75,7 +74,7 @@ def test_simclr_in_full(known):
   grey = "train_dataloader.dataset.pipeline: RandomGrayscale"
   assert found.left[f"{grey}.channel_weights"] == (0.114, 0.587, 0.2989)
   report = str(found)
-  assert "--config.schedule.lr.per=epoch" in report
+  assert "--config.runtime.checkpoint.every_epochs=10" in report
   assert "resume = False  (a run goes on by itself" in report
 
 
