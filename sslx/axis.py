@@ -6,6 +6,7 @@ The batch is spread over it. Whoever needs an `Axis` takes it from `parallel`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -113,6 +114,21 @@ class Axis:
     if self.sharding is None:
       return x
     return lax.with_sharding_constraint(x, self.sharding)
+
+  def by_example(
+    self, function: Callable[..., jax.Array], *arrays: jax.Array
+  ) -> jax.Array:
+    """`function` of arrays of examples, each of which it treats on its own.
+
+    In the global view every device is given its rows. XLA cannot know that a
+    loop over the batch may be cut into one for each device.
+    """
+    if self._shards == 1:
+      return function(*arrays)
+    mesh, spec = self.sharding.mesh, self.sharding.spec
+    return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec)(
+      *arrays
+    )
 
   def share(self, x: jax.Array) -> jax.Array:
     """This device's rows of an array that all devices hold whole.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -93,7 +94,8 @@ class TrainStep:
         cut = batch["views"][n]
       else:
         cut = augment.cut_view(view, images[slot.shuffled], keys)
-      coloured = augment.colour_view(view, cut, keys)
+      colour = functools.partial(augment.colour_view, view)
+      coloured = axis.by_example(colour, cut, keys)
       views.append(operations.normalize(coloured, self.mean, self.std))
     return tuple(views)
 

@@ -10,7 +10,9 @@ host, and come in as uint8 views.
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,7 +24,11 @@ from sslx.data import views as views_lib
 from sslx.data.views import Patches, View, between
 
 Array = jax.Array
+Operation = Callable[[Array], Array]
 
+# Images from this side up are coloured one after another on a CPU. All at once
+# is faster for smaller ones.
+_ALONE = 64
 # Streams of one key. An operation takes fixed places in its stream, so that
 # leaving it out changes no other.
 _BOX, _FLIP, _COLOUR, _THEN = range(4)
@@ -129,27 +135,62 @@ def augment_colour(view: View, images: Array, keys: Array) -> Array:
   An operation of probability or strength 0 is not computed. An image that does
   not draw an operation keeps its pixels bit for bit.
   """
+  colours = (view.jitter_prob and any(view.jitter), view.grey, view.blur)
+  if not any((*colours, view.solarize, view.then)):
+    return operations.to_float(images)
+  together = functools.partial(_augment_colour, view, choose=_select)
+  if min(images.shape[1:3]) < _ALONE:
+    return together(images, keys)
+  return jax.lax.platform_dependent(
+    images, keys, cpu=functools.partial(_one_by_one, view), default=together
+  )
+
+
+def _one_by_one(view: View, images: Array, keys: Array) -> Array:
+  """The same for a CPU, three times as fast.
+
+  An image stays in the cache from the first operation to the last, and what it
+  does not draw is not computed.
+  """
+
+  def one(image_and_key: tuple[Array, Array]) -> Array:
+    image, key = (x[None] for x in image_and_key)
+    return _augment_colour(view, image, key, choose=_branch)[0]
+
+  return jax.lax.map(one, (images, keys))
+
+
+def _select(chosen: Array, operation: Operation, images: Array) -> Array:
+  """The operation on those of the images that are chosen."""
+  return jnp.where(chosen[:, None, None, None], operation(images), images)
+
+
+def _branch(chosen: Array, operation: Operation, image: Array) -> Array:
+  """The same of one image."""
+  return jax.lax.cond(chosen[0], operation, lambda x: x, image)
+
+
+def _augment_colour(
+  view: View,
+  images: Array,
+  keys: Array,
+  choose: Callable[[Array, Operation, Array], Array],
+) -> Array:
   images = operations.to_float(images)
-  jitter = view.jitter_prob and any(view.jitter)
-  if not any((jitter, view.grey, view.blur, view.solarize, view.then)):
-    return images
   colour = draw_colour(view, keys)
-
-  def where(chosen, new):
-    return jnp.where(chosen[:, None, None, None], new, images)
-
-  if jitter:
+  if view.jitter_prob and any(view.jitter):
     used = zip(colour.factors.T, view.jitter, strict=True)
     factors = [factor if strength else None for factor, strength in used]
-    jittered = operations.color_jitter(images, *factors, colour.order)
-    images = where(colour.jittered, jittered)
+    jitter = lambda x: operations.color_jitter(x, *factors, colour.order)
+    images = choose(colour.jittered, jitter, images)
   if view.grey:
-    images = where(colour.greyed, operations.grayscale(images))
+    images = choose(colour.greyed, operations.grayscale, images)
   if view.blur:
-    blurred = operations.gaussian_blur(images, colour.sigma, view.blur_kernel)
-    images = where(colour.blurred, blurred)
+    taps = view.blur_kernel
+    blur = lambda x: operations.gaussian_blur(x, colour.sigma, taps)
+    images = choose(colour.blurred, blur, images)
   if view.solarize:
-    images = where(colour.solarized, operations.solarize(images))
+    images = choose(colour.solarized, operations.solarize, images)
   for n, name in enumerate(view.then):
     images = views_lib.OPERATIONS[name](images, fold(keys, _THEN + n))
   return images

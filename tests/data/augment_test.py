@@ -15,6 +15,7 @@ import scipy.stats
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sslx import config
+from sslx.axis import Axis
 from sslx.data import augment, operations
 from sslx.data.views import View
 
@@ -359,6 +360,30 @@ def test_sharded_batches_need_no_communication():
   )
   (local,) = jax.jit(per_device)(key, *sharded)
   np.testing.assert_allclose(local, expected, atol=1e-5)
+
+
+def test_large_images_are_coloured_one_by_one_and_by_their_device():
+  side = augment._ALONE
+  images, keys = np.float32(_images(16, side, side + 6)) / 255, _keys(16)
+  view = dataclasses.replace(SIMCLR, jitter_prob=0.3, blur=0.3)
+  colour = functools.partial(augment.augment_colour, view)
+  together = functools.partial(
+    augment._augment_colour, view, choose=augment._select
+  )
+  expected, got = jax.jit(together)(images, keys), jax.jit(colour)(images, keys)
+  np.testing.assert_allclose(got, expected, atol=2e-6)
+  left = (expected == images).all((1, 2, 3))
+  assert 0 < left.sum() < 16
+  np.testing.assert_array_equal(got[left], expected[left])
+
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  split = NamedSharding(mesh, PartitionSpec("data"))
+  own = jax.jit(lambda *x: Axis(sharding=split).by_example(colour, *x))
+  arguments = jax.device_put((images, keys), split)
+  spread = own(*arguments)
+  np.testing.assert_allclose(spread, got, atol=1e-6)
+  assert spread.sharding.is_equivalent_to(split, 4)
+  assert "all-gather" not in own.lower(*arguments).compile().as_text()
 
 
 def test_make_views_expands_counts_in_order():
