@@ -24,8 +24,7 @@ _SUMS = {
   ast.Div: operator.truediv,
   ast.FloorDiv: operator.floordiv,
 }
-
-
+_MAX_ITEMS = 10_000  # of a sum of sequences, which could fill the memory
 _NOT_DATA = (ValueError, TypeError, LookupError, ArithmeticError)
 
 
@@ -36,13 +35,11 @@ class Foreign:
   Attributes:
     file: its name.
     values: as MMEngine's Config would hold them; sequences are tuples.
-    helpers: top-level names that other values were made of.
     unread: place and text of what is not data.
   """
 
   file: str
   values: dict[str, Any] = dataclasses.field(default_factory=dict)
-  helpers: set[str] = dataclasses.field(default_factory=set)
   unread: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -63,17 +60,18 @@ def read(file: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> Foreign:
     text = file.read_text(encoding="utf-8")
     statements = ast.parse(_without_braces(text, file)).body
     bases = _base_names(statements)
-  except (OSError, SyntaxError, ValueError) as error:
-    raise ConfigError(f"{file} cannot be read: {error}") from None
+  except (OSError, SyntaxError, ValueError, MemoryError) as error:
+    raise ConfigError(f"{file} cannot be read: {error}.") from None
   own = Foreign(file.name)
   base: dict[str, Any] = {}
   for name in bases:
     path = file.parent / name
     if not path.is_file():
-      own.unread.append(f"_base_ {name!r}: there is no such file")
-      continue
+      raise ConfigError(
+        f"{file} inherits {name!r}, and there is no such file. Run migrate"
+        " where MMSelfSup's configs are, or on what its Config.dump writes."
+      )
     inherited = read(path, (*above, file))
-    own.helpers |= inherited.helpers
     own.unread += inherited.unread
     base = merge(base, inherited.values)
   for statement in statements:
@@ -173,7 +171,6 @@ def _value(node: ast.expr, own: Foreign, base: dict) -> Any:
     case ast.Name("_base_"):
       return base
     case ast.Name(name):
-      own.helpers.add(name)
       return own.values[name] if name in own.values else base[name]
     case ast.Attribute(inner, name):
       return again(inner)[name]
@@ -187,6 +184,8 @@ def _value(node: ast.expr, own: Foreign, base: dict) -> Any:
         isinstance(x, int | float) for x in (left, right)
       ):
         raise ValueError  # A sequence many times over could fill the memory.
+      if isinstance(left, str | tuple) and len(left) > _MAX_ITEMS:
+        raise ValueError
       return _SUMS[type(operation)](left, right)
   raise ValueError
 
