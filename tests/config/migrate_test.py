@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 
 import jax
 import pytest
@@ -205,13 +206,21 @@ def test_the_description_is_whole(name, trees):
   assert missing == []
 
 
+def built_of(found):
+  """The experiment of the printed command; no data is read."""
+  command = re.search(r"python -m sslx.main(.|\n)*?\n\n", f"{found}\n\n")[0]
+  words = shlex.split(command.replace("\\\n", ""))[3:]
+  overrides, (recipe, workdir) = config_lib.split_overrides(words)
+  assert workdir == "--workdir=WORKDIR"
+  config = config_lib.load(recipe.removeprefix("--config="), overrides)
+  sets = absent.sets(config_lib.build(Data, config.data, "data"))
+  return experiment.build(config, sets=sets)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_command_builds(file, known):
-  found = migrate(file, known)
-  config = config_lib.load(str(found.recipe), found.overrides)
-  sets = absent.sets(config_lib.build(Data, config.data, "data"))
-  built = experiment.build(config, sets=sets)
+  built = built_of(migrate(file, known))
   assert built.total_steps > 10_000
   check_rules(file.stem, built.abstract_state.params)
 
@@ -237,6 +246,25 @@ def check_rules(name, params):
   mask = optim.path_mask(params, flat["exclude"], flat["exclude_1d"])
   for path, hit in jax.tree_util.tree_flatten_with_path(mask)[0]:
     assert hit == (path[-1].key in ("scale", "bias")), path
+
+
+A_VIT = dict(type="MoCoV3ViT", arch="deit-tiny", patch_size=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "change"),
+  [
+    ("mocov2_8xb32", {"model__backbone": A_VIT}),
+    ("relative-loc_8xb64", {"model__backbone": A_VIT}),
+    (
+      "relative-loc_8xb64",
+      {"train_dataloader__dataset__type": "CIFAR10", "param_scheduler": ()},
+    ),
+  ],
+)
+def test_the_command_of_another_backbone_or_set_builds(name, change, trees):
+  assert built_of(migrated(name, trees, **change)).total_steps > 1000
 
 
 def test_simclr_in_full(known):
@@ -450,17 +478,13 @@ def test_what_sslx_cannot_say_is_told_by_its_key(name, change, key, trees):
     ),
     (
       "mocov2_8xb32",
+      {"model__backbone": A_VIT | dict(patch_size=8, stop_grad_conv1=True)},
       {
-        "model__backbone": dict(
-          type="MoCoV3ViT", arch="deit-tiny", patch_size=8, stop_grad_conv1=True
-        )
-      },
-      {
-        "model.backbone": "{'_delete_': True, 'name': 'vit', 'variant': 'tiny',"
-        " 'width': None, 'depth': None, 'heads': None, 'mlp_ratio': 4.0,"
-        " 'patch_size': 8, 'image_size': 224, 'style': 'mocov3', 'positions':"
-        " 'sincos', 'class_token': True, 'layer_scale': None, 'frozen_patches':"
-        " True, 'drop_path': 0.0, 'features': 'cls'}"
+        "model.backbone": '{"_delete_": True, "name": "vit", "variant": "tiny",'
+        ' "width": None, "depth": None, "heads": None, "mlp_ratio": 4.0,'
+        ' "patch_size": 8, "image_size": 224, "style": "mocov3", "positions":'
+        ' "sincos", "class_token": True, "layer_scale": None, "frozen_patches":'
+        ' True, "drop_path": 0.0, "features": "cls"}'
       },
     ),
     (
@@ -470,6 +494,22 @@ def test_what_sslx_cannot_say_is_told_by_its_key(name, change, key, trees):
         "model.backbone.depth": "8",
         "model.backbone.heads": "8",
         "model.backbone.mlp_ratio": "3.0",
+      },
+    ),
+    (
+      "mae_8xb512",
+      {
+        "train_dataloader__dataset__pipeline__1": dict(
+          type="mmcls.RandomResizedCrop",
+          backend="pillow",
+          crop_ratio_range=(0.3, 1.0),
+          scale=192,
+        )
+      },
+      {
+        "data.views.0.size": "192",
+        "data.views.0.crop_scale": "(0.3, 1.0)",
+        "data.views.0.interpolation": "bilinear",
       },
     ),
     (
@@ -494,9 +534,9 @@ def test_rules_by_words_in_names_of_parameters(trees):
   words = {"bias": {"decay_mult": 0.0}, "backbone": {"lr_mult": 0.1}}
   found = migrated("mocov2_8xb32", trees, **{rules: {"custom_keys": words}})
   overrides = dict(found.overrides)
-  assert overrides["schedule.optimizer.exclude"] == "('bias$',)"
+  assert overrides["schedule.optimizer.exclude"] == '("bias$",)'
   assert overrides["schedule.optimizer.lr_multipliers"] == (
-    "(('backbone/', 0.1),)"
+    '(("backbone/", 0.1),)'
   )
   key = "optim_wrapper.paramwise_cfg.custom_keys.backbone"
   assert "does not keep out" in told(found)[key]
@@ -506,7 +546,7 @@ def test_rules_by_words_in_names_of_parameters(trees):
   # LARS still scales them, if nobody says otherwise.
   overrides = dict(migrated("simclr_8xb32", trees, **{rules: flat}).overrides)
   assert overrides["schedule.optimizer.exclude_1d"] == "False"
-  assert "('bias$', 0.0)" in overrides["schedule.optimizer.decay_multipliers"]
+  assert '("bias$", 0.0)' in overrides["schedule.optimizer.decay_multipliers"]
 
 
 def test_the_name_of_a_file_is_not_needed_for_more_than_the_gpus(trees):

@@ -122,11 +122,16 @@ def translate(
       log.notes[path] = (value, effects.reason(path))
   return Migration(
     recipe,
-    [(k, v if isinstance(v, str) else repr(v)) for k, v in changes.items()],
+    [(key, _text(value)) for key, value in changes.items()],
     [(key, *note) for key, note in sorted(log.notes.items())],
     sorted(idle),
     [],
   )
+
+
+def _text(value: Any) -> str:
+  """A value on the command line; in it no quote that a shell needs."""
+  return value if isinstance(value, str) else repr(value).replace("'", '"')
 
 
 def _check(found: Migration) -> None:

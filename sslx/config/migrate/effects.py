@@ -27,7 +27,8 @@ _ELSEWHERE = {
   r"(train_dataloader\.dataset\.)?(data_root|ann_file|data_prefix).*": (
     "see data.data_dir and data.train"
   ),
-  r"custom_hooks.*|default_hooks.*": "sslx has no such hook",
+  r"sync_bn": "see model.norm_groups, of which 1 is synchronised",
+  r"(custom|default)_hooks\.\w+": "sslx has no such hook",
 }
 
 

@@ -102,7 +102,8 @@ def _batch(
 def _data(loader: Node, preprocessor: Node) -> dict[str, Any]:
   """Which images, and how they are normalised."""
   loader.group("sampler").fixed("shuffle", True)
-  preprocessor.is_a("SelfSupDataPreprocessor", "RelativeLocDataPreprocessor")
+  usual = "SelfSupDataPreprocessor"
+  preprocessor.is_a(usual, "RelativeLocDataPreprocessor", default=usual)
   preprocessor.fixed("bgr_to_rgb", False, True, why="sslx's images are RGB")
   three = tuple[float, float, float]
   found = {}

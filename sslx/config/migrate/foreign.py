@@ -73,12 +73,10 @@ class Node:
     """The class that `type` names, without the scope before the dot."""
     return self.take("type", str, default).rpartition(".")[2]
 
-  def is_a(self, *kinds: str) -> bool:
-    """Whether `type` is one of these, or not given; if not, it is noted."""
-    kind = self.kind(kinds[0])
-    if kind not in kinds:
+  def is_a(self, *kinds: str, default: str = "") -> None:
+    """Notes a `type` that is none of these."""
+    if self.kind(default) not in kinds:
       self.note("type", f"sslx has {' and '.join(kinds)} here")
-    return kind in kinds
 
   def fixed(self, key: str, *known: Any, why: str = "") -> None:
     """Notes a value that is not what sslx always does.

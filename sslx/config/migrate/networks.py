@@ -186,23 +186,28 @@ def norm_groups(
     gpus: how many, if it is known.
     accumulate: batches to an optimiser step, each with its own statistics.
   """
-  synchronised: list[bool] = []
+  found: list[tuple[Node, str]] = []
   for node in nodes:
-    default = _NORMS.get(node.kind())
-    if default is None:
-      continue
     norm = node.group("norm_cfg")
-    norm.fixed("requires_grad", True)
-    kind = norm.kind(default)
-    if kind not in ("BN", "BN1d", "BN2d", "SyncBN"):
-      norm.note("type", "sslx has BN and SyncBN")
+    if node.kind() not in _NORMS:
       continue
-    synchronised.append(kind == "SyncBN")
-    if synchronised[-1] != synchronised[0] and gpus != 1:
-      norm.note("type", "as in the backbone: sslx has one kind for all", kind)
-  if not synchronised or synchronised[0]:
-    return {"norm_groups": accumulate if synchronised else 1}
+    kind = norm.kind(_NORMS[node.kind()])
+    norm.fixed("requires_grad", True)
+    if kind in ("BN", "BN1d", "BN2d", "SyncBN"):
+      found.append((norm, "SyncBN" if kind == "SyncBN" else "BN"))
+    else:
+      norm.note("type", "sslx has BN and SyncBN")
+  if not found:
+    return {"norm_groups": 1}
+  (first, kind), *others = found
+  for norm, other in others:
+    if other != kind and gpus != 1:
+      norm.note(
+        "type", f"{kind} as before: sslx has one kind in a model", other
+      )
+  if kind == "SyncBN":
+    return {"norm_groups": accumulate}
   if gpus is None:
-    nodes[0].group("norm_cfg").note("type", "the number of GPUs is not known")
+    first.note("type", "the number of GPUs is not known", kind)
     return {}
   return {"norm_groups": gpus * accumulate}

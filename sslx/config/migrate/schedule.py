@@ -23,13 +23,13 @@ def section(
   loop = config.group("train_cfg")
   if "max_epochs" not in loop:
     raise ConfigError(f"{loop.at('max_epochs')} is missing; sslx needs it.")
-  loop.is_a("EpochBasedTrainLoop")
+  loop.is_a("EpochBasedTrainLoop", default="EpochBasedTrainLoop")
   loop.fixed("by_epoch", True)
   epochs = loop.take("max_epochs", int)
   wrapper = config.group("optim_wrapper")
   optimizer = _optimizer(wrapper.group("optimizer"))
-  rate = _rate(config, epochs, optimizer["lr"])
   optimizer["lr"] *= scale
+  rate = _rate(config, epochs, optimizer["lr"])
   return {
     "epochs": epochs,
     "optimizer": optimizer
@@ -43,9 +43,9 @@ def section(
 
 def precision(wrapper: Node) -> str:
   """Key `model.dtype`."""
-  wrapper.is_a("OptimWrapper", "AmpOptimWrapper")
+  wrapper.is_a("OptimWrapper", "AmpOptimWrapper", default="OptimWrapper")
   wrapper.idle("loss_scale")  # bfloat16 has the range of float32.
-  if wrapper.kind("OptimWrapper") != "AmpOptimWrapper":
+  if wrapper.kind() != "AmpOptimWrapper":
     return "float32"
   wrapper.fixed("dtype", "bfloat16", why="sslx computes in bfloat16")
   return "bfloat16"
