@@ -45,6 +45,8 @@ def describe(config: Node, stem: str) -> dict[str, Any]:
   section = methods.section(model, counts, config.groups("custom_hooks"))
   accumulate = _accumulate(wrapper, method)
   batch, gpus, scale = _batch(config, loader, stem)
+  if method == "swav" and section["queue_size"] < (batch or 0):
+    section["queue_size"] = 0  # MMSelfSup rounds it down to whole batches.
   normed = [model.group("backbone"), model.group("neck")]
   normed.append(model.group("head").group("predictor"))
   section |= networks.norm_groups(normed, gpus, accumulate)
@@ -122,9 +124,11 @@ def _data(loader: Node, preprocessor: Node) -> dict[str, Any]:
 def _runtime(config: Node) -> dict[str, Any]:
   """What the foreign config says of it; the rest is as in the recipe."""
   found: dict[str, Any] = {"checkpoint": {}}
-  seed = config.group("randomness").take("seed", int | None, None)
-  if seed is not None:
+  randomness = config.group("randomness")
+  if (seed := randomness.take("seed", int | None, None)) is not None:
     found["seed"] = seed
+  elif "seed" in randomness:
+    randomness.note("seed", "a run of sslx always has one")
   hooks = config.group("default_hooks")
   logger, saver = hooks.group("logger"), hooks.group("checkpoint")
   saver.fixed("by_epoch", True, why="sslx counts in epochs")

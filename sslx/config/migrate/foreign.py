@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -135,18 +136,26 @@ class Node:
     return Node(value or {}, path, self._log)
 
 
-def left(values: Any, log: Log, path: str = "") -> Iterator[tuple[str, Any]]:
+def left(values: dict[str, Any], log: Log) -> Iterator[tuple[str, Any]]:
   """What nobody asked for: path and value, whole groups where all is left."""
   done = log.read | log.idle | log.notes.keys()
-  if path in done:
-    return
-  inside = any(x.startswith(f"{path}.") for x in done)
-  if path and not (inside and isinstance(values, dict | tuple)):
-    yield path, values
-    return
-  items = values.items() if isinstance(values, dict) else enumerate(values)
-  for key, value in items:
-    yield from left(value, log, f"{path}.{key}" if path else str(key))
+  above = {path[: dot.start()] for path in done for dot in _DOTS(path)}
+
+  def below(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items:
+      here = f"{path}{key}"
+      if here in done:
+        continue
+      if here in above and isinstance(value, dict | tuple):
+        yield from below(value, f"{here}.")
+      else:
+        yield here, value
+
+  return below(values, "")
+
+
+_DOTS = re.compile(r"\.").finditer
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -147,10 +147,8 @@ def mlp(node: Node, *, of_vit: bool, pooled: bool) -> dict[str, Any] | None:
     None if sslx has no such neck, which is noted.
   """
   kind = node.kind()
-  if kind not in ("LinearNeck", "MoCoV2Neck", "SwAVNeck", "NonLinearNeck"):
-    node.note(
-      "type", "sslx has LinearNeck, MoCoV2Neck, SwAVNeck, NonLinearNeck"
-    )
+  if kind not in _NECKS:
+    node.note("type", f"sslx has {', '.join(_NECKS)}")
     return None
   out = node.take("out_channels", int)
   hidden = () if kind == "LinearNeck" else (node.take("hid_channels", int),)
@@ -163,7 +161,12 @@ def mlp(node: Node, *, of_vit: bool, pooled: bool) -> dict[str, Any] | None:
   if kind == "NonLinearNeck":
     node.fixed("vit_backbone", False, of_vit)
     node.idle("with_bias")  # The BatchNorm that follows subtracts it.
-    hidden *= node.take("num_layers", int, 2) - 1
+    layers = node.take("num_layers", int, 2)
+    if not 2 <= layers <= 100:
+      raise ConfigError(
+        f"{node.at('num_layers')} is {layers}; sslx needs 2 up."
+      )
+    hidden *= layers - 1
     last = node.take("with_last_bn", bool, True)
     affine = node.take("with_last_bn_affine", bool, True)
     made = {
@@ -202,9 +205,7 @@ def norm_groups(
   (first, kind), *others = found
   for norm, other in others:
     if other != kind and gpus != 1:
-      norm.note(
-        "type", f"{kind} as before: sslx has one kind in a model", other
-      )
+      norm.note("type", f"{kind}, as before, for all of a model", other)
   if kind == "SyncBN":
     return {"norm_groups": accumulate}
   if gpus is None:

@@ -122,10 +122,8 @@ def _multipliers(
 ) -> tuple[tuple[str, float], ...]:
   # The longest word goes first, and the first match holds.
   words = sorted(sorted(factors), key=len, reverse=True)
-  both = {factors.get("neck"), factors.get("head")}
-  if known.get("head") == _PARTS["relative_loc"]["head"] and len(both) == 1:
-    words = [word for word in words if word not in ("neck", "head")]
-    whole = [("head/", factors["neck"])] if "neck" in factors else []
-  else:
-    whole = []
-  return (*whole, *((known[word], factors[word]) for word in words))
+  halves = ("head/fc2/", "head/(fc1|bn1)/")
+  rules = tuple((known[word], factors[word]) for word in words)
+  if [x for x, _ in rules] == [*halves] and rules[0][1] == rules[1][1]:
+    return (("head/", rules[0][1]),)
+  return rules

@@ -84,9 +84,7 @@ def _optimizer(node: Node) -> dict[str, Any]:
     "weight_decay": node.take("weight_decay", float, 0.0),
   }
   if kind == "LARS":
-    node.note(
-      "type", "'lars' of sslx has |g + w p| for |g| + w |p| in its ratio"
-    )
+    node.note("type", "sslx's ratio has |g + w p|, not |g| + w |p|")
     node.fixed("eps", 1e-8)
     found["trust_coefficient"] = node.take("eta", float, 0.001)
     found["trust_clip"] = False
@@ -94,9 +92,9 @@ def _optimizer(node: Node) -> dict[str, Any]:
 
 
 def _clipping(wrapper: Node) -> dict[str, Any]:
-  if not wrapper.is_group("clip_grad"):
-    return {"clip_norm": None}
   clip = wrapper.group("clip_grad")
+  if "max_norm" not in clip:
+    return {"clip_norm": None}
   clip.fixed("type", "norm")
   clip.fixed("norm_type", 2)
   clip.idle("error_if_nonfinite")  # A run of sslx ends there in any case.
@@ -118,9 +116,10 @@ def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:
   found: dict[str, Any] = {"kind": "constant", "warmup_epochs": 0.0}
   ramps, others = [], []
   for node in config.groups("param_scheduler"):
-    (ramps if node.kind() == "LinearLR" else others).append(node)
-  for node in ramps[:1]:
     node.fixed("by_epoch", True, why="sslx counts in epochs")
+    if node.take("by_epoch", bool, True):
+      (ramps if node.kind() == "LinearLR" else others).append(node)
+  for node in ramps[:1]:
     node.fixed("begin", 0)
     node.fixed("end_factor", 1.0)
     node.fixed("convert_to_iter_based", False, True, why=_BY_STEP)
@@ -129,7 +128,6 @@ def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:
   for node in (*ramps[1:], *others[1:]):
     node.note("type", "sslx has one warm-up, and one scheduler after it")
   for node in others[:1]:
-    node.fixed("by_epoch", True, why="sslx counts in epochs")
     node.fixed("end", epochs, why="until the end of training in sslx")
     if node.kind() == "CosineAnnealingLR":
       begin = found["warmup_epochs"]
@@ -156,6 +154,5 @@ def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:
   return found
 
 
-_LARS = "sslx's lars has |g + w p| where it has |g| + w |p|"
 _BY_STEP = "sslx warms up step by step"
 _WHOLE = "half a cosine until the end of training in sslx"
