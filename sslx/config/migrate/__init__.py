@@ -91,7 +91,7 @@ def _translated(
   trees = {recipe: resolve(typed(str(recipe)).tree) for recipe in recipes}
   try:
     found = translate(there.values, file.stem, trees)
-    _check(found)
+    check(found)
   except ConfigError as error:
     unread = f" Not read was {there.unread[0]}." if there.unread else ""
     raise ConfigError(f"{file}: {error}{unread}") from None
@@ -134,7 +134,7 @@ def _text(value: Any) -> str:
   return value if isinstance(value, str) else repr(value).replace("'", '"')
 
 
-def _check(found: Migration) -> None:
+def check(found: Migration) -> None:
   """Refuses a command that would not run.
 
   Raises:
