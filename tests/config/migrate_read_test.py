@@ -33,6 +33,13 @@ model = dict(type="SimCLR", backbone=dict(type="ResNet", depth=(lambda: 50)()))
   assert "not read:" in str(found)
 
 
+@pytest.mark.parametrize("double", ["dict(x=a, y=a)", "[a, a]", "a + a"])
+def test_values_that_double_line_by_line_are_not_read(tmp_path, double):
+  (tmp_path / "a.py").write_text("a = 'a'\n" + f"a = {double}\n" * 60)
+  found = read.read(tmp_path / "a.py")
+  assert 40 < len(found.unread) < 55
+
+
 def test_templates_names_and_sums(tmp_path):
   (tmp_path / "base.py").write_text(
     "num_classes = 10\nmodel = dict(head=dict(n=[1, 2]), keep=1)\nlr = 0.5\n"

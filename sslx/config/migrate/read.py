@@ -24,7 +24,7 @@ _SUMS = {
   ast.Div: operator.truediv,
   ast.FloorDiv: operator.floordiv,
 }
-_MAX_ITEMS = 10_000  # of a sum of sequences, which could fill the memory
+_MAX_SIZE = 100_000  # of a value: names of names could double it line by line
 _NOT_DATA = (ValueError, TypeError, LookupError, ArithmeticError)
 
 
@@ -132,6 +132,8 @@ def _run(statement: ast.stmt, own: Foreign, base: dict) -> None:
       pass
     case ast.Assign([target], value):
       evaluated = _value(value, own, base)
+      if _size(evaluated) > _MAX_SIZE:
+        raise ValueError
       path = _path(target)
       if path[0] == "_base_":  # Set in the copy that this file inherits.
         path = path[1:]
@@ -143,6 +145,14 @@ def _run(statement: ast.stmt, own: Foreign, base: dict) -> None:
       )
     case _:
       raise ValueError
+
+
+def _size(value: Any) -> int:
+  """Letters and leaves in it."""
+  if isinstance(value, str):
+    return len(value)
+  inner = value.values() if isinstance(value, dict) else value
+  return 1 + (sum(map(_size, inner)) if isinstance(inner, Iterable) else 0)
 
 
 def _path(target: ast.expr) -> list[str]:
@@ -184,8 +194,6 @@ def _value(node: ast.expr, own: Foreign, base: dict) -> Any:
         isinstance(x, int | float) for x in (left, right)
       ):
         raise ValueError  # A sequence many times over could fill the memory.
-      if isinstance(left, str | tuple) and len(left) > _MAX_ITEMS:
-        raise ValueError
       return _SUMS[type(operation)](left, right)
   raise ValueError
 
