@@ -5,6 +5,7 @@ import pytest
 from tests import foreign
 
 PIPELINE = "train_dataloader__dataset__pipeline"
+VIEW = f"{PIPELINE}__1__transforms__0"  # the transforms of the first kind
 RULES = "optim_wrapper__paramwise_cfg"
 
 
@@ -27,14 +28,14 @@ RULES = "optim_wrapper__paramwise_cfg"
     (
       "mae_8xb512",
       {"param_scheduler__1__by_epoch": False},
-      "param_scheduler.1.by_epoch",
+      "param_scheduler.1",
     ),
     (
       "mocov2_8xb32",
       {"param_scheduler__type": "PolyLR"},
-      "param_scheduler.type",
+      "param_scheduler",
     ),
-    ("swav_8xb32", {"model__neck__type": "MyNeck"}, "model.neck.type"),
+    ("swav_8xb32", {"model__neck__type": "MyNeck"}, "model.neck"),
     ("swav_8xb32", {"model__head__type": "MyHead"}, "model.head.type"),
     (
       "simclr_8xb32",
@@ -54,12 +55,44 @@ RULES = "optim_wrapper__paramwise_cfg"
     ("simclr_8xb32", {"load_from": "a.pth"}, "load_from"),
     (
       "simclr_8xb32",
+      {f"{VIEW}__1": {"type": "CutOut", "size": 3}},
+      f"{VIEW}.1",
+    ),
+    (  # The second of its kind.
+      "simclr_8xb32",
+      {f"{VIEW}__4": {"type": "RandomFlip", "prob": 0.5}},
+      f"{VIEW}.4",
+    ),
+    (  # Grey before colours.
+      "simclr_8xb32",
+      {
+        f"{VIEW}__1": {
+          "type": "RandomGrayscale",
+          "keep_channels": True,
+          "channel_weights": (0.114, 0.587, 0.2989),
+        }
+      },
+      f"{VIEW}.2.transforms.0.type",
+    ),
+    (
+      "simclr_8xb32",
+      {f"{VIEW}__2__transforms__0__hue": (-0.1, 0.2)},
+      f"{VIEW}.2.transforms.0.hue",
+    ),
+    (
+      "simclr_8xb32",
+      {f"{VIEW}__0__backend": "cv2"},
+      f"{VIEW}.0.backend",
+    ),
+    (
+      "simclr_8xb32",
       {"model__backbone__frozen_stages": 4},
       "model.backbone.frozen_stages",
     ),
   ],
 )
 def test_what_sslx_cannot_say_is_told_by_its_key(name, change, key):
+  key = key.replace("__", ".")
   assert key not in foreign.told(foreign.migrated(name))
   assert key in foreign.told(foreign.migrated(name, **change))
 
@@ -133,6 +166,18 @@ def test_what_sslx_cannot_say_is_told_by_its_key(name, change, key):
         "data.views.0.blur": 0.0,
         "data.views.0.solarize": 0.0,
       },
+    ),
+    (  # Half of half of the views.
+      "simclr_8xb32",
+      {
+        f"{VIEW}__4": {
+          "type": "RandomApply",
+          "transforms": (
+            {"type": "RandomGaussianBlur", "sigma_min": 0.5, "sigma_max": 1.0},
+          ),
+        }
+      },
+      {"data.views.0.blur": 0.25, "data.views.0.blur_sigma": (0.5, 1.0)},
     ),
     (
       "mocov2_8xb32",

@@ -105,6 +105,10 @@ class Node:
     """Tells of a value that sslx cannot express; by default that of the key."""
     self._log.notes[self.at(key)] = (self._values.get(key, value), why)
 
+  def note_all(self, why: str) -> None:
+    """Tells that sslx cannot express the whole group."""
+    self._log.notes[self._path] = (self._values, why)
+
   def group(self, key: str) -> Node:
     """The group at a key, empty where there is none."""
     return self._node(self._values.get(key), self.at(key))

@@ -148,7 +148,7 @@ def mlp(node: Node, *, of_vit: bool, pooled: bool) -> dict[str, Any] | None:
   """
   kind = node.kind()
   if kind not in _NECKS:
-    node.note("type", f"sslx has {', '.join(_NECKS)}")
+    node.note_all(f"sslx has {', '.join(_NECKS)}")
     return None
   out = node.take("out_channels", int)
   hidden = () if kind == "LinearNeck" else (node.take("hid_channels", int),)

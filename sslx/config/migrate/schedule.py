@@ -116,8 +116,9 @@ def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:
   found: dict[str, Any] = {"kind": "constant", "warmup_epochs": 0.0}
   ramps, others = [], []
   for node in config.groups("param_scheduler"):
-    node.fixed("by_epoch", True, why="sslx counts in epochs")
-    if node.take("by_epoch", bool, True):
+    if not node.take("by_epoch", bool, True):
+      node.note_all("sslx counts in epochs")
+    else:
       (ramps if node.kind() == "LinearLR" else others).append(node)
   for node in ramps[:1]:
     node.fixed("begin", 0)
@@ -126,7 +127,7 @@ def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:
     found["warmup_epochs"] = node.take("end", float)
     found["warmup_from"] = node.take("start_factor", float, 1 / 3)
   for node in (*ramps[1:], *others[1:]):
-    node.note("type", "sslx has one warm-up, and one scheduler after it")
+    node.note_all("sslx has one warm-up, and one scheduler after it")
   for node in others[:1]:
     node.fixed("end", epochs, why="until the end of training in sslx")
     if node.kind() == "CosineAnnealingLR":
@@ -150,7 +151,7 @@ def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:
         "gamma": node.take("gamma", float, 0.1),
       }
     else:
-      node.note("type", "sslx has CosineAnnealingLR and MultiStepLR")
+      node.note_all("sslx has CosineAnnealingLR and MultiStepLR")
   return found
 
 

@@ -59,14 +59,16 @@ def _view(transforms: list[Node], where: str) -> dict[str, Any]:
   if any(step.kind() == "RandomPatchWithLabels" for step, _ in steps):
     known, found = _PATCHES, {"kind": "patches", "grey": 0.0}
   else:
-    known, found = _CROPS, {"kind": "crop", "then": ()} | _OFF
+    off = dict.fromkeys(("flip", "grey", "blur", "solarize"), 0.0)
+    known, found = _CROPS, {"kind": "crop", "jitter": (0.0,) * 4, "then": ()}
+    found |= off
   done: list[str] = []
   for node, chance in steps:
     kind = node.kind()
     if kind not in known:
-      node.note("type", f"sslx has {', '.join(known)}")
+      node.note_all(f"sslx has {', '.join(known)}")
     elif kind in done:
-      node.note("type", "sslx does it once to a view")
+      node.note_all("sslx does it once to a view")
     else:
       found |= known[kind](node, chance)
       rank = _ORDER.get(kind, 0)
@@ -99,7 +101,7 @@ def _single(transforms: list[Node]) -> Iterator[tuple[Node, float]]:
     if len(inner) == 1:
       yield inner[0], chance
     else:
-      node.note("transforms", "sslx decides on each transform for itself")
+      node.note_all("sslx decides on each transform for itself")
 
 
 def _always(node: Node, chance: float) -> None:
@@ -200,9 +202,6 @@ def _patches(node: Node, chance: float) -> dict[str, Any]:
 
 
 _Transform = Callable[[Node, float], dict[str, Any]]
-_OFF = {"flip": 0.0, "grey": 0.0, "blur": 0.0, "solarize": 0.0} | {
-  "jitter": (0.0,) * 4
-}
 _CROPS: dict[str, _Transform] = {
   "RandomResizedCrop": _crop,
   "RandomFlip": _flip,
