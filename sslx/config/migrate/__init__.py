@@ -118,7 +118,7 @@ def translate(
   for path, value in foreign.left(parts, log):
     if effects.idle(path):
       idle.append(path)
-    else:
+    elif value is not None:  # None is nothing, as if it were not there.
       log.notes[path] = (value, effects.reason(path))
   return Migration(
     recipe,

@@ -23,7 +23,8 @@ _IDLE = r"""
 """.split()
 # These are set in another way.
 _ELSEWHERE = {
-  r".*\.pretrained|.*init_cfg.*": "see runtime.init_from",
+  r"load_from|.*\.pretrained|.*init_cfg.*": "see runtime.init_from",
+  r"custom_imports": "see runtime.custom_imports",
   r"(train_dataloader\.dataset\.)?(data_root|ann_file|data_prefix).*": (
     "see data.data_dir and data.train"
   ),

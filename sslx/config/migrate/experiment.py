@@ -37,8 +37,6 @@ def describe(config: Node, stem: str) -> dict[str, Any]:
     )
   model, loader = config.group("model"), config.group("train_dataloader")
   wrapper = config.group("optim_wrapper")
-  config.fixed("load_from", None, why="see runtime.init_from")
-  config.fixed("custom_imports", None, why="see runtime.custom_imports")
   method = methods.method(model)
   made = views(loader.group("dataset"))
   counts = tuple(view["count"] for view in made)

@@ -33,42 +33,48 @@ def rules(node: Node, model: dict[str, Any], optimizer: str) -> dict[str, Any]:
     model: section `model`, as described.
     optimizer: its name in sslx.
   """
-  one_d = flat(model)
-  parts = {"backbone": "backbone/", **_PARTS[model["method"]]}
-  known = {k: x for k, x in KINDS.items() if k in one_d} | parts
-  if model["backbone"]["name"] == "vit":
-    known["cls_token"] = KINDS["cls_token"]
-  if model["method"] == "mae":
-    known["mask_token"] = KINDS["mask_token"]
-  exclude, decay, rate = [], {}, {}
+  one_d, known = flat(model), _known(model)
+  exclude: list[str] = []
+  decay: dict[str, float] = {}
+  rate: dict[str, float] = {}
   custom = node.group("custom_keys")
-  for key in custom:
-    if key == "pos_embed":
-      custom.idle(key)  # Never trained.
-    elif key not in known:
-      custom.note(key, "no parameter of sslx answers to it")
+  for word in custom:
+    if word == "pos_embed":
+      custom.idle(word)  # Never trained.
+      continue
+    if word not in known:
+      custom.note(word, "no parameter of sslx answers to it")
+      continue
+    own = custom.group(word)
+    rate[word] = own.take("lr_mult", float, 1.0)
+    factor = own.take("decay_mult", float, 1.0)
+    # What has no decay has no trust ratio either in sslx's lars, if excluded.
+    alone = optimizer != "lars" or own.take("lars_exclude", bool, False)
+    if factor == 0 and alone:
+      exclude.append(word)
     else:
-      own = custom.group(key)
-      by, lr = (own.take(k, float, 1.0) for k in ("decay_mult", "lr_mult"))
-      trust = optimizer == "lars"
-      if trust and own.take("lars_exclude", bool, False):
-        trust = False
-        if by != 0:
-          own.note("lars_exclude", "in sslx only with decay_mult=0")
-      if by == 0 and not trust:
-        exclude.append(key)
-      elif by != 1:
-        decay[key] = by
-      if lr != 1:
-        rate[key] = lr
-      if key in parts and not parts.keys() >= set(custom):
-        custom.note(key, "in sslx it does not keep out the other rules")
+      decay[word] = factor
+      if optimizer == "lars" and alone:
+        own.note("lars_exclude", "in sslx only with decay_mult=0")
+    if word not in KINDS and KINDS.keys() & set(custom):
+      custom.note(word, "in sslx it does not keep out the other rules")
   if _nothing_of_flat(node):
     if optimizer == "lars":
       decay |= dict.fromkeys(one_d, 0.0)
     else:
-      exclude += [key for key in one_d if key not in exclude]
+      exclude += [word for word in one_d if word not in exclude]
   return _written(exclude, decay, rate, known, one_d)
+
+
+def _known(model: dict[str, Any]) -> dict[str, str]:
+  """Words for parameters that the model has, and their patterns."""
+  words = flat(model)
+  if model["backbone"]["name"] == "vit":
+    words = [*words, "cls_token"]
+  if model["method"] == "mae":
+    words = [*words, "mask_token"]
+  parts = {"backbone": "backbone/", **_PARTS[model["method"]]}
+  return {word: KINDS[word] for word in words} | parts
 
 
 def flat(model: dict[str, Any]) -> list[str]:
@@ -121,9 +127,10 @@ def _multipliers(
   factors: dict[str, float], known: dict[str, str]
 ) -> tuple[tuple[str, float], ...]:
   # The longest word goes first, and the first match holds.
-  words = sorted(sorted(factors), key=len, reverse=True)
-  halves = ("head/fc2/", "head/(fc1|bn1)/")
-  rules = tuple((known[word], factors[word]) for word in words)
-  if [x for x, _ in rules] == [*halves] and rules[0][1] == rules[1][1]:
-    return (("head/", rules[0][1]),)
-  return rules
+  words = [word for word, factor in factors.items() if factor != 1]
+  words = sorted(sorted(words), key=len, reverse=True)
+  halves = _PARTS["relative_loc"].values()
+  pairs = tuple((known[word], factors[word]) for word in words)
+  if pairs and set(pairs) == {(half, pairs[0][1]) for half in halves}:
+    return (("head/", pairs[0][1]),)
+  return pairs

@@ -136,10 +136,11 @@ def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:
       whole = epochs - node.take("begin", float, 0)
       node.fixed("T_max", whole, epochs - begin, why=_WHOLE)
       steps = node.take("convert_to_iter_based", bool, False)
-      floor = node.take("eta_min", float, 0.0)
+      floor = node.take("eta_min", float, 0.0) / peak
+      floor = node.take("eta_min_ratio", float, floor)
       found |= {
         "kind": "cosine",
-        "final": rounded(floor / peak),
+        "final": rounded(floor),
         "per": "step" if steps else "epoch",
       }
     elif node.kind() == "MultiStepLR":
