@@ -1,252 +1,279 @@
-"""Configs in MMSelfSup's format find their recipes, and are never executed."""
+"""Configs in MMSelfSup's format find their recipes, and the command runs."""
 
-import pathlib
 import re
+import shlex
 
+import jax
 import pytest
 
 from sslx import config as config_lib
+from sslx import experiment, optim
+from sslx.aot import absent
 from sslx.config import __main__ as cli
-from sslx.config import mmselfsup
-from sslx.config.migrate import migrate
-from sslx.config.tree import leaves, plain
-from tests import recipes, tiny
+from sslx.config.migrate import migrate, parameters, translate
+from sslx.config.migrate.experiment import describe
+from sslx.config.migrate.foreign import Log, Node
+from sslx.config.tree import leaves
+from sslx.data.pipeline import Data
+from tests import foreign, recipes, tiny
 
-FOREIGN = pathlib.Path(__file__).parent / "mmselfsup" / "selfsup"
-FILES = sorted(FOREIGN.glob("*.py"))
-
-
-@pytest.fixture
-def known():
-  return recipes.SHIPPED
-
-
-def test_there_is_one_of_every_method():
-  assert {file.name.split("_")[0] for file in FILES} == {
-    "simclr",
-    "mocov2",
-    "swav",
-    "relative-loc",
-    "mocov3",
-    "mae",
-  }
+# Keys of a recipe that no foreign file decides: where images lie and how they
+# are read, evaluation, memory, and the rule that the learning rate is told by.
+KEPT = r"""
+  data\.(data_dir|prepare|train|test|exif|max_bad|threads|workers|centre\..*)
+  data\.views\.\d\.blur_kernel
+  (model\.backbone|model\.decoder)\.(remat|attention)
+  schedule\.optimizer\.lr_(scaling|batch)
+  runtime\..*
+""".split()
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_each_finds_its_recipe(file, known):
-  found = migrate(file, known)
-  assert found.recipe.stem == file.stem.replace("-amp-", "-bf16-")
+# What has no part in a schedule, an optimizer, or an experiment: what stands on
+# something that is off.
+NOT_OF = {
+  "cosine": [r"schedule\.lr\.(milestones|gamma)"],
+  "step": [r"schedule\.lr\.(final|per)"],
+  "sgd": [r"schedule\.optimizer\.(b1|b2|eps|trust_.*)"],
+  "lars": [r"schedule\.optimizer\.(b1|b2|eps)"],
+  "adamw": [r"schedule\.optimizer\.(momentum|nesterov|trust_.*)"],
+  "mae_8xb512": [
+    r"data\.views\.0\.(jitter_prob|blur_sigma)",
+    r"model\.backbone\.features",
+  ],
+  "mocov1_8xb32": [r"data\.views\.0\.blur_sigma", r"schedule.lr.warmup_from"],
+  "mocov2_8xb32": [r"schedule.lr.warmup_from"],
+  "swav_8xb32": [r"schedule.lr.warmup_from"],
+}
+
+
+# Of each file: what its method's makers wrote, said as sslx says it.
+FIGURES = {
+  "mae_8xb512": {
+    "model.backbone.variant": "base",
+    "model.decoder.width": 512,
+    "model.mask_ratio": 0.75,
+    "data.batch_size": 4096,
+    "data.views.0.interpolation": "bicubic",
+    "data.views.0.jitter": (0.0, 0.0, 0.0, 0.0),
+    "schedule.optimizer.b2": 0.95,
+    "schedule.lr.per": "step",
+    "schedule.lr.warmup_epochs": 40.0,
+    "peak": 2.4e-3,
+  },
+  "mocov1_8xb32": {
+    "model.projector.dims": (128,),
+    "model.temperature": 0.07,
+    "model.norm_groups": 8,
+    "data.views.0.blur": 0.0,
+    "data.views.0.jitter": (0.4, 0.4, 0.4, 0.4),
+    "data.views.0.jitter_prob": 1.0,
+    "schedule.lr.kind": "step",
+    "schedule.lr.milestones": (120, 160),
+    "peak": 0.03,
+  },
+  "mocov2_8xb32": {
+    "model.projector.dims": (2048, 128),
+    "model.projector.norm": False,
+    "model.momentum": 0.999,
+    "model.queue_size": 65536,
+    "data.views.0.blur": 0.5,
+    "schedule.lr.per": "epoch",
+    "schedule.optimizer.exclude_1d": False,
+    "peak": 0.03,
+  },
+  "mocov3-resnet_8xb512": {
+    "model.backbone.depth": 50,
+    "model.projector.dims": (4096, 256),
+    "model.projector.last_norm": "plain",
+    "model.predictor.last_norm": "none",
+    "model.temperature": 1.0,
+    "schedule.optimizer.name": "lars",
+    "schedule.optimizer.exclude_1d": True,
+    "peak": 9.6,
+  },
+  "mocov3-vit_16xb256": {
+    "model.backbone.variant": "small",
+    "model.backbone.heads": 12,
+    "model.backbone.frozen_patches": True,
+    "model.projector.dims": (4096, 4096, 256),
+    "model.predictor.dims": (4096, 256),
+    "model.dtype": "bfloat16",
+    "data.views.0.blur": 1.0,
+    "data.views.1.blur": 0.1,
+    "data.views.1.solarize": 0.2,
+    "schedule.optimizer.clip_norm": 5.0,
+    "peak": 2.4e-3,
+  },
+  "relative-loc_8xb64": {
+    "model.head.hidden": 4096,
+    "model.norm_groups": 8,
+    "data.views.0.size": 64,
+    "data.views.0.grey": 0.66,
+    "schedule.optimizer.decay_multipliers": (("head/", 5.0),),
+    "schedule.lr.milestones": (30, 50),
+    "peak": 0.2,
+  },
+  "simclr_8xb32": {
+    "model.backbone.zero_init_residual": True,
+    "model.projector.last_norm": "affine",
+    "model.norm_groups": 1,
+    "data.views.0.crop_scale": (0.08, 1.0),
+    "schedule.optimizer.exclude_1d": True,
+    "schedule.lr.per": "epoch",
+    "schedule.lr.warmup_from": 1e-4,
+    "runtime.seed": 3,
+    "peak": 0.3,
+  },
+  "swav_8xb32": {
+    "model.prototypes": 3000,
+    "model.queue_size": 3840,
+    "model.queue_start_epoch": 15,
+    "data.views.0.count": 2,
+    "data.views.1.count": 6,
+    "data.views.1.size": 96,
+    "schedule.optimizer.freeze": ("prototypes",),
+    "schedule.optimizer.freeze_steps": 5005,
+    "schedule.lr.final": 0.001,
+    "peak": 0.6,
+  },
+}
+
+
+def test_these_are_the_files():
+  here = {file.stem for file in foreign.FOLDER.glob("*.py")}
+  assert here - {"common"} == set(foreign.RECIPES) == set(FIGURES)
+
+
+@pytest.mark.parametrize("file", foreign.FILES, ids=lambda file: file.stem)
+def test_each_finds_its_recipe_and_says_the_same(file, tmp_path):
+  found = migrate(file, recipes.SHIPPED)
+  assert found.recipe.stem == foreign.RECIPES[file.stem]
   assert found.unread == []
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_file_name_is_not_needed_for_more_than_the_gpus(
-  file, known, tmp_path
-):
-  groups = re.search(r"_\d+xb\d+", file.stem)[0]
-  text = file.read_text().replace("../_base_", f"{FOREIGN}/../_base_")
-  text = text.replace('_base_ = "', f'_base_ = "{FOREIGN}/')
-  renamed = tmp_path / f"mine{groups}.py"
-  renamed.write_text(text)
-  assert migrate(renamed, known).recipe == migrate(file, known).recipe
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_with_its_overrides_the_recipe_says_the_same(file, known, tmp_path):
-  found = migrate(file, known)
+  settings = foreign.settings(found)
+  expected = FIGURES[file.stem]
+  assert {key: settings[key] for key in expected} == expected
+  # With its flags the recipe needs none.
   config = config_lib.load(str(found.recipe), found.overrides)
   dump = tmp_path / "dump.json"
   dump.write_text(config_lib.to_json(config))
   again = migrate(file, [dump])
   assert again.overrides == []
-  assert again.absent == found.absent
+  assert again.notes == found.notes
 
 
-def test_simclr_in_full(known):
-  found = migrate(FOREIGN / "simclr_resnet50_8xb32-coslr-200e_in1k.py", known)
-  assert dict(found.overrides) == {
-    "runtime.checkpoint.every_epochs": "10",
-    "runtime.checkpoint.keep_last": "3",
-  }
-  assert found.absent == {}
-  assert {"visualizer", "log_level", "load_from", "resume"} <= set(found.left)
-  assert "optim_wrapper.paramwise_cfg" in found.left
-  grey = "train_dataloader.dataset.pipeline: RandomGrayscale"
-  assert found.left[f"{grey}.channel_weights"] == (0.114, 0.587, 0.2989)
-  report = str(found)
-  assert "--config.runtime.checkpoint.every_epochs=10" in report
-  assert "resume = False  (a run goes on by itself" in report
-
-
-def test_nothing_is_left_unsaid(tmp_path, known):
-  """Without the number of GPUs, and with parts that sslx does not have."""
-  (tmp_path / "mine.py").write_text(
-    f"""
-_base_ = ["{FOREIGN}/relative-loc_resnet50_8xb64-steplr-70e_in1k.py"]
-model = dict(backbone=dict(norm_cfg=dict(type="GN"), frozen_stages=4))
-train_dataloader = dict(dataset=dict(pipeline=[
-  dict(type="CutOut", size=3), dict(type="RandomFlip", direction="vertical")]))
-param_scheduler = dict(type="PolyLR", power=2)
-"""
-  )
-  left = migrate(tmp_path / "mine.py", known).left
-  where = "train_dataloader.dataset.pipeline"
-  assert left["train_dataloader.batch_size"] == 64
-  assert left["model.neck.out_channels"] == 4096
-  assert left["model.backbone.norm_cfg"] == {"type": "GN"}
-  assert left["model.backbone.frozen_stages"] == 4
-  assert left[f"{where}: CutOut"] == {"type": "CutOut", "size": 3}
-  assert left[f"{where}: RandomFlip.direction"] == "vertical"
-  assert left["param_scheduler"] == {"type": "PolyLR", "power": 2}
-
-
-def test_what_another_method_has_of_its_own(known):
-  found = migrate(
-    FOREIGN / "swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96.py", known
-  )
-  config = config_lib.load(str(found.recipe), found.overrides)
-  values = dict(leaves(plain(config))) | found.absent
-  assert values["schedule.optimizer.freeze_steps"] == 5005
-  assert values["model.queue_size"] == 3840
-  assert values["model.prototypes"] == 3000
-  assert values["schedule.optimizer.name"] == "larc"  # There it is called LARS.
-
-
-@pytest.mark.parametrize(
-  ("name", "momentum"), [("mocov2", 0.999), ("mocov3", 0.99)]
-)
-def test_momentum_is_what_stays_of_the_old_weights(name, momentum, known):
-  """MMEngine's 0.001 and 0.01 are what comes of the new ones."""
-  (file,) = FOREIGN.glob(f"{name}_*.py")
-  found = migrate(file, known)
-  config = config_lib.load(str(found.recipe), found.overrides)
-  values = dict(leaves(plain(config))) | found.absent
-  assert values["model.momentum"] == pytest.approx(momentum)
-
-
-def test_changes_become_overrides(tmp_path, known):
-  file = tmp_path / "simclr_resnet18_8xb64-coslr-100e_cifar10.py"
-  file.write_text(
-    f"""
-_base_ = ["{FOREIGN}/simclr_resnet50_8xb32-coslr-200e_in1k.py"]
-epochs = 100
-model = dict(head=dict(temperature=0.5), neck=dict(hid_channels=512))
-train_dataloader = dict(batch_size=64)
-optim_wrapper = dict(optimizer=dict(_delete_=True, type="SGD", lr=1.2))
-train_cfg = dict(max_epochs=epochs)
-"""
-  )
-  found = migrate(file, known)
-  assert found.recipe.name.startswith("simclr_resnet50")
-  overrides = dict(found.overrides)
-  assert overrides["model.temperature"] == "0.5"
-  assert overrides["model.projector.dims"] == "(512, 128)"
-  assert overrides["data.batch_size"] == "512"
-  assert overrides["schedule.optimizer.name"] == "sgd"
-  assert overrides["schedule.optimizer.lr"] == "0.6"  # x 512 / 256
-  assert overrides["schedule.epochs"] == "100"
-  config = config_lib.load(str(found.recipe), found.overrides)
-  assert config.data.batch_size == 512
-
-
-def test_nothing_is_executed(tmp_path, known):
-  mark = tmp_path / "executed"
-  call = f"open({str(mark)!r}, 'w')"
-  (tmp_path / "simclr_8xb32.py").write_text(
-    f"""
-import os
-{call}
-bad = {call}
-os.environ["X"] = "1"
-big = [0] * 10**12
-for i in range(3): {call}
-def f(): pass
-model = dict(type="SimCLR", backbone=dict(type="ResNet", depth=(lambda: 50)()))
-"""
-  )
-  found = migrate(tmp_path / "simclr_8xb32.py", known)
-  assert not mark.exists()
-  assert len(found.unread) == 7
-  assert found.unread[2] == f"simclr_8xb32.py, line 4: bad = {call}"
-  # Of a dict, only the entry that is not data is left out.
-  assert found.unread[-1] == "simclr_8xb32.py, line 9: depth = (lambda: 50)()"
-  assert "not read:" in str(found)
-
-
-def test_templates_names_and_sums(tmp_path):
-  (tmp_path / "base.py").write_text(
-    "num_classes = 10\nmodel = dict(head=dict(n=[1, 2]), keep=1)\nlr = 0.5\n"
-  )
-  (tmp_path / "child.py").write_text(
-    """
-_base_ = "base.py"
-name = "{{fileBasenameNoExtension}}"
-root = '{{$ROOT:data/x}}'
-a = {{_base_.num_classes}}
-b = "{{ _base_.model.head.n }}"
-c = _base_.lr * 2 + 1
-d = [*()] if 0 else 1
-views = ["x"] + ["y"]
-e = views[1]
-model = dict(head=dict(_delete_=True, m=-a), **dict(z=1))
-_base_.model.keep = 2
-"""
-  )
-  read = mmselfsup.read(tmp_path / "child.py")
-  assert read.values == {
-    "num_classes": 10,
-    "lr": 0.5,
-    "name": "child",
-    "root": "data/x",
-    "a": 10,
-    "b": (1, 2),
-    "c": 2.0,
-    "views": ("x", "y"),
-    "e": "y",
-    "model": {"head": {"m": -10}, "keep": 2, "z": 1},
-  }
-  assert read.helpers == {"views", "a"}
-  assert [text.split(": ", 1)[1] for text in read.unread] == [
-    "d = [*()] if 0 else 1"
+@pytest.mark.parametrize("name", foreign.RECIPES)
+def test_the_description_is_whole(name):
+  """It has every key of the recipe, or the key is none of the file's."""
+  wanted = describe(Node(foreign.values_of(name), "", Log()), name)
+  stem = foreign.RECIPES[name]
+  (own,) = (x for f, x in foreign.trees().items() if f.stem == stem)
+  mine = dict(leaves(wanted))
+  schedule = wanted["schedule"]
+  free = KEPT + NOT_OF[schedule["lr"]["kind"]]
+  free += NOT_OF[schedule["optimizer"]["name"]] + NOT_OF.get(name, [])
+  missing = [
+    path
+    for path, _ in leaves(own)
+    if path not in mine and not any(re.fullmatch(x, path) for x in free)
   ]
+  assert missing == []
 
 
-def test_bases_that_are_not_there_are_said_to_be_missing(tmp_path, known):
-  file = tmp_path / "mocov2_resnet50_8xb32-coslr-200e_in1k.py"
-  file.write_text("_base_ = ['../_base_/models/mocov2.py']\n"
-                  "train_cfg = dict(max_epochs=200)\n")  # fmt: skip
-  found = migrate(file, known)
-  assert found.recipe.stem == file.stem  # Its own name says the rest.
-  assert found.unread == [
-    "_base_ '../_base_/models/mocov2.py': there is no such file"
-  ]
+def built_of(found):
+  """The experiment of the printed command; no data is read."""
+  command = re.search(r"python -m sslx.main(.|\n)*?\n\n", f"{found}\n\n")[0]
+  words = shlex.split(command.replace("\\\n", ""))[3:]
+  overrides, (recipe, workdir) = config_lib.split_overrides(words)
+  assert workdir == "--workdir=WORKDIR"
+  config = config_lib.load(recipe.removeprefix("--config="), overrides)
+  sets = absent.sets(config_lib.build(Data, config.data, "data"))
+  return experiment.build(config, sets=sets)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("file", foreign.FILES, ids=lambda file: file.stem)
+def test_the_command_builds(file):
+  built = built_of(migrate(file, recipes.SHIPPED))
+  assert built.total_steps > 10_000
+  check_rules(file.stem, built.abstract_state.params)
+
+
+def check_rules(name, params):
+  """Every word of a rule finds parameters, and flat ones are norms and biases.
+
+  Args:
+    name: of a fixture.
+    params: of its method.
+  """
+  values = Node(foreign.values_of(name), "", Log())
+  model = describe(values, name)["model"]
+  rules = lambda words: parameters.rules(
+    Node({"custom_keys": words}, "", Log()), model, "sgd"
+  )
+  words = [*parameters.KINDS, "backbone", "neck", "head"]
+  scaled = rules({w: {"lr_mult": 2.0 + i} for i, w in enumerate(words)})
+  assert len(scaled["lr_multipliers"]) > 3
+  for pattern, _ in scaled["lr_multipliers"]:
+    optim.path_mask(params, [pattern])  # Raises if it finds none.
+  flat = rules({w: {"decay_mult": 0.0} for w in parameters.flat(model)})
+  mask = optim.path_mask(params, flat["exclude"], flat["exclude_1d"])
+  for path, hit in jax.tree_util.tree_flatten_with_path(mask)[0]:
+    assert hit == (path[-1].key in ("scale", "bias")), path
+
+
+VIT = {"type": "MoCoV3ViT", "arch": "deit-tiny", "patch_size": 16}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  ("text", "message"),
+  ("name", "change"),
   [
-    ("model = dict(type='BYOL')", "is of method 'byol'; there are recipes of"),
-    ("model = dict(", "cannot be read: .*never closed"),
-    ("_base_ = 'a.py'", "inherits itself"),
-    ("_base_ = name", "cannot be read: malformed"),
+    ("mocov2_8xb32", {"model__backbone": VIT}),
+    ("relative-loc_8xb64", {"model__backbone": VIT}),
     (
-      "model = dict(type='SimCLR')\nparam_scheduler = ['x']",
-      "not in MMSelfSup",
+      "relative-loc_8xb64",
+      {"train_dataloader__dataset__type": "CIFAR10", "param_scheduler": ()},
     ),
   ],
 )
-def test_migrate_refuses(tmp_path, known, text, message):
-  (tmp_path / "a.py").write_text(text)
-  with pytest.raises(config_lib.ConfigError, match=message):
-    migrate(tmp_path / "a.py", known)
-  with pytest.raises(config_lib.ConfigError, match=r"no\.py cannot be read"):
-    migrate(tmp_path / "no.py", known)
+def test_the_command_of_another_backbone_or_set_builds(name, change):
+  found = foreign.migrated(name, **change)
+  assert built_of(found).total_steps > 1000
+
+
+def test_the_name_of_a_file_is_not_needed_for_more_than_the_gpus():
+  for name, recipe in foreign.RECIPES.items():
+    batch = re.search(r"_\d+xb\d+", name)[0]
+    values = foreign.values_of(name)
+    found = translate(values, f"mine{batch}", foreign.trees())
+    assert found.recipe.stem == recipe
+
+
+def test_the_number_of_gpus():
+  values = foreign.values_of("mocov2_8xb32")
+  why = foreign.told(translate(values, "mine", foreign.trees()))
+  assert "number of GPUs is not known" in why["model.backbone.norm_cfg.type"]
+  assert "8xb32" in why["train_dataloader.batch_size"]
+  values["auto_scale_lr"] = {"base_batch_size": 512, "enable": True}
+  found = foreign.settings(translate(values, "mine", foreign.trees()))
+  assert found["data.batch_size"] == 512
+  assert found["model.norm_groups"] == 16
+  assert found["peak"] == 0.03
+  # The rate is for 512 images, of which there are 256.
+  found = foreign.settings(translate(values, "mine_8xb32", foreign.trees()))
+  assert found["data.batch_size"] == 256
+  assert found["peak"] == 0.015
 
 
 def test_the_command(monkeypatch, capsys):
   monkeypatch.chdir(tiny.ROOT)
-  name = "simclr_resnet50_16xb256-coslr-800e_in1k.py"
-  assert cli.main(["migrate", str(FOREIGN / name)]) == 0
+  assert cli.main(["migrate", str(foreign.FOLDER / "simclr_8xb32.py")]) == 0
   out = capsys.readouterr().out
-  assert out.startswith(f"nearest recipe: configs/selfsup/{name}\n")
-  assert "no counterpart:" in out
+  recipe = f"configs/selfsup/{foreign.RECIPES['simclr_8xb32']}.py"
+  assert out.startswith(f"nearest recipe: {recipe}\n")
+  command, told, idle = out.split("\n\n")[1:]
+  assert command.endswith("--config.runtime.log_every=20")
+  assert told.startswith("not in the command:\n  optim_wrapper.optimizer.type")
+  assert "data_root = '/images'  (see data.data_dir and data.train)" in told
+  assert idle.startswith("without effect on the result:\n")
+  assert "train_dataloader.num_workers" in idle

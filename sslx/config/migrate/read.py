@@ -24,8 +24,7 @@ _SUMS = {
   ast.Div: operator.truediv,
   ast.FloorDiv: operator.floordiv,
 }
-
-
+_MAX_SIZE = 100_000  # of a value: names of names could double it line by line
 _NOT_DATA = (ValueError, TypeError, LookupError, ArithmeticError)
 
 
@@ -36,13 +35,11 @@ class Foreign:
   Attributes:
     file: its name.
     values: as MMEngine's Config would hold them; sequences are tuples.
-    helpers: top-level names that other values were made of.
     unread: place and text of what is not data.
   """
 
   file: str
   values: dict[str, Any] = dataclasses.field(default_factory=dict)
-  helpers: set[str] = dataclasses.field(default_factory=set)
   unread: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -63,17 +60,18 @@ def read(file: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> Foreign:
     text = file.read_text(encoding="utf-8")
     statements = ast.parse(_without_braces(text, file)).body
     bases = _base_names(statements)
-  except (OSError, SyntaxError, ValueError) as error:
-    raise ConfigError(f"{file} cannot be read: {error}") from None
+  except (OSError, SyntaxError, ValueError, MemoryError) as error:
+    raise ConfigError(f"{file} cannot be read: {error}.") from None
   own = Foreign(file.name)
   base: dict[str, Any] = {}
   for name in bases:
     path = file.parent / name
     if not path.is_file():
-      own.unread.append(f"_base_ {name!r}: there is no such file")
-      continue
+      raise ConfigError(
+        f"{file} inherits {name!r}, and there is no such file. Run migrate"
+        " where MMSelfSup's configs are, or on what its Config.dump writes."
+      )
     inherited = read(path, (*above, file))
-    own.helpers |= inherited.helpers
     own.unread += inherited.unread
     base = merge(base, inherited.values)
   for statement in statements:
@@ -134,6 +132,8 @@ def _run(statement: ast.stmt, own: Foreign, base: dict) -> None:
       pass
     case ast.Assign([target], value):
       evaluated = _value(value, own, base)
+      if _size(evaluated) > _MAX_SIZE:
+        raise ValueError
       path = _path(target)
       if path[0] == "_base_":  # Set in the copy that this file inherits.
         path = path[1:]
@@ -145,6 +145,14 @@ def _run(statement: ast.stmt, own: Foreign, base: dict) -> None:
       )
     case _:
       raise ValueError
+
+
+def _size(value: Any) -> int:
+  """Letters and leaves in it."""
+  if isinstance(value, str):
+    return len(value)
+  inner = value.values() if isinstance(value, dict) else value
+  return 1 + (sum(map(_size, inner)) if isinstance(inner, Iterable) else 0)
 
 
 def _path(target: ast.expr) -> list[str]:
@@ -173,7 +181,6 @@ def _value(node: ast.expr, own: Foreign, base: dict) -> Any:
     case ast.Name("_base_"):
       return base
     case ast.Name(name):
-      own.helpers.add(name)
       return own.values[name] if name in own.values else base[name]
     case ast.Attribute(inner, name):
       return again(inner)[name]

@@ -1,0 +1,175 @@
+"""Section `model`: MMSelfSup's algorithms as sslx's methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sslx.config.errors import ConfigError
+from sslx.config.migrate import networks
+from sslx.config.migrate.foreign import Node, rounded
+
+_CLASSES = {
+  "SimCLR": "simclr",
+  "MoCo": "mocov2",
+  "SwAV": "swav",
+  "RelativeLoc": "relative_loc",
+  "MoCoV3": "mocov3",
+  "MAE": "mae",
+}
+# Initialisations that sslx has, too.
+_MAE_INIT = (
+  {"type": "Xavier", "distribution": "uniform", "layer": "Linear"},
+  {"type": "Constant", "layer": "LayerNorm", "val": 1.0, "bias": 0.0},
+)
+_PAIRS_INIT = (
+  {"type": "Normal", "std": 0.005, "layer": "Linear"},
+  {"type": "Constant", "val": 1, "layer": ("_BatchNorm", "GroupNorm")},
+)
+_DRAWN = "sslx draws them as the paper does"
+
+
+def method(model: Node) -> str:
+  """What sslx calls the algorithm.
+
+  Raises:
+    ConfigError: it has none of that class.
+  """
+  kind = model.kind()
+  if kind in _CLASSES:
+    return _CLASSES[kind]
+  told = f"is {kind!r}" if kind else "is missing"
+  raise ConfigError(
+    f"{model.at('type')} {told}; there are recipes of {', '.join(_CLASSES)}."
+  )
+
+
+def section(
+  model: Node, counts: tuple[int, ...], hooks: list[Node]
+) -> dict[str, Any]:
+  """Section `model`, without what depends on the number of GPUs.
+
+  Args:
+    model: of the foreign config.
+    counts: views of each kind.
+    hooks: its `custom_hooks`, one of which may hold SwAV's queue.
+  """
+  name, backbone = method(model), networks.backbone(model.group("backbone"))
+  found = {"method": name, "backbone": backbone}
+  of_vit = backbone["name"] == "vit"
+  neck, head = model.group("neck"), model.group("head")
+  if name == "mae":
+    return found | _mae(model, backbone["patch_size"])
+  if of_vit:
+    backbone["features"] = "cls"  # On which the projector stands.
+  if name == "relative_loc":
+    return found | _relative_loc(neck, head)
+  projector = networks.mlp(neck, of_vit=of_vit, pooled=not of_vit)
+  if projector:
+    found["projector"] = projector
+  if name == "swav":
+    return found | _swav(head, counts, hooks)
+  if name == "mocov3":
+    return found | _mocov3(model, head)
+  head.is_a("ContrastiveHead")
+  _cross_entropy(head)
+  found["temperature"] = head.take("temperature", float, 0.1)
+  if name == "mocov2":
+    model.idle("feat_dim")  # Only one value fits.
+    found |= {
+      "momentum": _momentum(model, "momentum", 0.999),
+      "queue_size": model.take("queue_len", int, 65536),
+      "symmetric": False,
+      "shuffle": True,
+    }
+  return found
+
+
+def _mocov3(model: Node, head: Node) -> dict[str, Any]:
+  head.is_a("MoCoV3Head")
+  temperature = head.take("temperature", float, 1.0)
+  _cross_entropy(head, 2 * temperature)
+  predictor = networks.mlp(head.group("predictor"), of_vit=False, pooled=False)
+  return {
+    **({"predictor": predictor} if predictor else {}),
+    "temperature": temperature,
+    "momentum": _momentum(model, "base_momentum", 0.99),
+  }
+
+
+def _swav(
+  head: Node, counts: tuple[int, ...], hooks: list[Node]
+) -> dict[str, Any]:
+  head.is_a("SwAVHead")
+  loss = head.group("loss")
+  loss.is_a("SwAVLoss")
+  loss.idle("feat_dim")  # Only one value fits.
+  loss.fixed("num_crops", (2,), counts, why=f"the pipeline makes {counts}")
+  loss.fixed("crops_for_assign", (0, 1))
+  found = {
+    "prototypes": loss.take("num_prototypes", int, 3000),
+    "temperature": loss.take("temperature", float, 0.1),
+    "epsilon": loss.take("epsilon", float, 0.05),
+    "sinkhorn_iterations": loss.take("sinkhorn_iterations", int, 3),
+    "queue_size": 0,
+  }
+  for hook in hooks:
+    if hook.kind() == "SwAVHook":
+      hook.fixed("crops_for_assign", (0, 1))
+      # When the queue is saved, and sizes of which only one value fits.
+      hook.idle("priority", "interval", "batch_size", "feat_dim")
+      found["queue_size"] = hook.take("queue_length", int, 0)
+      found["queue_start_epoch"] = hook.take("epoch_queue_starts", int, 15)
+  return found
+
+
+def _relative_loc(neck: Node, head: Node) -> dict[str, Any]:
+  neck.is_a("RelativeLocNeck")
+  neck.fixed("with_avg_pool", True)
+  head.is_a("ClsHead")
+  _cross_entropy(head)
+  head.fixed("with_avg_pool", False)
+  head.fixed("init_cfg", None, _PAIRS_INIT, why=_DRAWN)
+  for node in (neck, head):
+    node.idle("in_channels")
+  return {
+    "head": {
+      "hidden": neck.take("out_channels", int),
+      "classes": head.take("num_classes", int),
+    },
+    "dropout": 0.5,
+  }
+
+
+def _mae(model: Node, patch_size: int) -> dict[str, Any]:
+  neck, head = model.group("neck"), model.group("head")
+  neck.is_a("MAEPretrainDecoder")
+  head.is_a("MAEPretrainHead")
+  head.group("loss").is_a("MAEReconstructionLoss")
+  model.fixed("init_cfg", None, _MAE_INIT, why=_DRAWN)
+  neck.fixed("in_chans", 3)
+  neck.fixed("predict_feature_dim", None)
+  neck.idle("embed_dim", "num_patches")  # Only one value fits.
+  for node in (neck, head):
+    node.fixed("patch_size", 16, patch_size, why="as in the backbone")
+  return {
+    "decoder": {
+      "width": neck.take("decoder_embed_dim", int, 512),
+      "depth": neck.take("decoder_depth", int, 8),
+      "heads": neck.take("decoder_num_heads", int, 16),
+      "mlp_ratio": neck.take("mlp_ratio", float, 4.0),
+    },
+    "mask_ratio": model.group("backbone").take("mask_ratio", float, 0.75),
+    "norm_pix": head.take("norm_pix", bool, False),
+  }
+
+
+def _cross_entropy(head: Node, weight: float = 1.0) -> None:
+  loss = head.group("loss")
+  loss.is_a("CrossEntropyLoss")
+  loss.fixed("loss_weight", 1.0, weight)
+
+
+def _momentum(model: Node, key: str, default: float) -> float:
+  """The share of the old weights; MMEngine's average counts the new ones'."""
+  momentum = model.take(key, float, default)
+  return momentum if momentum >= 0.5 else rounded(1 - momentum)

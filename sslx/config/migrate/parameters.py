@@ -1,0 +1,136 @@
+"""MMEngine's `paramwise_cfg`: rules for parameters by words in their names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sslx.config.migrate.foreign import Node
+
+# Words in torch's names of parameters, and patterns of sslx's names.
+KINDS = {
+  "bias": "bias$",
+  "bn": r"/bn\d/",
+  "downsample.1": "/downsample_bn/",
+  "ln": r"/norm\d?/",
+  "cls_token": "cls_token",
+  "mask_token": "mask_token",
+}
+_PARTS = {
+  "simclr": {"neck": "projector/"},
+  "mocov2": {"neck": "projector/"},
+  "swav": {"neck": "projector/", "head": "prototypes"},
+  "mocov3": {"neck": "projector/", "head": "predictor/"},
+  "relative_loc": {"neck": "head/(fc1|bn1)/", "head": "head/fc2/"},
+  "mae": {"neck": "decoder/"},
+}
+
+
+def rules(node: Node, model: dict[str, Any], optimizer: str) -> dict[str, Any]:
+  """Keys `exclude` and the like of `schedule.optimizer`.
+
+  Args:
+    node: `paramwise_cfg`.
+    model: section `model`, as described.
+    optimizer: its name in sslx.
+  """
+  one_d, known = flat(model), _known(model)
+  exclude: list[str] = []
+  decay: dict[str, float] = {}
+  rate: dict[str, float] = {}
+  custom = node.group("custom_keys")
+  for word in custom:
+    if word == "pos_embed":
+      custom.idle(word)  # Never trained.
+      continue
+    if word not in known:
+      custom.note(word, "no parameter of sslx answers to it")
+      continue
+    own = custom.group(word)
+    rate[word] = own.take("lr_mult", float, 1.0)
+    factor = own.take("decay_mult", float, 1.0)
+    # What has no decay has no trust ratio either in sslx's lars, if excluded.
+    alone = optimizer != "lars" or own.take("lars_exclude", bool, False)
+    if factor == 0 and alone:
+      exclude.append(word)
+    else:
+      decay[word] = factor
+      if optimizer == "lars" and alone:
+        own.note("lars_exclude", "in sslx only with decay_mult=0")
+    if word not in KINDS and KINDS.keys() & set(custom):
+      custom.note(word, "in sslx it does not keep out the other rules")
+  if _nothing_of_flat(node):
+    if optimizer == "lars":
+      decay |= dict.fromkeys(one_d, 0.0)
+    else:
+      exclude += [word for word in one_d if word not in exclude]
+  return _written(exclude, decay, rate, known, one_d)
+
+
+def _known(model: dict[str, Any]) -> dict[str, str]:
+  """Words for parameters that the model has, and their patterns."""
+  words = flat(model)
+  if model["backbone"]["name"] == "vit":
+    words = [*words, "cls_token"]
+  if model["method"] == "mae":
+    words = [*words, "mask_token"]
+  parts = {"backbone": "backbone/", **_PARTS[model["method"]]}
+  return {word: KINDS[word] for word in words} | parts
+
+
+def flat(model: dict[str, Any]) -> list[str]:
+  """Words for all parameters of one dimension."""
+  if model["backbone"]["name"] == "resnet":
+    return ["bias", "bn", "downsample.1"]
+  heads = [model.get(key, {}) for key in ("projector", "predictor")]
+  normed = any(
+    (head.get("norm") and len(head["dims"]) > 1)
+    or head.get("last_norm") == "affine"
+    for head in heads
+  )
+  return ["bias", "ln", *(["bn"] if normed else [])]
+
+
+def _nothing_of_flat(node: Node) -> bool:
+  """Whether no parameter of one dimension decays."""
+  keys = ("flat_decay_mult", "norm_decay_mult", "bias_decay_mult")
+  flat, norm, bias = (node.take(key, float, 1.0) for key in keys)
+  if flat == 0 or norm == bias == 0:
+    return True
+  for key, value in zip(keys, (flat, norm, bias), strict=True):
+    if value != 1:
+      node.note(key, "sslx has the 0 of all norms and biases")
+  return False
+
+
+def _written(
+  exclude: list[str],
+  decay: dict[str, float],
+  rate: dict[str, float],
+  known: dict[str, str],
+  one_d: list[str],
+) -> dict[str, Any]:
+  """The rules, written as sslx's recipes write them."""
+  whole = set(one_d) <= set(exclude)
+  if whole:
+    # In a ViT the bias of the attention has two dimensions.
+    kept = ["bias"] if "ln" in one_d else []
+    exclude = kept + [key for key in exclude if key not in one_d]
+  return {
+    "exclude": tuple(known[key] for key in exclude),
+    "exclude_1d": whole,
+    "decay_multipliers": _multipliers(decay, known),
+    "lr_multipliers": _multipliers(rate, known),
+  }
+
+
+def _multipliers(
+  factors: dict[str, float], known: dict[str, str]
+) -> tuple[tuple[str, float], ...]:
+  # The longest word goes first, and the first match holds.
+  words = [word for word, factor in factors.items() if factor != 1]
+  words = sorted(sorted(words), key=len, reverse=True)
+  halves = _PARTS["relative_loc"].values()
+  pairs = tuple((known[word], factors[word]) for word in words)
+  if pairs and set(pairs) == {(half, pairs[0][1]) for half in halves}:
+    return (("head/", pairs[0][1]),)
+  return pairs
