@@ -23,7 +23,6 @@ MAY_CHANGE = (
   r"data\.(data_dir|prepare|threads|workers|max_bad)|schedule\.accumulate|"
   r"runtime\.(?!seed$|evaluate\.probe).*"
 )
-SECTIONS = ("model", "data", "schedule", "runtime")
 LOCK = "run.lock"
 
 # What a run writes into its workdir: files, and folders with what they hold.
@@ -113,7 +112,7 @@ def _is_config(value: Any) -> bool:
   """Whether a JSON value has the four sections, and nothing else."""
   return (
     isinstance(value, dict)
-    and sorted(value) == sorted(SECTIONS)
+    and sorted(value) == sorted(settings.SECTIONS)
     and all(isinstance(section, dict) for section in value.values())
   )
 

@@ -5,7 +5,7 @@ import functools
 from sslx import config as config_lib
 from sslx import optim
 from sslx.config import ConfigError
-from sslx.config.files import typed
+from sslx.config.loading import typed
 from sslx.config.migrate import read, translate
 from sslx.config.reference import resolve
 from sslx.config.tree import leaves, plain

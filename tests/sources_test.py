@@ -8,7 +8,7 @@ import pytest
 
 from sslx import config as config_lib
 from sslx import methods, optim
-from sslx.config import files
+from sslx.config import loading
 from sslx.settings import Schedule
 from tests import tiny
 from tests.sources import TABLE, Differs
@@ -110,7 +110,7 @@ def test_a_recipe_names_its_source_and_where_it_differs(recipe):
   )
   for row in rows(recipe):
     assert row.source.partition(",")[0] in docstring
-  known = text(files.read(f"{SELFSUP}/{recipe}.py"))
+  known = text(loading.read(f"{SELFSUP}/{recipe}.py"))
   for key, figure in figures(recipe).items():
     if isinstance(figure, Differs):
       assert figure.said in known, key

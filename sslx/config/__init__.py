@@ -2,14 +2,15 @@
 
 A config has four sections: `model`, `data`, `schedule` and `runtime`. It is
 made by a file (`files`) that may inherit (`merge`) from others and refer to its
-own values (`reference`), changed by flags (`overrides`), and handed over as a
-locked ConfigDict, whose sections are checked against settings classes
-(`schema`). `python -m sslx.config` prints, compares, lints and migrates.
+own values (`reference`). `loading` fills it in, changes it by flags
+(`overrides`), checks it against the settings classes (`schema`), and hands it
+over as a locked ConfigDict. `python -m sslx.config` prints, compares, lints
+and migrates.
 """
 
 from sslx.config.entry import entry
 from sslx.config.errors import ConfigError, unknown_key
-from sslx.config.files import inherit, load, read
+from sslx.config.files import inherit
 from sslx.config.identity import (
   differences,
   fingerprint,
@@ -17,6 +18,7 @@ from sslx.config.identity import (
   to_python,
   to_yaml,
 )
+from sslx.config.loading import load, read
 from sslx.config.overrides import override, split_overrides
 from sslx.config.reference import ref
 from sslx.config.schema import Choice, build, require

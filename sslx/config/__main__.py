@@ -22,9 +22,10 @@ import sys
 from collections.abc import Sequence
 
 from sslx import config as config_lib
-from sslx.config import files, shipped
 from sslx.config import lint as lint_lib
+from sslx.config import shipped
 from sslx.config.files import Loaded
+from sslx.config.loading import typed
 from sslx.config.migrate import migrate
 from sslx.config.tree import leaves, plain
 
@@ -43,7 +44,7 @@ def print_(spec: str, overrides: list[tuple[str, str]], style: str) -> None:
     overrides: (dotted key, text of the value).
     style: a key of FORMATS, or "provenance".
   """
-  loaded = files.typed(spec, overrides)
+  loaded = typed(spec, overrides)
   config = loaded.config()
   if style != "provenance":
     print(FORMATS[style](config), end="")

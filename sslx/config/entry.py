@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from sslx.config import shipped
-from sslx.config.errors import ConfigError
+from sslx.config.errors import ConfigError, nearest
 from sslx.config.files import inherit
 
 
-def entry(file: str, **recipes: str) -> Callable[..., ConfigDict]:
-  """The `get_config` of a file that picks one of several recipes.
+def entry(**recipes: str) -> Callable[..., ConfigDict]:
+  """The `get_config` of a config file that picks one of several recipes.
 
   Args:
-    file: the config file, `__file__`.
-    **recipes: name to config file, relative to that file's folder or
-      `sslx:...`; the first is the default.
+    **recipes: name to config file, as `inherit` takes it; the first is the
+      default.
   """
-  default, folder = next(iter(recipes)), pathlib.Path(file).parent
+  default = next(iter(recipes))
 
   def get_config(
     recipe: str = default, width: int | float | None = None
@@ -28,11 +25,10 @@ def entry(file: str, **recipes: str) -> Callable[..., ConfigDict]:
     """The recipe of that name, and its backbone's width if that is given."""
     if recipe not in recipes:
       raise ConfigError(
-        f"{pathlib.Path(file).name} has no recipe {recipe!r}; it has"
-        f" {', '.join(recipes)}."
+        f"the config has no recipe {recipe!r}; it has {', '.join(recipes)}."
+        f"{nearest(recipe, recipes)}"
       )
-    found = shipped.find(recipes[recipe], folder)
     changes = {} if width is None else {"backbone": {"width": width}}
-    return inherit(str(found), model=changes)
+    return inherit(recipes[recipe], model=changes)
 
   return get_config

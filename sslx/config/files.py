@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import importlib.util
 import json
 import pathlib
 import re
 import sys
 import traceback
-import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -25,15 +23,11 @@ from ml_collections import ConfigDict
 
 from sslx.config import shipped
 from sslx.config.arguments import call, split_spec
-from sslx.config.errors import ConfigError, nearest, unknown_key
+from sslx.config.errors import ConfigError, nearest
 from sslx.config.identity import YamlLoader
 from sslx.config.merge import merge
-from sslx.config.overrides import assign
-from sslx.config.reference import resolve, resolve_at
-from sslx.config.schema import filled
+from sslx.config.reference import resolve
 from sslx.config.tree import as_config, leaves, plain
-
-SECTIONS = ("model", "data", "schedule", "runtime")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +79,7 @@ class _Frame:
   def __init__(self, file: pathlib.Path, argument: str):
     """Starts with nothing inherited."""
     self.key = (file, argument)
-    self.file = _shown(file)
+    self.file, self.folder = _shown(file), file.parent
     self.bases: list[Loaded] = []
     # Of every leaf that `inherit` has returned: its text, and what set it.
     self.known: dict[str, tuple[str, str]] = {}
@@ -115,143 +109,6 @@ class _Frame:
 _reading: list[_Frame] = []
 
 
-def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
-  """Loads a config to be run.
-
-  Args:
-    spec: `path.py`, or `path.py:argument`. `sslx:` before the path, or a path
-      `configs/...` that does not exist, is of what comes with the package.
-    overrides: (dotted key, text of the value), as `split_overrides` gives them;
-      the later one wins.
-
-  Returns:
-    All four sections with every key that their settings classes have,
-    references looked up; locked, and every value typed.
-
-  Raises:
-    ConfigError: a file that does not exist, cannot be read, or does not return
-      the four sections; what it inherits does not fit; see `assign` for the
-      overrides; an import that failed; or a value that its settings class
-      refuses.
-  """
-  return typed(spec, overrides).config()
-
-
-def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
-  """The same, with the origin of every value.
-
-  What `custom_imports` names is imported: methods and more from outside sslx.
-  """
-  from sslx import settings  # It imports this package.
-
-  whole, overrides = _whole(spec), list(overrides)
-  imports = [flag for flag in overrides if _is_import(flag[0])]
-  tree = _changed(whole, imports, settings.SECTIONS).tree
-  key = "custom_imports"
-  custom_imports(
-    resolve_at(tree, tree["runtime"].get(key, ()), f"runtime.{key}")
-  )
-  # Now the settings classes from outside are known, too.
-  loaded = _changed(whole, overrides, settings.SECTIONS)
-  try:
-    settings.check(resolve(loaded.tree))
-  except ConfigError as error:
-    raise ConfigError(f"{error}{loaded.blame(str(error))}") from error
-  return loaded
-
-
-def _is_import(path: str) -> bool:
-  return re.fullmatch(r"runtime\.\+?custom_imports.*", path) is not None
-
-
-def read(
-  spec: str,
-  overrides: Iterable[tuple[str, str]] = (),
-  sections: Mapping[str, Any] = types.MappingProxyType({}),
-) -> Loaded:
-  """Reads a config without importing or checking anything.
-
-  Args:
-    spec: as of `load`.
-    overrides: as of `load`.
-    sections: annotation of each section; what they leave to their settings
-      classes is filled in.
-  """
-  return _changed(_whole(spec), overrides, sections)
-
-
-def _whole(spec: str) -> Loaded:
-  """A config as its files say, of all four sections and no other."""
-  file, argument = split_spec(spec)
-  loaded = _read(shipped.find(file, pathlib.Path()), argument)
-  for key in loaded.tree:
-    if key not in SECTIONS:
-      raise ConfigError(unknown_key(key, SECTIONS))
-  for key in SECTIONS:
-    if key not in loaded.tree:
-      raise ConfigError(f"{spec}: the config has no section {key!r}.")
-  return loaded
-
-
-def _changed(
-  loaded: Loaded,
-  overrides: Iterable[tuple[str, str]],
-  sections: Mapping[str, Any],
-) -> Loaded:
-  """The config, filled in and then changed by flags."""
-  loaded = _filled(loaded, sections)
-  for path, text in overrides:
-    tree, where = assign(loaded.tree, path, text, sections)
-    origins = {
-      leaf: f"--config.{path}={text}"
-      if f"{leaf}.".startswith(f"{where}.") or where.startswith(f"{leaf}.")
-      else loaded.origin(leaf)
-      for leaf, _ in leaves(tree)
-    }
-    loaded = dataclasses.replace(loaded, tree=tree, origins=origins)
-  return loaded
-
-
-def _filled(loaded: Loaded, sections: Mapping[str, Any]) -> Loaded:
-  """With all keys that the settings classes have."""
-  tree = {
-    key: filled(sections.get(key, Any), value)
-    for key, value in loaded.tree.items()
-  }
-  own = dict(leaves(loaded.tree))
-  origins = {
-    path: loaded.origin(path) if path in own else "its default"
-    for path, _ in leaves(tree)
-  }
-  return dataclasses.replace(loaded, tree=tree, origins=origins)
-
-
-def custom_imports(modules: Any) -> None:
-  """Imports methods and more from outside sslx.
-
-  Args:
-    modules: `runtime.custom_imports`, their names.
-
-  Raises:
-    ConfigError: they are not names, or an import failed.
-  """
-  listed = isinstance(modules, Sequence) and not isinstance(modules, str)
-  if not listed or not all(isinstance(name, str) for name in modules):
-    example = (modules if isinstance(modules, str) else "my_methods",)
-    raise ConfigError(
-      f"config.runtime.custom_imports is {modules!r}; it must be a tuple"
-      f" of names of modules, such as {example!r}."
-    )
-  for name in modules:
-    try:
-      importlib.import_module(name)
-    except Exception as error:  # Whatever a user's module raises.
-      raise ConfigError(
-        f"config.runtime.custom_imports has {name!r}, which cannot be imported:"
-        f" {type(error).__name__}: {error}. Is its folder in PYTHONPATH?"
-      ) from error
-
-
 def inherit(*bases: str | ConfigDict, **changes: Any) -> ConfigDict:
   """Merges base configs, in order, and then the changes of the caller.
 
@@ -259,10 +116,11 @@ def inherit(*bases: str | ConfigDict, **changes: Any) -> ConfigDict:
   group with `_delete_=True` replaces too.
 
   Args:
-    *bases: config files, relative to the file that calls `inherit`, or
-      `sslx:selfsup/NAME.py` for one that comes with the package, with an
-      argument after a colon if they take one; or a config that an earlier
-      `inherit` returned, to read values of it for the changes.
+    *bases: config files, relative to the config file that is being read (to
+      the working directory if there is none), or `sslx:selfsup/NAME.py` for
+      one that comes with the package, with an argument after a colon if they
+      take one; or a config that an earlier `inherit` returned, to read values
+      of it for the changes.
     **changes: one mapping per section.
 
   Returns:
@@ -272,15 +130,14 @@ def inherit(*bases: str | ConfigDict, **changes: Any) -> ConfigDict:
     ConfigError: a base that does not exist, or inherits itself; two bases that
       set the same key; or see `merge`.
   """
-  caller = pathlib.Path(sys._getframe(1).f_code.co_filename)
-  frame = _reading[-1] if _reading else _Frame(caller, "")
+  frame = _reading[-1] if _reading else _Frame(pathlib.Path("Python"), "")
   parts: list[Loaded] = []
   for base in bases:
     if isinstance(base, ConfigDict):
       part = frame.loaded(base)
     else:
       file, argument = split_spec(base)
-      part = _read(shipped.find(file, caller.parent), argument)
+      part = read_file(shipped.find(file, frame.folder), argument)
       frame.bases.append(part)
     for other in parts:
       _check_siblings(other, part, other.tree, part.tree)
@@ -315,7 +172,13 @@ def _check_siblings(
       )
 
 
-def _read(file: pathlib.Path, argument: str) -> Loaded:
+def read_file(file: pathlib.Path, argument: str) -> Loaded:
+  """A config as its file, and those that it inherits from, say.
+
+  Raises:
+    ConfigError: the file does not exist, cannot be read, fails, or gives no
+      config; or what it inherits does not fit.
+  """
   file = file.resolve()
   if not file.is_file():
     raise ConfigError(

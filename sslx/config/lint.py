@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from sslx.config import names
 from sslx.config.errors import ConfigError
-from sslx.config.files import typed
+from sslx.config.loading import typed
 
 MAX_DEPTH = 3
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx import methods
 from sslx.checkpoint import Weights
-from sslx.config.files import custom_imports
+from sslx.config.loading import custom_imports
 from sslx.config.tree import as_config, plain
 from sslx.data import pipeline
 from sslx.data import views as views_lib

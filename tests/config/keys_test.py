@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from sslx import config as config_lib
-from sslx.config import ConfigError, files, schema, shipped
+from sslx.config import ConfigError, loading, schema, shipped
 from sslx.config.overrides import assign
 from sslx.config.tree import leaves
 from sslx.settings import SECTIONS
@@ -39,7 +39,7 @@ def all_keys(tree):
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_every_key_can_be_set_in_every_recipe(file):
-  tree = files.read(str(file), (), SECTIONS).tree
+  tree = loading.read(str(file), (), SECTIONS).tree
   found = dict(all_keys(tree))
   assert len(found) > 70
   assert all(found.values())  # Filled in where the file does not say it.
@@ -118,7 +118,7 @@ def test_another_choice_brings_its_own_keys():
   assert config.model.backbone.drop_path == 0.0
   assert "stem" not in config.model.backbone
   # Where nothing was set for the old one, its defaults go with it.
-  tree = files.read(SIMCLR, (), SECTIONS).tree
+  tree = loading.read(SIMCLR, (), SECTIONS).tree
   node = {"name": "resnet"}
   node = schema.filled(
     SECTIONS["model"], {"method": "simclr", "backbone": node}
@@ -136,11 +136,11 @@ ODD = (
   *("ref('data')", "bf16", "(1, 'a', None)", "dict(_delete_=True)", "é", "\0"),
   *("[dict(a=1)]", "-1e-30", "lambda: 0", "dict(kind='crop')", "a.b", "+"),
 )
-KEYS = [path for path, _ in all_keys(files.read(SIMCLR, (), SECTIONS).tree)]
+KEYS = [path for path, _ in all_keys(loading.read(SIMCLR, (), SECTIONS).tree)]
 MAE_KEYS = [
   path
   for path, _ in all_keys(
-    files.read(str(CONFIGS / "mae.py"), (), SECTIONS).tree
+    loading.read(str(CONFIGS / "mae.py"), (), SECTIONS).tree
   )
 ]
 

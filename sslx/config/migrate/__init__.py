@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sslx.config.errors import ConfigError
-from sslx.config.files import typed
+from sslx.config.loading import typed
 from sslx.config.migrate import effects, foreign, read
 from sslx.config.migrate.experiment import describe
 from sslx.config.migrate.nearest import nearest

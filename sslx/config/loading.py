@@ -1,0 +1,161 @@
+"""A config as it is run: read, filled in, changed by flags and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pathlib
+import re
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sslx.config import shipped
+from sslx.config.arguments import split_spec
+from sslx.config.errors import ConfigError, unknown_key
+from sslx.config.files import Loaded, read_file
+from sslx.config.overrides import assign
+from sslx.config.reference import resolve, resolve_at
+from sslx.config.schema import filled
+from sslx.config.tree import leaves
+
+SECTIONS = ("model", "data", "schedule", "runtime")
+
+
+def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
+  """Loads a config to be run.
+
+  Args:
+    spec: `path.py`, or `path.py:argument`. `sslx:` before the path, or a path
+      `configs/...` that does not exist, is of what comes with the package.
+    overrides: (dotted key, text of the value), as `split_overrides` gives them;
+      the later one wins.
+
+  Returns:
+    All four sections with every key that their settings classes have,
+    references looked up; locked, and every value typed.
+
+  Raises:
+    ConfigError: a file that does not exist, cannot be read, or does not return
+      the four sections; what it inherits does not fit; see `assign` for the
+      overrides; an import that failed; or a value that its settings class
+      refuses.
+  """
+  return typed(spec, overrides).config()
+
+
+def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
+  """The same, with the origin of every value.
+
+  What `custom_imports` names is imported: methods and more from outside sslx.
+  """
+  from sslx import settings  # It imports this package.
+
+  whole, overrides = _whole(spec), list(overrides)
+  imports = [flag for flag in overrides if _is_import(flag[0])]
+  tree = _changed(whole, imports, settings.SECTIONS).tree
+  key = "custom_imports"
+  custom_imports(
+    resolve_at(tree, tree["runtime"].get(key, ()), f"runtime.{key}")
+  )
+  # Now the settings classes from outside are known, too.
+  loaded = _changed(whole, overrides, settings.SECTIONS)
+  try:
+    settings.check(resolve(loaded.tree))
+  except ConfigError as error:
+    raise ConfigError(f"{error}{loaded.blame(str(error))}") from error
+  return loaded
+
+
+def _is_import(path: str) -> bool:
+  return re.fullmatch(r"runtime\.\+?custom_imports.*", path) is not None
+
+
+def read(
+  spec: str,
+  overrides: Iterable[tuple[str, str]] = (),
+  sections: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Loaded:
+  """Reads a config without importing or checking anything.
+
+  Args:
+    spec: as of `load`.
+    overrides: as of `load`.
+    sections: annotation of each section; what they leave to their settings
+      classes is filled in.
+  """
+  return _changed(_whole(spec), overrides, sections)
+
+
+def _whole(spec: str) -> Loaded:
+  """A config as its files say, of all four sections and no other."""
+  file, argument = split_spec(spec)
+  loaded = read_file(shipped.find(file, pathlib.Path()), argument)
+  for key in loaded.tree:
+    if key not in SECTIONS:
+      raise ConfigError(unknown_key(key, SECTIONS))
+  for key in SECTIONS:
+    if key not in loaded.tree:
+      raise ConfigError(f"{spec}: the config has no section {key!r}.")
+  return loaded
+
+
+def _changed(
+  loaded: Loaded,
+  overrides: Iterable[tuple[str, str]],
+  sections: Mapping[str, Any],
+) -> Loaded:
+  """The config, filled in and then changed by flags."""
+  loaded = _filled(loaded, sections)
+  for path, text in overrides:
+    tree, where = assign(loaded.tree, path, text, sections)
+    origins = {
+      leaf: f"--config.{path}={text}"
+      if f"{leaf}.".startswith(f"{where}.") or where.startswith(f"{leaf}.")
+      else loaded.origin(leaf)
+      for leaf, _ in leaves(tree)
+    }
+    loaded = dataclasses.replace(loaded, tree=tree, origins=origins)
+  return loaded
+
+
+def _filled(loaded: Loaded, sections: Mapping[str, Any]) -> Loaded:
+  """With all keys that the settings classes have."""
+  tree = {
+    key: filled(sections.get(key, Any), value)
+    for key, value in loaded.tree.items()
+  }
+  own = dict(leaves(loaded.tree))
+  origins = {
+    path: loaded.origin(path) if path in own else "its default"
+    for path, _ in leaves(tree)
+  }
+  return dataclasses.replace(loaded, tree=tree, origins=origins)
+
+
+def custom_imports(modules: Any) -> None:
+  """Imports methods and more from outside sslx.
+
+  Args:
+    modules: `runtime.custom_imports`, their names.
+
+  Raises:
+    ConfigError: they are not names, or an import failed.
+  """
+  listed = isinstance(modules, Sequence) and not isinstance(modules, str)
+  if not listed or not all(isinstance(name, str) for name in modules):
+    example = (modules if isinstance(modules, str) else "my_methods",)
+    raise ConfigError(
+      f"config.runtime.custom_imports is {modules!r}; it must be a tuple"
+      f" of names of modules, such as {example!r}."
+    )
+  for name in modules:
+    try:
+      importlib.import_module(name)
+    except Exception as error:  # Whatever a user's module raises.
+      raise ConfigError(
+        f"config.runtime.custom_imports has {name!r}, which cannot be imported:"
+        f" {type(error).__name__}: {error}. Is its folder in PYTHONPATH?"
+      ) from error
