@@ -31,7 +31,7 @@ class TrainStep:
     probe: linear classifier trained on the features, or None.
     views: what is made of each image.
     slots: which of them the method is given, and in which order.
-    mean: per channel, of images in [0, 1].
+    mean: per channel of the network's input, of images in [0, 1].
     std: per channel, of images in [0, 1].
     accumulate: micro-batches that a batch is cut into, one after another.
   """
@@ -42,14 +42,14 @@ class TrainStep:
   probe: OnlineProbe | None
   views: tuple[View | Patches, ...]
   slots: tuple[Slot, ...]
-  mean: tuple[float, float, float]
-  std: tuple[float, float, float]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
   accumulate: int = 1
 
   def init(self, rng: jax.Array) -> TrainState:
     """The state of step 0; the same on any devices."""
     rng_method, rng_probe, _ = jax.random.split(rng, 3)
-    batch = example_batch(self.views, self.slots)
+    batch = example_batch(self.views, self.slots, self.channels)
     params, model_state, aux = self.method.init(rng_method, batch)
     probe = None
     if self.probe is not None:
@@ -65,22 +65,28 @@ class TrainStep:
       rng=first_rng(rng),
     )
 
+  @property
+  def channels(self) -> int:
+    """Of the images that the network is given."""
+    return len(self.mean)
+
   def view_shape(self, slot: Slot) -> tuple[int, ...]:
     """Shape of one example of a slot."""
-    return views_lib.each(self.views)[slot.view].shape
+    return views_lib.each(self.views)[slot.view].shape(self.channels)
 
   def abstract_features(
     self, params: Any, model_state: Any
   ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of what `method.encode` gives for two images."""
     size = self.views[0].size
-    blank = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    shape = (2, size, size, self.channels)
+    blank = jax.ShapeDtypeStruct(shape, jnp.float32)
     return jax.eval_shape(self.method.encode, params, model_state, blank)
 
   def preprocess(
     self, batch: dict[str, Any], rng: jax.Array, axis: Axis
   ) -> tuple[jax.Array, ...]:
-    """Normalised views, f32[b, *view.shape] for each slot; see `__call__`."""
+    """Normalised views, f32[b, *view_shape] of each slot; see `__call__`."""
     # Keyed by the place in the global batch: what happens to an image does not
     # depend on the device that it is on, nor on the row.
     places = axis.positions(len(batch["label"])), batch.get("place")
@@ -216,9 +222,10 @@ def step_keys(rng: jax.Array, step: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def example_batch(
-  views: tuple[View | Patches, ...], slots: tuple[Slot, ...]
+  views: tuple[View | Patches, ...], slots: tuple[Slot, ...], channels: int = 3
 ) -> dict[str, Any]:
   """A batch of two blank images, as a method's `init` wants it for shapes."""
   kinds = views_lib.each(views)
-  blank = tuple(jnp.zeros((2, *kinds[slot.view].shape)) for slot in slots)
+  shapes = (kinds[slot.view].shape(channels) for slot in slots)
+  blank = tuple(jnp.zeros((2, *shape)) for shape in shapes)
   return {"views": blank, "label": jnp.zeros(2, jnp.int32)}

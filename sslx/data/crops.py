@@ -60,7 +60,7 @@ def cut(
   Args:
     image: from `read`, or what that takes.
     cuts: where they come from.
-    outs: uint8[height, width, 3] each, contiguous, to write to.
+    outs: uint8[height, width, c] each, contiguous, to write to.
 
   Raises:
     BadImage: it cannot be decoded.
@@ -88,9 +88,15 @@ def _cut(picture: Picture, cuts: list[Cut], outs: list[np.ndarray]) -> None:
       return _native.crops(data, boxes, options, tuple(outs))
     except ValueError:
       pass  # Of a kind, or with damage, that Pillow may know.
-  image = Image.fromarray(pictures.pixels(picture))
+  pixels = pictures.pixels(picture)
+  bands = [pixels]
+  if pixels.shape[2] != 3:  # Pillow has no image of any number of channels.
+    bands = [np.ascontiguousarray(x) for x in np.moveaxis(pixels, 2, 0)]
+  images = [Image.fromarray(band) for band in bands]
   for c, out in zip(cuts, outs, strict=True):
-    out[:] = _resized(image, c, *out.shape[:2])
+    size = out.shape[:2]
+    found = [np.atleast_3d(_resized(image, c, *size)) for image in images]
+    out[:] = np.concatenate(found, axis=2)
 
 
 def _resized(image: Image.Image, cut: Cut, height: int, width: int) -> Any:

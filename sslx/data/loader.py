@@ -20,7 +20,7 @@ from sslx.config import ConfigError
 from sslx.data import crops
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.data.sources import Arrays, Encoded
+from sslx.data.sources import Arrays, Encoded, channels_of
 from sslx.data.views import Centre, Patches, Slot, View
 
 # A stream of the seed of its own, as in `order`.
@@ -34,7 +34,7 @@ class HostBatch(NamedTuple):
 
   Attributes:
     arrays: `label`, int32[b], -1 where there is none; and `views`, a tuple of
-      uint8[b, *view.shape] for each slot, or `image`, uint8[b, h, w, 3]. If
+      uint8[b, *view.shape(c)] for each slot, or `image`, uint8[b, h, w, c]. If
       some slot is shuffled also `place`, int32[b], which example of the global
       batch is in each of its rows; `back`, int32[b], in which of its rows each
       example is; and `shuffled_image` beside `image`.
@@ -65,8 +65,8 @@ def shapes(
     shape = images.images.shape[1:]
     arrays |= {name: struct(shape, np.uint8) for name in names}
   else:
-    cut = (struct(kinds[slot.view].shape, np.uint8) for slot in slots)
-    arrays["views"] = tuple(cut)
+    shapes = (kinds[s.view].shape(channels_of(images)) for s in slots)
+    arrays["views"] = tuple(struct(shape, np.uint8) for shape in shapes)
   return arrays
 
 
@@ -142,7 +142,8 @@ class CutViews:
     drawn = self.cuts(batch, known, list(sizes.values()))
     cuts = dict(zip(sizes, drawn, strict=True))
     kinds = views_lib.each(self.views)
-    outs = [np.empty((b, *kinds[s.view].shape), np.uint8) for s in self.slots]
+    shapes = [kinds[s.view].shape(channels_of(self.images)) for s in self.slots]
+    outs = [np.empty((b, *shape), np.uint8) for shape in shapes]
 
     def cut(i: int) -> list[tuple[int, str]]:
       """One image, into all its rows."""
@@ -256,7 +257,7 @@ def evaluation_batches(
     on_bad: told of each image of these rows that cannot be decoded, and why.
 
   Yields:
-    uint8[rows, h, w, 3], and int32[rows] labels: -1 for padding and for an
+    uint8[rows, h, w, c], and int32[rows] labels: -1 for padding and for an
     image that cannot be decoded; 0 where the set has no labels.
   """
   total = min(len(images), limit or len(images))
@@ -300,7 +301,8 @@ def _centres(
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
   """Pixels, labels, and the reason of each row that cannot be decoded."""
   encoded, labels = images.read(indices)
-  out = np.zeros((len(indices), centre.size, centre.size, 3), np.uint8)
+  shape = (centre.size, centre.size, channels_of(images))
+  out = np.zeros((len(indices), *shape), np.uint8)
 
   def cut(row: int) -> str | None:
     try:

@@ -46,7 +46,7 @@ class Picture:
   """An image whose header has been read.
 
   Attributes:
-    data: an encoded image, or pixels uint8[h, w, 3].
+    data: an encoded image, or pixels uint8[h, w, c].
     size: height and width of the image, when it is turned upright.
     orientation: EXIF's, by which the decoded pixels are turned.
   """
@@ -60,7 +60,7 @@ def read(data: bytes | np.ndarray, exif: bool = True) -> Picture:
   """Reads the header of an image; what it refuses, nothing here decodes.
 
   Args:
-    data: an encoded image, or pixels uint8[h, w, 3].
+    data: an encoded image, or pixels uint8[h, w, c].
     exif: whether EXIF's orientation turns the image.
 
   Raises:

@@ -50,6 +50,8 @@ class Data:
     prepare: whether to download and prepare a set that is not there.
     train: the split to train on, see `sources.Source`.
     test: the split to evaluate on, see `sources.Source`.
+    channels: of the images that the network is given: 3 is RGB, 1 the luma; a
+      set that is not RGB has a number of its own.
     centre: the view that large images are evaluated on; small ones are whole.
     exif: whether an image is turned as its EXIF says.
     max_bad: the share of images, rounded up to whole ones, that may fail to
@@ -62,12 +64,13 @@ class Data:
   source: str
   batch_size: int
   views: tuple[View | Patches, ...]
-  mean: tuple[float, float, float]
-  std: tuple[float, float, float]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
   data_dir: str | None = None
   prepare: bool = True
   train: str | None = None
   test: str | None = None
+  channels: int = 3
   centre: Centre = Centre()
   exif: bool = True
   max_bad: float = 0.01
@@ -77,6 +80,11 @@ class Data:
   def __post_init__(self):
     require(self, "batch_size", self.batch_size >= 1, "positive")
     require(self, "views", bool(self.views), "one view or more")
+    require(self, "channels", self.channels >= 1, "positive")
+    for name in ("mean", "std"):
+      fits = len(getattr(self, name)) == self.channels
+      accepted = f"one number for each of channels={self.channels}"
+      require(self, name, fits, accepted)
     require(self, "std", min(self.std) > 0, "positive")
     require(self, "max_bad", 0 <= self.max_bad <= 1, "a share, 0 to 1")
     positive = self.threads is None or self.threads >= 1

@@ -33,6 +33,7 @@ class Records:
     split: str,
     info: Any,
     num_classes: int | None,
+    channels: int = 3,
   ):
     """Compares every file with the set's metadata; reads no image.
 
@@ -43,6 +44,7 @@ class Records:
       split: a split or a slice of one.
       info: TFDS's, of that split.
       num_classes: None if the images have no labels.
+      channels: of its pixels.
 
     Raises:
       ConfigError: a file is missing, cut short or holds another number of
@@ -51,7 +53,7 @@ class Records:
     import tensorflow_datasets as tfds  # Takes a second; `shapes` needs none.
 
     self._where, self._again = where, again
-    self.num_classes = num_classes
+    self.num_classes, self.channels = num_classes, channels
     # Raw records: TFDS's own parser takes ten times as long as the bare
     # protobuf.
     self._records = builder.as_data_source(

@@ -35,7 +35,7 @@ class Arrays:
   """A set in memory.
 
   Attributes:
-    images: uint8[n, h, w, 3], RGB.
+    images: uint8[n, h, w, c]; RGB if c is 3.
     labels: int32[n] in [0, num_classes), or None if the images have no labels.
     num_classes: None if the images have no labels.
   """
@@ -61,7 +61,8 @@ class Encoded(Protocol):
   """A set of encoded images, read when they are needed.
 
   It may be sent to a worker process. `num_classes` is None if the images have
-  no labels.
+  no labels. It may have an attribute `channels`: how many its pixels have,
+  where they are not RGB.
   """
 
   num_classes: int | None
@@ -72,7 +73,7 @@ class Encoded(Protocol):
   def read(
     self, indices: Sequence[int]
   ) -> tuple[list[bytes | np.ndarray], np.ndarray]:
-    """Images, encoded or as pixels uint8[h, w, 3], and labels, int32[n].
+    """Images, encoded or as pixels uint8[h, w, c], and labels, int32[n].
 
     The label is -1 where there is none. An image that cannot be read is b"".
     """
@@ -82,6 +83,13 @@ class Encoded(Protocol):
 
   def fingerprint(self) -> Fingerprint:
     """What it knows of itself without reading an image."""
+
+
+def channels_of(images: Arrays | Encoded) -> int:
+  """Channels of the pixels of a set."""
+  if isinstance(images, Arrays):
+    return images.images.shape[-1]
+  return getattr(images, "channels", 3)
 
 
 def load(
@@ -138,6 +146,7 @@ def load(
     name,
     info,
     features.num_classes,
+    channels=features.shape[2] if features.raw else 3,
   )
   side = max(features.shape[:2], key=lambda n: math.inf if n is None else n)
   if side is not None and side <= IN_MEMORY_SIDE and not features.raw:
