@@ -94,7 +94,8 @@ def _check_data_dir(data_dir: str | None, key: str) -> None:
 
 def _builder(source: Source, keys: Keys) -> Any:
   """The TFDS builder of the set, prepared or not."""
-  import tensorflow_datasets as tfds  # Slow to import; `shapes` needs no TFDS.
+  # Imported here because it takes a second and `shapes` does not need it.
+  import tensorflow_datasets as tfds
 
   data_dir = source.data_dir and os.path.expanduser(source.data_dir)
   try:
