@@ -1,4 +1,4 @@
-"""Compares a training step of the backbone alone with the same in PyTorch.
+"""Compares a training step of the backbone alone with the step in PyTorch.
 
 A step is the forward pass of the backbone, the gradient of the mean square of
 its features, and the update of AdamW, in float32, on the same images. The rest

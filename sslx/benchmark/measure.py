@@ -37,8 +37,9 @@ def in_turns(
 ) -> dict[str, list[float]]:
   """Measures the seconds per call of several functions, alternating.
 
-  Every round calls each function, so that a slower machine affects all of them.
-  One extra round at the beginning, for compilation and caches, is not counted.
+  Every round calls each function, so that a slowdown of the machine affects all
+  of them. One extra round at the beginning, for compilation and caches, is not
+  counted.
 
   Args:
     work: functions by name, called with the number of the round, from 0.

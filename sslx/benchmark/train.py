@@ -1,7 +1,7 @@
 """Measures the speed of training: bare step, full loop, and startup time.
 
-Bare step and full loop are measured alternating, so that a slower machine
-affects both.
+Bare step and full loop are measured alternating, so that a slowdown of the
+machine affects both.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from sslx.methods.swav import CODE_VIEWS, SwAV
 
 
 def compile_step(experiment: Experiment) -> jax.stages.Compiled:
-  """Compiles the training step: a function of state and batch."""
+  """Compiles the training step ahead of time; call it with state and batch."""
   step = experiment.compiled_step()
   return step.lower(
     experiment.abstract_state, experiment.abstract_batch

@@ -111,7 +111,7 @@ def _builder(source: Source, keys: Keys) -> Any:
       f" {data_dir or 'the default data_dir'}.{hint} See"
       " https://www.tensorflow.org/datasets/catalog/overview for all names."
     ) from error
-  except Exception as error:  # TFDS raises many kinds, AssertionError too.
+  except Exception as error:  # TFDS raises many kinds, even AssertionError.
     raise ConfigError(
       f"{keys.of(source)} cannot be opened: {error}\nCorrect the name, version"
       " or config; if they are right, the set's json files are damaged: delete"

@@ -92,7 +92,7 @@ def _open(folder: str) -> Any:
   try:
     builder = tfds.builder_from_directory(folder)
     formats = [f.value for f in builder.info.available_file_formats()]
-  except Exception as error:  # TFDS raises many kinds.
+  except Exception as error:  # TFDS raises many kinds of errors.
     raise ConfigError(
       f"{folder}: its dataset_info.json or features.json is missing or damaged:"
       f" {str(error).splitlines()[0]}. {remedy(folder)}"

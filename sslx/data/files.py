@@ -25,7 +25,7 @@ Classes = tuple[str, ...]
 
 _CHUNK = 1000  # files whose sizes a thread reads at a time
 _TEST_FOLDERS = ("val", "validation", "test")
-_MAX_CLASSES = 1_000_000  # of integer labels; more is a mistake
+_MAX_CLASSES = 1_000_000  # maximum for integer labels; more is a mistake
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

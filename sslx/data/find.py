@@ -259,7 +259,7 @@ def in_list(root: str, split: str, where: str) -> Found:
   endings = "|".join(formats.endings())
   parse = re.compile(rf"(.+\.(?:{endings}))(?:\s+(\S.*))?", re.I).fullmatch
   paths, labels, numbers = Paths(), array.array("i"), {}
-  # Number of lines, and the first: those without an image, without a label.
+  # [number of lines, first line] without an image, and without a label.
   bad, bare = [0, ""], [0, ""]
   with open(file, encoding="utf-8-sig", errors="surrogateescape") as text:
     for i, line in enumerate(map(str.strip, text), 1):

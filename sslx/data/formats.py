@@ -21,7 +21,7 @@ _DRAWINGS = "drawings; convert them to PNG"
 _RAW = "camera raw; convert them to JPEG, or to TIFF of 16 bits"
 _SCIENCE = "not read by Pillow; convert them to PNG of 8 or 16 bits"
 _NOT_BUILT = "the Pillow that is installed cannot read them"
-# Extensions of images that Pillow does not read by itself, by the advice.
+# Extensions of images that Pillow may not read by itself, by advice or reason.
 _ADVICE = {
   "pip install pillow-heif": "heic heics heif heifs hif",
   "pip install pillow-jxl-plugin": "jxl",
