@@ -39,7 +39,7 @@ class SimCLR:
     config_lib.require(self, "temperature", self.temperature > 0, "positive")
 
   def slots(self, views: int) -> tuple[Slot, ...]:
-    """Returns the slots of two views, the only number NT-Xent is defined for."""
+    """Returns the slots of two views; NT-Xent needs exactly two."""
     return base.two_views("SimCLR", views)
 
   def init(

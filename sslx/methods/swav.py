@@ -115,7 +115,7 @@ class SwAV:
     step: jax.Array,
     axis: Axis,
   ) -> tuple[jax.Array, Output]:
-    """Computes the swapped prediction loss: eq. 1 and 2, with all crops (6)."""
+    """Computes the swapped prediction loss, eq. 1, 2 and (all crops) 6."""
     del rng
     h, z, model_state = self._encode(params, model_state, batch["views"], axis)
     score = lambda x: jnp.matmul(
