@@ -31,7 +31,7 @@ logging.getLogger("absl").addFilter(
 
 
 class CheckpointError(RunError):
-  """A save or restore that failed; the message names the last good one."""
+  """A failed save or restore of a checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,7 +319,7 @@ _ADVICE = (
 
 
 class UnreadableError(CheckpointError):
-  """A checkpoint that is damaged; an earlier one may be good."""
+  """A damaged checkpoint; an earlier one may be intact."""
 
 
 def _load(

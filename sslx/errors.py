@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 # Exit code of a run that the same command can resume: the launcher restarts it.
-# JobSet and xpk restart a job on codes between 127 and 255. It is larger than
-# 128 + signal for every signal.
+# JobSet and xpk restart a job on codes between 127 and 255. This code is larger
+# than 128 + signal for every signal.
 RESTART = 175
 
 

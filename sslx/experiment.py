@@ -68,8 +68,8 @@ class Experiment:
 
   def init_state(self) -> TrainState:
     """Returns the state of step 0, created directly in its shardings."""
-    # On CPU, LLVM would spend more time on optimising how each parameter is
-    # drawn than it takes to compile the step.
+    # On CPU, LLVM would take longer to optimise the drawing of each parameter
+    # than to compile the step.
     options = {"xla_backend_optimization_level": 0}
     on_cpu = self.partitioner.mesh.devices.flat[0].platform == "cpu"
     init = jax.jit(

@@ -38,7 +38,7 @@ _SAME_SIGNAL = 1.0  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """What the main thread is doing.
+  """The current activity of the main thread.
 
   Attributes:
     name: description in a few words.

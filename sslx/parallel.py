@@ -322,7 +322,7 @@ class Partitioner:
 
 
 def is_main_process() -> bool:
-  """Whether this process writes logs."""
+  """Returns whether this process writes the logs."""
   return jax.process_index() == 0
 
 

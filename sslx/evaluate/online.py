@@ -24,7 +24,7 @@ from sslx.methods.base import Method
 from sslx.parallel import Partitioner
 from sslx.state import TrainState
 
-_RANK_IMAGES = 2048  # of the training set, used if there is no test set
+_RANK_IMAGES = 2048  # training images for the rank, if there is no test set
 _PICTURED = 8  # images in a method's pictures
 
 

@@ -34,7 +34,7 @@ LAYOUTS = {
 
 
 class ResNet(nn.Module):
-  """A ResNet trunk: images to globally average-pooled features.
+  """A ResNet trunk: maps images to globally average-pooled features.
 
   Attributes:
     depth: number of layers with weights, by the usual count.
