@@ -14,7 +14,7 @@ from sslx.benchmark import work
 from sslx.experiment import Experiment
 from sslx.parallel import Partitioner
 
-_MOST = 10  # doublings are below this number
+_MOST = 10  # exclusive limit of doublings
 
 
 def lines(
