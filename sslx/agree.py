@@ -1,4 +1,4 @@
-"""What all processes of a job agree on before they train."""
+"""Checks that all processes of a job agree, before they train."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from sslx.lock import owner
 
 # Keys that may differ between the processes of a job.
 _OF_A_HOST = r"data\.(data_dir|threads|workers)"
-# Seconds in which all processes must have come to the same place.
+# Seconds within which all processes must reach the same point.
 _TOGETHER = 600.0
-# Seconds until a file of one host is seen by the others; NFS caches folders.
+# Seconds within which other hosts must see a new file; NFS caches folders.
 _SEEN = 30.0
 
 
 def check_processes(job: Job, config: ConfigDict) -> None:
-  """Refuses processes that were started differently.
+  """Checks that all processes were started in the same way.
 
   Raises:
     ConfigError: their configs, devices or versions differ.
@@ -64,7 +64,7 @@ def claim(
   overwrite: bool,
   note: Callable[[str], None],
 ) -> None:
-  """The main process claims the workdir; the others check that they see it.
+  """Claims the workdir in the main process; the others check they see it.
 
   Raises:
     ConfigError, RunError: see `workdir.claim`.
@@ -89,7 +89,7 @@ def claim(
 
 
 def on_data(job: Job, experiment: Experiment) -> dict[str, Fingerprint]:
-  """Fingerprints of both sets, by "training set" and "test set".
+  """Returns fingerprints of both sets, as "training set" and "test set".
 
   Raises:
     ConfigError: another process has other images.
@@ -109,14 +109,14 @@ def on_data(job: Job, experiment: Experiment) -> dict[str, Fingerprint]:
 
 
 def _token(workdir: epath.Path) -> str | None:
-  """Which run holds a workdir."""
+  """Returns the token of the run that holds a workdir."""
   return (owner(workdir / workdir_lib.LOCK) or {}).get("token")
 
 
 def is_evaluated(
   job: Job, workdir: epath.Path, step: int, note: Callable[[str], None]
 ) -> bool:
-  """Whether `metrics.jsonl` has the evaluation of a step."""
+  """Returns whether `metrics.jsonl` has the evaluation of a step."""
   found = False
   if parallel.is_main_process():
     found = any(

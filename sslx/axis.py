@@ -1,6 +1,6 @@
-"""The data axis, as the code of a step sees it in either mode of `parallel`.
+"""The data axis, over which the batch is sharded, in both modes of `parallel`.
 
-The batch is spread over it. Whoever needs an `Axis` takes it from `parallel`.
+Import `Axis` from `sslx.axis`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ class Axis:
 
   Attributes:
     name: None for the global view, where arrays hold the whole batch `B` and
-      every operation here is the identity; the mesh axis for the per-device
-      view, where they hold the `b = B / size` examples of this device.
-    sharding: of a global array over the data axis, for the global view.
-    part: (i, n) if the arrays hold the i-th of n micro-batches only.
+      every operation here is the identity. In the per-device view, the name of
+      the mesh axis; arrays hold the `b = B / size` examples of this device.
+    sharding: sharding of a global array over the data axis, for the global
+      view.
+    part: (i, n) if the arrays hold only the i-th of n micro-batches.
     float32_gradients: whether gradients are summed over devices in float32,
-      where the compute is bfloat16 too; see `models.linear`.
+      even if the compute dtype is bfloat16; see `models.linear`.
   """
 
   name: str | None = None
@@ -39,53 +40,60 @@ class Axis:
 
   @property
   def size(self) -> int:
-    """Devices that the batch is spread over; 1 in the global view."""
+    """Number of devices on the axis; 1 in the global view."""
     return 1 if self.name is None else lax.axis_size(self.name)
 
   def index(self) -> jax.Array:
-    """int32 scalar: which of them this is."""
+    """Returns this device's place on the axis, int32 scalar."""
     return jnp.int32(0) if self.name is None else lax.axis_index(self.name)
 
   @property
   def _shards(self) -> int:
-    """Devices that the rows of an array are of, as this view sees it."""
+    """Number of devices that hold the rows of an array of this view."""
     return self.sharding.mesh.shape[DATA] if self.sharding is not None else 1
 
   def positions(self, b: int) -> jax.Array:
-    """int32[b]: places of these examples in the global batch."""
+    """Returns the places of these examples in the global batch, int32[b]."""
     i, parts = self.part
     rows = jnp.arange(b, dtype=jnp.int32)
-    if parts > 1:  # Each device's i-th run of so many rows.
+    if parts > 1:  # Each device holds the i-th part of its rows.
       run = b // self._shards
       rows = rows // run * (parts * run) + i * run + rows % run
     return self.index() * (b * parts) + rows
 
   def micro_batch(self, x: jax.Array, i: jax.Array, parts: int) -> jax.Array:
-    """The i-th part of each device's rows of x[b, ...]: [b / parts, ...]."""
+    """Takes the i-th part of each device's rows of x[b, ...].
+
+    Returns:
+      [b / parts, ...].
+    """
     runs = x.reshape(self._shards, parts, -1, *x.shape[1:])
     one = lax.dynamic_index_in_dim(runs, i, axis=1, keepdims=False)
     return self.spread(one.reshape(-1, *x.shape[1:]))
 
   def whole_batch(self, x: jax.Array) -> jax.Array:
-    """The rows of all micro-batches x[parts, b / parts, ...]: [b, ...]."""
+    """Joins the rows of micro-batches x[parts, b / parts, ...] to [b, ...].
+
+    It is the inverse of `micro_batch`.
+    """
     parts, _, *rest = x.shape
     runs = x.reshape(parts, self._shards, -1, *rest).swapaxes(0, 1)
     return self.spread(runs.reshape(-1, *rest))
 
   def psum(self, x: Any) -> Any:
-    """Sum over devices, of every array in `x`."""
+    """Sums every array in `x` over devices."""
     return x if self.name is None else lax.psum(x, self.name)
 
   def pmean(self, x: Any) -> Any:
-    """Mean over devices, of every array in `x`."""
+    """Averages every array in `x` over devices."""
     return x if self.name is None else lax.pmean(x, self.name)
 
   def pmax(self, x: Any) -> Any:
-    """Maximum over devices, of every array in `x`."""
+    """Takes the maximum over devices of every array in `x`."""
     return x if self.name is None else lax.pmax(x, self.name)
 
   def all_gather(self, x: jax.Array) -> jax.Array:
-    """[b, ...] of each device to [B, ...], in the order of the global batch.
+    """Gathers [b, ...] of each device to [B, ...], in global batch order.
 
     Differentiable: the gradient is that of the global function.
     """
@@ -94,9 +102,9 @@ class Axis:
     return lax.all_gather(x, self.name, axis=0, tiled=True)
 
   def replicate(self, x: jax.Array) -> jax.Array:
-    """Like `all_gather`, for what goes into the state: the same everywhere.
+    """Like `all_gather`, but the result is replicated; use it for the state.
 
-    Its size is what moves between devices, in the global view as well.
+    The whole array moves between devices, in the global view as well.
     """
     if self.name is None:
       if self.sharding is None:
@@ -106,10 +114,10 @@ class Axis:
     return lax.all_gather(x, self.name, axis=0, tiled=True, to="invarying")
 
   def spread(self, x: jax.Array) -> jax.Array:
-    """An array of the batch's examples, which stay where they are.
+    """Keeps an array of examples sharded over the data axis.
 
-    In the global view XLA is told so: with sharded parameters it might move
-    activations between devices rather than parameters.
+    In the global view this is a sharding constraint. Without it, XLA might move
+    activations between devices instead of sharded parameters.
     """
     if self.sharding is None:
       return x
@@ -118,10 +126,10 @@ class Axis:
   def by_example(
     self, function: Callable[..., jax.Array], *arrays: jax.Array
   ) -> jax.Array:
-    """`function` of arrays of examples, each of which it treats on its own.
+    """Applies a function that treats each example independently.
 
-    In the global view every device is given its rows. XLA cannot know that a
-    loop over the batch may be cut into one for each device.
+    In the global view each device applies it to its own rows. XLA cannot know
+    that a loop over the batch can be split over the devices.
     """
     if self._shards == 1:
       return function(*arrays)
@@ -131,10 +139,10 @@ class Axis:
     )
 
   def share(self, x: jax.Array) -> jax.Array:
-    """This device's rows of an array that all devices hold whole.
+    """Returns this device's rows of a replicated array.
 
-    The number of rows must be a multiple of the devices. In the global view all
-    rows, with the work on them spread over the devices.
+    The number of rows must be a multiple of the number of devices. In the
+    global view it returns all rows, sharded over the devices.
     """
     if self.name is None:
       if self.sharding is None:

@@ -1,9 +1,9 @@
 """Checkpoints: the only file that imports Orbax.
 
 A checkpoint is `{state, data}`: the whole TrainState and the state of the data
-iterator, committed together or not at all. Saves run in the background; Orbax
-renames a finished one into place, so a kill at any moment leaves the last good
-one as it was. The metadata hold a checksum of each array.
+iterator, committed together or not at all. Saves run in the background. Orbax
+renames a finished checkpoint into place, so a kill at any moment leaves the
+last good checkpoint intact. The metadata hold a checksum of each array.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from sslx.config import require
 from sslx.errors import RunError
 from sslx.state import TrainState
 
-# Orbax logs at length what it does, and the whole stack of every failure that
-# is raised as well; a run's own lines would drown in it.
+# Orbax logs every action, and the whole stack of every failure, which it raises
+# as well. These lines would hide the run's own.
 logging.getLogger("absl").addFilter(
   lambda record: "orbax" not in record.pathname
 )
 
 
 class CheckpointError(RunError):
-  """A save or a restore that failed; the message says what is still good."""
+  """A failed save or restore of a checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +39,15 @@ class Checkpoint:
   """When to save and what to keep; config section `runtime.checkpoint`.
 
   Attributes:
-    every_epochs: between saves; may be a fraction. The end is always saved.
-    keep_last: how many of the newest stay.
-    keep_every_epochs: of these, every one stays; None keeps the newest only.
-    fall_back: go on from an earlier checkpoint if the newest cannot be read. It
-      is moved to the folder `damaged` of the workdir.
-    changed_data: go on although the images are not those that the run has had
-      so far.
+    every_epochs: epochs between saves; may be a fraction. The end is always
+      saved.
+    keep_last: number of the newest checkpoints to keep.
+    keep_every_epochs: interval in epochs at which checkpoints are kept for
+      good; None keeps only the newest.
+    fall_back: whether to resume from an earlier checkpoint if the newest cannot
+      be read. The damaged one is moved to the folder `damaged` of the workdir.
+    changed_data: whether to resume although the images are not those that the
+      run has used so far.
   """
 
   every_epochs: float = 10.0
@@ -69,13 +71,13 @@ class Checkpoints:
     steps_per_epoch: int,
     metadata: dict[str, Any] | None = None,
   ):
-    """Opens the directory; nothing is read or written yet.
+    """Opens the directory; reads no arrays and writes nothing yet.
 
     Args:
-      directory: of one run.
+      directory: the folder of one run's checkpoints.
       settings: when to save and what to keep.
-      steps_per_epoch: optimiser steps.
-      metadata: JSON to keep beside every checkpoint, such as the config's hash.
+      steps_per_epoch: optimiser steps per epoch.
+      metadata: JSON to store with every checkpoint, such as the config's hash.
     """
     save, keep = (
       ocp.training.save_decision_policies,
@@ -103,10 +105,10 @@ class Checkpoints:
   def _open(
     self, directory: epath.Path, **settings: Any
   ) -> ocp.training.Checkpointer:
-    """Orbax's checkpointer, which reads the metadata of every checkpoint."""
+    """Opens Orbax's checkpointer, which reads all checkpoints' metadata."""
     try:
       return ocp.training.Checkpointer(directory, **settings)
-    except Exception as error:  # Whatever is in a damaged file.
+    except Exception as error:  # A damaged file can cause any error.
       steps = damage.unreadable_steps(directory)
       message = (
         f"{directory} cannot be opened: {_reason(error)}\nThe metadata of"
@@ -121,19 +123,19 @@ class Checkpoints:
 
   @property
   def directory(self) -> str:
-    """Where they are."""
+    """The folder of the checkpoints."""
     return str(self._orbax.directory)
 
   def latest(self) -> int | None:
-    """Step of the newest committed checkpoint, asked of the directory."""
+    """Reads the step of the newest committed checkpoint from the directory."""
     self._orbax.reload()
     return self._orbax.latest.step if self._orbax.latest else None
 
   def good(self) -> str:
-    """Which checkpoint a run would go on from, in words."""
+    """Describes the checkpoint that a run would resume from."""
     try:
       step = self.latest() if self._orbax.directory.exists() else None
-    except Exception as error:  # Of the file system or the store, any.
+    except Exception as error:  # Any error of the file system or the store.
       return f"not known, since {self.directory} cannot be read ({error})"
     return (
       f"none in {self.directory}"
@@ -142,7 +144,7 @@ class Checkpoints:
     )
 
   def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
-    """Starts a save; returns when `state` may be donated.
+    """Starts a save; returns as soon as `state` may be donated.
 
     Raises:
       CheckpointError: this or an earlier save failed.
@@ -160,10 +162,10 @@ class Checkpoints:
     self._saving = (step, response)
 
   def wait(self) -> None:
-    """Returns when the save under way, if any, is committed.
+    """Waits until the save in progress, if any, is committed.
 
     Raises:
-      CheckpointError: it failed.
+      CheckpointError: the save failed.
     """
     if self._saving is None:
       return
@@ -184,19 +186,20 @@ class Checkpoints:
   def restore(
     self, abstract_state: TrainState, note: Callable[[str], None] = print
   ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest checkpoint, laid out as `abstract_state` says.
+    """Restores the newest checkpoint, sharded like `abstract_state`.
 
     Args:
-      abstract_state: ShapeDtypeStructs with shardings; any number of devices.
-      note: told of a checkpoint that cannot be read, where the settings allow
-        to fall back to the one before.
+      abstract_state: ShapeDtypeStructs with shardings, on any number of
+        devices.
+      note: called with a message about a checkpoint that cannot be read, if the
+        settings allow to fall back to the one before.
 
     Returns:
       State and iterator state, or None if there is no checkpoint.
 
     Raises:
-      CheckpointError: it cannot be read, its bytes have changed, or it is not
-        of this model.
+      CheckpointError: the checkpoint cannot be read, its bytes have changed, or
+        it is of another model.
     """
     wanted = {"state": abstract_state, "data": None}
     while (step := self.latest()) is not None:
@@ -212,29 +215,29 @@ class Checkpoints:
     return None
 
   def metadata(self, step: int) -> dict[str, Any]:
-    """The metadata that were given when a checkpoint was saved."""
+    """Returns the metadata that were stored with a checkpoint."""
     return self._orbax.checkpointables_metadata(step).custom_metadata or {}
 
   def close(self) -> None:
-    """Waits for the save under way and releases the directory."""
+    """Waits for the save in progress and releases the directory."""
     try:
       self.wait()
     finally:
       try:
         self._orbax.close()
       except Exception:
-        # Orbax raises the error of a failed save at every later call; once, as
-        # a CheckpointError, is enough.
+        # Orbax raises the error of a failed save again at every later call. It
+        # was already raised as a CheckpointError.
         if not self._failure_raised:
           raise
 
 
 class Weights:
-  """One checkpoint of another run, to take parts of; a context manager.
+  """One checkpoint of another run, to load parts of; a context manager.
 
   Attributes:
-    step: of the checkpoint.
-    shapes: of every array of its state, by path: `params/backbone/...`.
+    step: the step of the checkpoint.
+    shapes: shape of every array of its state, by path: `params/backbone/...`.
   """
 
   def __init__(
@@ -243,16 +246,16 @@ class Weights:
     step: int | None = None,
     key: str = "config.runtime.init_from",
   ):
-    """Opens it; no array is read yet.
+    """Opens the checkpoint; reads no arrays yet.
 
     Args:
-      workdir: the other run's; a local path or a URL.
-      step: which checkpoint; the newest by default.
-      key: how the user gave the workdir, for messages.
+      workdir: the other run's workdir; a local path or a URL.
+      step: step of the checkpoint; the newest by default.
+      key: flag or config key that names the workdir, for messages.
 
     Raises:
       CheckpointError: there is no such checkpoint, or it cannot be read.
-      StorageError: the path is of no store that can be read here.
+      StorageError: the path is in a store that cannot be read here.
     """
     path = storage.path(workdir, key) / "checkpoints"
     said = f"{key} is {str(workdir)!r}"
@@ -263,7 +266,7 @@ class Weights:
       )
     try:
       self._orbax = ocp.training.Checkpointer(path)
-    except Exception as error:  # Whatever is in a damaged file.
+    except Exception as error:  # A damaged file can cause any error.
       raise CheckpointError(
         f"{said}: {path} cannot be opened: {_reason(error)}"
       ) from error
@@ -290,7 +293,7 @@ class Weights:
       raise
 
   def __enter__(self) -> Weights:
-    """Itself."""
+    """Returns itself."""
     return self
 
   def __exit__(self, *_: Any) -> None:
@@ -304,7 +307,7 @@ class Weights:
       wanted: ShapeDtypeStructs with shardings; any subtree of the state.
 
     Raises:
-      CheckpointError: it is not there, of other shapes, or cannot be read.
+      CheckpointError: the part is absent, has other shapes, or cannot be read.
     """
     return _load(self._orbax, self.step, {"state": wanted})["state"]
 
@@ -316,17 +319,17 @@ _ADVICE = (
 
 
 class UnreadableError(CheckpointError):
-  """A checkpoint that is damaged; an earlier one may be good."""
+  """A damaged checkpoint; an earlier one may be intact."""
 
 
 def _load(
   orbax: ocp.training.Checkpointer, step: int, wanted: dict[str, Any]
 ) -> dict[str, Any]:
-  """Loads what is wanted; `wanted["state"]` may be a part of the state.
+  """Loads items of a checkpoint; `wanted["state"]` may be a part of the state.
 
   Raises:
-    UnreadableError: it cannot be read, or its bytes have changed.
-    CheckpointError: it is of another model.
+    UnreadableError: the checkpoint cannot be read, or its bytes have changed.
+    CheckpointError: the checkpoint is of another model.
   """
   where = f"the checkpoint of step {step} in {orbax.directory}"
   context = ocp.Context()
@@ -337,7 +340,7 @@ def _load(
     checksums = (saved.custom_metadata or {}).get("checksums", {})
     if not found:
       raise ValueError("it holds no arrays")
-  except Exception as error:  # Whatever is in a damaged file.
+  except Exception as error:  # A damaged file can cause any error.
     raise UnreadableError(
       f"{where} cannot be read: {_reason(error)}\n{_ADVICE}"
     ) from error
@@ -349,7 +352,7 @@ def _load(
     raise UnreadableError(
       f"{where} cannot be read: {_reason(error)}\n{_ADVICE}"
     ) from error
-  if checksums:  # Older versions wrote none.
+  if checksums:  # Older versions of sslx wrote none.
     sums = checksum.of(loaded["state"])
     changed = [key for key, x in sums.items() if checksums.get(key) != x]
     if changed:
@@ -362,7 +365,7 @@ def _load(
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  """`a/b/c` to shape, for every array."""
+  """Returns the shape of every array, by path: `a/b/c`."""
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]

@@ -1,4 +1,4 @@
-"""Checksums of arrays, computed where the arrays live."""
+"""Checksums of arrays, computed on the devices that hold the arrays."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from jax.experimental import multihost_utils
 
 
 def of(tree: Any) -> dict[str, int]:
-  """The checksum of each array of a tree; all processes must call it.
+  """Computes the checksum of each array of a tree; all processes must call it.
 
-  The sum of the bits of each element times an odd number that depends on its
-  place, modulo 2^32. A change of one element is always noticed; of any other
-  change, one in 2^32 is not. The sum does not depend on how an array is spread
-  over devices: each sums its own part, and only sums move.
+  The checksum is the sum, modulo 2^32, of each element's bits times an odd
+  number that depends on the element's place. It always detects a change of one
+  element, and misses one in 2^32 of other changes. It does not depend on the
+  sharding. Each device sums its own shard, and only the sums move.
 
   Args:
-    tree: arrays of at most 32 bits an element, on any number of devices.
+    tree: arrays of at most 32 bits per element, on any number of devices.
 
   Returns:
-    A number in [0, 2^32) by the path of each array, `a/b/c`.
+    A number in [0, 2^32) for the path of each array, `a/b/c`.
   """
   leaves = {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -37,10 +37,10 @@ def of(tree: Any) -> dict[str, int]:
 
 
 def _parts(x: jax.Array) -> list[jax.Array]:
-  """Sums of the parts of an array that are here and nowhere before.
+  """Sums the shards on this process's devices; skips copies of a shard.
 
-  Programs of one device each: many that sum over devices, under way at once,
-  can wait for each other on simulated devices.
+  Each program runs on a single device. Many concurrent programs that sum over
+  devices can deadlock on simulated devices.
   """
   parts = []
   for shard in x.addressable_shards:
@@ -53,13 +53,20 @@ def _parts(x: jax.Array) -> list[jax.Array]:
 
 @functools.cache
 def _compiled(platform: str, shape: tuple[int, ...]):
-  # It reads memory once: on a CPU, LLVM would optimise it for longer than that.
+  # It reads memory only once. On a CPU, LLVM would optimise it for longer than
+  # it runs.
   options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
   return jax.jit(functools.partial(_sum, shape), compiler_options=options)
 
 
 def _sum(shape: tuple[int, ...], x: jax.Array, start: jax.Array) -> jax.Array:
-  """uint32[], of the part of an array of this shape that starts there."""
+  """Computes the checksum uint32[] of one shard.
+
+  Args:
+    shape: shape of the whole array.
+    x: the shard.
+    start: uint32[ndim], indices of the shard's first element.
+  """
   if x.dtype == jnp.bool_:
     x = x.astype(jnp.uint8)
   unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
@@ -68,6 +75,6 @@ def _sum(shape: tuple[int, ...], x: jax.Array, start: jax.Array) -> jax.Array:
   for axis, size in enumerate(shape):
     along = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
     place = place * jnp.uint32(size) + along + start[axis]
-  factor = place * jnp.uint32(0x9E3779B1)  # Spreads neighbours (Knuth).
+  factor = place * jnp.uint32(0x9E3779B1)  # Knuth's multiplicative hash.
   factor = (factor ^ (factor >> 15)) | 1
   return jnp.sum(bits * factor, dtype=jnp.uint32)

@@ -1,4 +1,4 @@
-"""Damaged checkpoints: which they are, and out of the way with them."""
+"""Damaged checkpoints: finds them and moves them out of the way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from etils import epath
 
 from sslx import parallel, storage
 
-# Of each checkpoint, Orbax keeps these in `_CHECKPOINT_METADATA`.
+# The keys in each checkpoint's `_CHECKPOINT_METADATA`, which Orbax writes.
 _KEYS = {
   "commit_timestamp_nsecs",
   "custom_metadata",
@@ -20,7 +20,7 @@ _KEYS = {
 
 
 def unreadable_steps(directory: epath.Path) -> list[str]:
-  """The steps whose metadata Orbax cannot read, the newest first."""
+  """Returns the steps whose metadata Orbax cannot read, newest first."""
   folders = [x for x in directory.iterdir() if x.name.isdigit()]
   damaged = []
   for folder in sorted(folders, key=lambda x: -int(x.name)):
@@ -39,9 +39,9 @@ def unreadable_steps(directory: epath.Path) -> list[str]:
 
 
 def move_away(directory: epath.Path, step: str) -> None:
-  """Moves a checkpoint out of the way, to the folder `damaged`."""
+  """Moves a checkpoint to the folder `damaged` of the workdir."""
   folder = directory.parent / "damaged"
-  parallel.barrier("found damaged")  # All processes have read it.
+  parallel.barrier("found damaged")  # First, all processes must have read it.
   if parallel.is_main_process():
     storage.make_folder(folder)
     with storage.accessing(folder):

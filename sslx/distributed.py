@@ -1,4 +1,4 @@
-"""Joins the processes of a job: flags, detection, and one clear error."""
+"""Joins the processes of a job, by flags or detection, with clear errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import jax
 from sslx.config import ConfigError
 from sslx.errors import RESTART, RestartError
 
-# JAX's own limit comes after ours, which ends a job with a message.
+# JAX's own timeouts are this much longer than ours, so that ours end the job
+# first, with a clear message.
 _JAX_LATER = 60  # seconds
 
 
@@ -29,30 +30,30 @@ def initialize(
   heartbeat_timeout: int,
   note: Callable[[str], None],
 ) -> None:
-  """Joins this process to the others.
+  """Joins this process to the other processes of the job.
 
-  What is None is detected: Cloud TPU, GKE, SLURM, Open MPI.
+  Arguments that are None are detected on Cloud TPU, GKE, SLURM and Open MPI.
 
   Args:
     coordinator: host:port of process 0.
-    num_processes: in the job.
-    process_id: of this one, from 0.
+    num_processes: number of processes in the job.
+    process_id: number of this process, from 0.
     local_device_ids: the devices that this process uses; all by default.
     bind_address: host:port that process 0 listens at; all addresses by default.
-    initialization_timeout: seconds to wait for the others.
+    initialization_timeout: seconds to wait for the other processes.
     heartbeat_timeout: seconds of silence after which a process is lost.
-    note: told what is waited for.
+    note: called with messages about what this process waits for.
 
   Raises:
-    ConfigError: the flags do not fit each other or the machine, or nothing was
-      detected.
-    RestartError: the others did not come in time.
+    ConfigError: the flags contradict each other or the machine, or no other
+      processes were detected.
+    RestartError: the other processes did not join in time.
   """
   _check_flags(coordinator, num_processes, process_id)
   _check_slurm(local_device_ids)
   if coordinator and process_id == 0:
     _check_port(bind_address or f":{coordinator.rpartition(':')[2]}")
-  # Signals are ours; see `job`.
+  # JAX must not handle signals: `job` does.
   jax.config.update("jax_enable_preemption_service", False)
   if coordinator:
     note(
@@ -77,7 +78,7 @@ def initialize(
       shutdown_timeout_seconds=heartbeat_timeout,
       coordinator_bind_address=bind_address,
     )
-  except Exception as error:  # Of any detection, too.
+  except Exception as error:  # Detection can fail with any error.
     reason = str(error).strip().splitlines()[0]
     if coordinator is not None:
       raise RestartError(
@@ -102,7 +103,7 @@ def _end_unless(
   coordinator: str | None,
   note: Callable[[str], None],
 ) -> None:
-  """Ends the process if it has not joined in time; JAX itself would abort."""
+  """Ends the process if it has not joined in time; JAX would abort later."""
   who = "this process" if process_id is None else f"process {process_id}"
   where = coordinator or "the place that was detected"
   if joined.wait(min(30, timeout)):
@@ -150,7 +151,7 @@ def _check_flags(
 
 
 def _check_port(address: str) -> None:
-  """Refuses a port in use, for which JAX ends with a segmentation fault."""
+  """Rejects a port in use, on which JAX ends with a segmentation fault."""
   host, _, port = address.rpartition(":")
   with contextlib.closing(socket.socket()) as test:
     test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -166,7 +167,7 @@ def _check_port(address: str) -> None:
 
 
 def _check_slurm(local_device_ids: Sequence[int] | None) -> None:
-  """Refuses one SLURM task for several GPUs, of which JAX would take one."""
+  """Rejects a SLURM task with several GPUs, of which JAX would use only one."""
   env = os.environ
   task = ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID")
   if local_device_ids or env.get("JAX_LOCAL_DEVICE_IDS"):

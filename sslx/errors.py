@@ -1,15 +1,15 @@
-"""Errors that a user can mend, and the exit codes of `sslx.main`."""
+"""Errors shown without a traceback, and the exit codes of `sslx.main`."""
 
 from __future__ import annotations
 
-# The run could not go on, but the same command will: the launcher restarts it.
-# Between 127 and 255, where JobSet and xpk restart a job, and above every
-# 128 + signal.
+# Exit code of a run that the same command can resume: the launcher restarts it.
+# JobSet and xpk restart a job on codes between 127 and 255. This code is larger
+# than 128 + signal for every signal.
 RESTART = 175
 
 
 class RunError(RuntimeError):
-  """A run that cannot start or go on; shown as one line, without a traceback.
+  """A run that cannot start or continue; shown without a traceback.
 
   Attributes:
     exit_code: 1, since the same command would fail again.
@@ -23,10 +23,10 @@ class StorageError(RunError):
 
 
 class WorkdirError(RunError):
-  """A workdir that is in use, foreign or damaged."""
+  """A workdir that is in use, not a run's, or damaged."""
 
 
 class RestartError(RunError):
-  """A run that stopped moving or lost a process; a restart goes on."""
+  """A run that stalled or lost a process; a restart resumes it."""
 
   exit_code = RESTART

@@ -1,4 +1,4 @@
-"""What a config describes, built and checked before anything runs."""
+"""Builds and checks everything that a config describes, before it runs."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Experiment:
   """Everything that a config describes, built and checked; not yet running.
 
   Attributes:
-    data: config section.
-    schedule: config section.
-    runtime: config section.
+    data: config section `data`.
+    schedule: config section `schedule`.
+    runtime: config section `runtime`.
     partitioner: devices and shardings.
-    order: which examples are in which batch.
+    order: decides which examples are in which batch.
     train: the set to train on.
-    notes: what the user should know of how the config was understood.
-    online: evaluators.
+    notes: messages to the user about how the config was interpreted.
+    online: the evaluators.
     step: the training step, before compilation.
-    abstract_state: ShapeDtypeStructs with shardings.
+    abstract_state: the state as ShapeDtypeStructs with shardings.
   """
 
   data: pipeline.Data
@@ -53,12 +53,12 @@ class Experiment:
 
   @property
   def total_steps(self) -> int:
-    """Length of the run."""
+    """Number of optimiser steps of the run."""
     return len(self.order)
 
   @property
   def decoder(self) -> str | None:
-    """What decodes the images; None of those in memory."""
+    """Name of the image decoder; None for images in memory."""
     return None if isinstance(self.train, sources.Arrays) else crops.decoder()
 
   @property
@@ -67,9 +67,9 @@ class Experiment:
     return jax.tree.map(lambda x: x.sharding, self.abstract_state)
 
   def init_state(self) -> TrainState:
-    """The state of step 0, born in its shardings."""
-    # On CPU, LLVM would optimise the drawing of each parameter for longer than
-    # it takes to compile the step.
+    """Returns the state of step 0, created directly in its shardings."""
+    # On CPU, LLVM would take longer to optimise the drawing of each parameter
+    # than to compile the step.
     options = {"xla_backend_optimization_level": 0}
     on_cpu = self.partitioner.mesh.devices.flat[0].platform == "cpu"
     init = jax.jit(
@@ -90,10 +90,10 @@ class Experiment:
     )
 
   def check_host(self) -> None:
-    """Refuses what this host has no room for.
+    """Checks that this host has enough shared memory for its data workers.
 
     Raises:
-      ConfigError: worker processes could not hand over their batches.
+      ConfigError: worker processes could not pass on their batches.
     """
     rows = len(self.partitioner.local_rows(self.data.batch_size))
     if not isinstance(self.train, sources.Arrays):
@@ -101,11 +101,14 @@ class Experiment:
       pipeline.check_workers(batch, self.data.workers)
 
   def compiled_step(self) -> Callable:
-    """`(state, batch) -> (state, metrics)`; donates the state."""
+    """Returns the jitted step, `(state, batch) -> (state, metrics)`.
+
+    It donates the state.
+    """
     return self.partitioner.compile(self.step, self.state_shardings)
 
   def host_batches(self, start: int = 0) -> Iterator[loader.HostBatch]:
-    """This process's rows of the batches, as numpy."""
+    """Yields this process's rows of the batches, as numpy arrays."""
     return pipeline.host_batches(
       self.train,
       self.order,
@@ -120,15 +123,15 @@ class Experiment:
     start: int = 0,
     on_bad: Callable[[str], None] = print,
   ) -> pipeline.Batches:
-    """Batches on the devices.
+    """Returns an iterator over batches on the devices.
 
     Args:
-      start: the number of the first.
-      on_bad: told once of each image that cannot be decoded.
+      start: number of the first batch.
+      on_bad: called once for each image that cannot be decoded.
 
     Raises:
-      ConfigError: when a batch is taken, if more images than
-        `config.data.max_bad` allows cannot be decoded.
+      ConfigError: more images cannot be decoded than `config.data.max_bad`
+        allows. Raised when a batch is taken.
     """
 
     def report(index: int, reason: str) -> None:
@@ -154,16 +157,16 @@ def build(
   devices: Sequence[jax.Device] | None = None,
   sets: tuple[Images, Images | None] | None = None,
 ) -> Experiment:
-  """Builds what a config describes; nothing is compiled, but the data is read.
+  """Builds what a config describes; opens the data, but compiles nothing.
 
   Args:
-    config: four sections, as `config.load` gives them.
-    devices: to run on; all by default.
-    sets: images to train and to evaluate on; by default, those that the config
-      names.
+    config: the four sections, as `config.load` returns them.
+    devices: devices to run on; all by default.
+    sets: images to train on and to evaluate on; by default, those that the
+      config names.
 
   Raises:
-    ConfigError: anything in the config that cannot run.
+    ConfigError: something in the config cannot run.
   """
   data = config_lib.build(pipeline.Data, config.data, "data")
   schedule = config_lib.build(settings.Schedule, config.schedule, "schedule")
@@ -236,7 +239,7 @@ def build(
 
 
 def _open(data: pipeline.Data) -> tuple[Images, Images | None]:
-  """The sets to train and to evaluate on."""
+  """Opens the sets to train on and to evaluate on."""
   train = sources.load(data.records, "train")
   classes = getattr(train, "classes", None)
   return train, sources.load(data.records, "test", classes)
@@ -291,7 +294,9 @@ def _within(
 def _without_frozen(
   optimizer: optim.Optimizer, method: methods.Method
 ) -> optim.Optimizer:
-  """Leaves out what the backbone never trains: neither decay nor state.
+  """Freezes the parameters that the backbone never trains.
+
+  They then have no weight decay and no optimiser state.
 
   Raises:
     ConfigError: the optimiser freezes other parameters for some steps only.
@@ -317,7 +322,7 @@ def _method(
   accumulate: int,
   partitioner: Partitioner,
 ) -> methods.Method:
-  """The method, with BatchNorm in the groups of one micro-batch.
+  """Builds the method, with the BatchNorm groups of one micro-batch.
 
   Raises:
     ConfigError: the method does not accept its settings, or micro-batches would

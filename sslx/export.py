@@ -2,8 +2,8 @@
 
   python -m sslx.export --workdir=W --to=timm
 
-The run's data is not needed, nor is torch. The folder that is written says in
-its README how it is loaded.
+Neither the run's data nor torch is needed. The README in the written folder
+says how to load it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sslx.weights.run import open_run
 
 
 def main(argv: list[str]) -> None:
-  """Writes what the command line asks for."""
+  """Runs the command line."""
   parser = argparse.ArgumentParser(
     prog="sslx.export",
     description=__doc__,

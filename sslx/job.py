@@ -1,9 +1,10 @@
-"""One process of a job: it heeds signals, notices a stall, and ends cleanly.
+"""One process of a job: handles signals, detects stalls, and ends cleanly.
 
-SIGTERM, SIGINT (Ctrl-C) and SIGHUP ask for a save and an end, with exit code
-128 + signal. A second one ends the process at once. The loop says by `at` where
-it is; a thread watches that it moves on. That thread also hears signals while
-the main thread is inside XLA, where Python runs no signal handler.
+On SIGTERM, SIGINT (Ctrl-C) or SIGHUP, the run saves and ends with exit code
+128 + signal. A second signal ends the process at once. The training loop
+reports its phase by `at`, and a thread checks that it makes progress. That
+thread also receives signals while the main thread is inside XLA, where Python
+runs no signal handlers.
 """
 
 from __future__ import annotations
@@ -26,24 +27,25 @@ from sslx.lock import RENEW_EVERY, Lock
 from sslx.peers import Peers
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Compilation, evaluation and reading a checkpoint may take so many times longer
-# than a step.
+# The stall timeout of compilation, evaluation and reading a checkpoint is this
+# many times that of a step.
 _SLOW = 6
 _TICK = 0.5  # seconds
-# A launcher and its shell often both pass a signal on: that is one, not two.
+# A launcher and its shell often both forward a signal. Within this time, a
+# repeated signal counts as the same one.
 _SAME_SIGNAL = 1.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """What the main thread is doing.
+  """The current activity of the main thread.
 
   Attributes:
-    name: in a few words.
-    slow: it may take long.
-    finish: ends what is under way, such as a save. A phase that has it may be
-      ended at any moment after: nothing would be lost. None if something would.
-    began: on the clock of `time.monotonic`.
+    name: description in a few words.
+    slow: whether it may take long.
+    finish: completes work in progress, such as a save. After that, the process
+      can end at any moment of this phase without loss. None if it cannot.
+    began: start, on the clock of `time.monotonic`.
   """
 
   name: str
@@ -53,12 +55,15 @@ class Phase:
 
 
 class Job:
-  """This process's part in a job; as a context it listens and watches."""
+  """This process's part in a job; a context manager.
+
+  Within the context it handles signals and watches for stalls.
+  """
 
   def __init__(
     self, peers: Peers | None = None, stall_timeout: float | None = None
   ):
-    """Listens to nothing yet.
+    """Stores the settings; handles no signals yet.
 
     Args:
       peers: the other processes, if there are any.
@@ -66,7 +71,7 @@ class Job:
         no limit.
     """
     self.peers = peers
-    self.lock: Lock | None = None  # Of the workdir; renewed here.
+    self.lock: Lock | None = None  # Lock of the workdir; renewed here.
     self._limit = stall_timeout
     self._phase = Phase("starting", slow=True, finish=lambda: None)
     self._step = 0
@@ -81,7 +86,8 @@ class Job:
     os.set_blocking(self._wakes, False)
     signal.set_wakeup_fd(self._wakes)
     for signum in SIGNALS:
-      # nohup, and a shell that starts a job in the background, ignore some.
+      # Keep ignoring signals that nohup, or a shell that starts a background
+      # job, has set to be ignored.
       if signal.getsignal(signum) != signal.SIG_IGN:
         self._handlers[signum] = signal.signal(signum, lambda *_: None)
     self._thread = threading.Thread(target=self._run, daemon=True, name="job")
@@ -109,34 +115,35 @@ class Job:
     slow: bool = False,
     finish: Callable[[], None] | None = None,
   ) -> None:
-    """Says what the main thread does from now on.
+    """Reports what the main thread does from now on.
 
     Args:
-      name: in a few words.
-      step: steps taken, if that has changed.
+      name: description in a few words.
+      step: steps taken, if the number has changed.
       slow: whether it may take long.
       finish: see `Phase`.
     """
     phase = Phase(name, slow, finish)
-    with self._mutex:  # Held while the processes agree on a step.
+    with self._mutex:  # Waits while the processes agree on a step.
       self._phase = phase
       self._step = self._step if step is None else step
 
   def stopping(self, step: int) -> int | None:
-    """The signal for which the run ends after this step, or None.
+    """Returns the signal that ends the run after this step, or None.
+
+    All processes get the same answer at the same step.
 
     Args:
-      step: that has been started last. All processes get the same answer at
-        the same step.
+      step: number of the last step that was started.
     """
     with self._mutex:
       self._step = step
-      # A process may be one step ahead of what it last said.
+      # A process may be one step ahead of the step that it last reported.
       stops = self._stop is not None and step > self._stop[1]
       return self._stop[0] if stops else None
 
   def fail(self, message: str, code: int = 1) -> None:
-    """Ends the job for an error, in all processes; does not return."""
+    """Ends the job because of an error, in all processes; does not return."""
     if self.peers:
       self.peers.fail(message, code)
     print(f"\nerror: {message}", file=sys.stderr, flush=True)
@@ -144,12 +151,12 @@ class Job:
     os._exit(code)
 
   def crash(self, error: Exception, patience: float) -> None:
-    """Ends the job for an error that nobody expected; does not return.
+    """Ends the job because of an unexpected error; does not return.
 
     Args:
-      error: with its traceback.
+      error: the error, with its traceback.
       patience: seconds to wait for the cause, if it may be in another process:
-        when one dies, the others' collectives fail.
+        when a process dies, the collectives of the others fail.
     """
     is_collective = isinstance(error, jax.errors.JaxRuntimeError)
     if self.peers and is_collective and "RESOURCE_EXHAUSTED" not in str(error):
@@ -159,7 +166,7 @@ class Job:
         file=sys.stderr,
         flush=True,
       )
-      time.sleep(patience)  # `peers` ends this process if one was.
+      time.sleep(patience)  # If one was lost, `peers` ends this process.
     text = "".join(traceback.format_exception(error))
     self.fail(f"not expected, please report it:\n{text}")
 
@@ -178,7 +185,7 @@ class Job:
             self._hear(signum)
         now = time.monotonic()
         if now - last > 20 * _TICK:
-          # This process itself was stopped, as by Ctrl-Z: that is no stall.
+          # This process itself was suspended, as by Ctrl-Z: not a stall.
           began = self._phase.began + now - last
           self._phase = dataclasses.replace(self._phase, began=began)
         last = now
@@ -187,7 +194,7 @@ class Job:
         if self.lock and now - renewed > RENEW_EVERY:
           renewed = now
           self.lock.renew()
-    except Exception as error:  # A helper thread never dies unseen.
+    except Exception as error:  # A helper thread must not die unnoticed.
       self.fail(f"{type(error).__name__}: {error}")
 
   def _hear(self, signum: int) -> None:
@@ -205,7 +212,7 @@ class Job:
       os._exit(128 + signum)
 
   def _agree(self, signum: int) -> None:
-    """Fixes the step after which all processes stop."""
+    """Agrees with the other processes on the step after which all stop."""
     with self._mutex:
       if self._stop is None:
         step = self._step
@@ -214,18 +221,22 @@ class Job:
         self._stop = signum, step
 
   def _end_if_settled(self) -> None:
-    """Ends a process that would do nothing but go on evaluating, say."""
+    """Ends the process in a phase that can end without loss.
+
+    For example, during an evaluation.
+    """
     if self._stop and not self._ending and self._phase.finish:
       self._ending = True
-      # In a thread: a save may take long, and a second signal must be heard.
+      # In a thread, because a save may take long, and a second signal must
+      # still be handled.
       threading.Thread(target=self._end, daemon=True, name="ending").start()
 
   def _end(self) -> None:
     try:
-      with self._mutex:  # The main thread waits where it is.
+      with self._mutex:  # Keeps the main thread in its phase.
         phase, (signum, step) = self._phase, self._stop
         if not phase.finish or self._step < step:
-          self._ending = False  # It has gone on meanwhile, and ends by itself.
+          self._ending = False  # The main thread has moved on and ends itself.
           return
         phase.finish()
         print(
@@ -237,7 +248,7 @@ class Job:
           self.peers.leave(128 + signum)
         sys.stdout.flush()
         os._exit(128 + signum)
-    except Exception as error:  # A helper thread never dies unseen.
+    except Exception as error:  # A helper thread must not die unnoticed.
       self.fail(f"{type(error).__name__}: {error}")
 
   def _end_if_stalled(self, now: float) -> None:

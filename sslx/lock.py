@@ -1,14 +1,14 @@
 """A lock on a workdir, so that two runs never write to the same one.
 
-On a file system the lock is `flock`, which ends with the process that holds it,
-however that ends. A remote store, and a file system without `flock`, have no
-such lock. There the holder renews a lease: a file that changes every
-`RENEW_EVERY` seconds. Whoever finds a lease watches it for `WATCH` seconds. If
-it changes, its holder is alive. If it does not, its holder is taken for dead.
+On a file system the lock is `flock`, which the kernel releases when the process
+ends, for any reason. Remote stores, and some file systems, have no `flock`.
+There the holder renews a lease: a file that changes every `RENEW_EVERY`
+seconds. A run that finds a lease watches it for `WATCH` seconds. If the lease
+changes, its holder is alive. If not, its holder is assumed dead.
 
-What it cannot know: two runs that start within a second of each other on a
-store may both take the lease; the one that finds itself replaced stops. A
-network file system may keep `flock` within each host.
+Limits: on a store, two runs that start within a second of each other may both
+take the lease; the run whose lease was replaced stops. A network file system
+may apply `flock` only within each host.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Lock:
   """Holds a workdir until `release`, or the end of the process.
 
   Attributes:
-    token: names this holder; it is in the lock file.
+    token: identifies this holder; stored in the lock file.
   """
 
   def __init__(self, path: epath.Path, note: Callable[[str], None]):
     """Takes the lock.
 
     Args:
-      path: of the lock file.
-      note: told of a wait, and of a dead holder's lock.
+      path: path of the lock file.
+      note: called with messages about a wait, or about a dead holder's lock.
 
     Raises:
       WorkdirError: another run holds it.
@@ -67,7 +67,7 @@ class Lock:
       self._take_lease()
 
   def _flock(self) -> bool:
-    """Takes the kernel's lock; False where there is none."""
+    """Takes the kernel's lock; returns False if there is no `flock`."""
     with storage.accessing(self._path):
       flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
       self._file = os.fdopen(os.open(self._path, flags, 0o644), "r+b")
@@ -88,7 +88,7 @@ class Lock:
     return True
 
   def _take_lease(self) -> None:
-    """Waits until no other holder renews its lease, then writes our own."""
+    """Checks that no other holder renews its lease, then writes our own."""
     found = owner(self._path)
     if found:
       who = _who(found)
@@ -108,7 +108,7 @@ class Lock:
     self.renew(first=True)
 
   def renew(self, *, first: bool = False) -> None:
-    """Renews a lease; nothing to do where the kernel keeps the lock.
+    """Renews a lease; does nothing if the kernel keeps the lock.
 
     Raises:
       WorkdirError: the workdir is no longer this run's.
@@ -143,11 +143,11 @@ class Lock:
       )
 
   def release(self, *, forget: bool = False) -> None:
-    """Lets the next run in.
+    """Releases the lock.
 
     Args:
-      forget: delete the file as well, which otherwise marks the folder as a
-        run's.
+      forget: whether to delete the lock file as well; if it stays, it marks the
+        folder as a run's.
 
     Raises:
       StorageError: the file cannot be deleted.
@@ -170,10 +170,13 @@ class Lock:
 
 
 def owner(path: epath.Path) -> dict[str, Any] | None:
-  """What a lock file says of its last holder; None if it says nothing.
+  """Reads the last holder from a lock file.
+
+  Returns:
+    The holder; None if there is no file, or it is not a lock file of sslx.
 
   Raises:
-    StorageError: it is there and cannot be read.
+    StorageError: the file exists and cannot be read.
   """
   with storage.accessing(path, "read"):
     try:

@@ -1,8 +1,7 @@
 """Losses of the methods: pure functions over a data axis, without parameters.
 
-All logits and reductions are float32. A loss is the mean over the examples it
-was given, so that `axis.pmean` of it is the loss of the global batch in either
-view.
+All logits and reductions are float32. A loss is the mean over the given
+examples, so `axis.pmean` of it is the loss of the global batch in either view.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from sslx.parallel import Axis
 
 
 def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
-  """Rows of unit length, float32; a row shorter than `eps` is divided by it."""
+  """Scales rows to unit length, float32; rows shorter than `eps` by 1 / eps."""
   x = x.astype(jnp.float32)
-  # max() inside the root: the gradient at a zero row is zero, not NaN.
+  # max() inside the root makes the gradient at a zero row zero, not NaN.
   square = jnp.sum(x * x, axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(square, eps * eps))
 
@@ -26,11 +25,11 @@ def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
 def nt_xent(
   z: jax.Array, temperature: float, axis: Axis
 ) -> tuple[jax.Array, jax.Array]:
-  """NT-Xent: each view finds the other view of its image among the batch.
+  """NT-Xent: each view must find the other view of its image in the batch.
 
-  Negatives are all 2B - 2 other views of the global batch. The gradient is
-  that of the global mean: it is not divided by the number of devices, as it is
-  in implementations that gather without differentiating (pitfall 2).
+  The negatives are the 2B - 2 views of other images in the global batch. The
+  gradient is that of the global mean. (Implementations that gather without
+  differentiating the gather divide it by the number of devices.)
 
   Args:
     z: [b, 2, d] embeddings, two views of each image; normalised here.
@@ -38,8 +37,8 @@ def nt_xent(
     axis: the batch axis.
 
   Returns:
-    f32 scalar loss, the mean over the 2b views given; f32 scalar accuracy, how
-    often the positive has the highest similarity.
+    f32 scalar loss, the mean over the 2b views given; f32 scalar accuracy, the
+    fraction of views whose positive has the highest similarity.
 
   References:
     Chen et al., A Simple Framework for Contrastive Learning of Visual
@@ -58,12 +57,12 @@ def nt_xent(
     )
     / temperature
   )  # [2b, 2B]
-  # Views of image i are rows 2i and 2i + 1 in the order of the global batch.
+  # The views of image i are rows 2i and 2i + 1 in global batch order.
   rows = (2 * axis.positions(b)[:, None] + jnp.arange(2)).reshape(-1)
   itself = rows[:, None] == jnp.arange(candidates.shape[0])
   logits = jnp.where(itself, -jnp.inf, logits)
   loss = jnp.mean(jax.nn.logsumexp(logits, axis=-1) - positives)
-  correct = jnp.argmax(logits, axis=-1) == rows ^ 1  # The other of the pair.
+  correct = jnp.argmax(logits, axis=-1) == rows ^ 1  # The other view.
   return loss, jnp.mean(correct.astype(jnp.float32))
 
 
@@ -77,13 +76,13 @@ def info_nce(
 
   Args:
     queries: f32[b, d] of unit length.
-    positives: f32[b], the similarity of each to its key.
+    positives: f32[b], the similarity of each query to its key.
     negatives: f32[K, d] of unit length.
     temperature: divides the similarities.
 
   Returns:
-    f32 scalar loss, the mean over queries; f32 scalar accuracy, how often the
-    positive is the most similar.
+    f32 scalar loss, the mean over queries; f32 scalar accuracy, the fraction of
+    queries whose positive has the highest similarity.
 
   References:
     He et al., Momentum Contrast, 2020, eq. 1.
@@ -110,8 +109,8 @@ def batch_nce(
     axis: the batch axis.
 
   Returns:
-    f32 scalar loss, the mean over queries; f32 scalar accuracy, how often the
-    positive is the most similar.
+    f32 scalar loss, the mean over queries; f32 scalar accuracy, the fraction of
+    queries whose positive has the highest similarity.
 
   References:
     Chen et al., MoCo v3, 2021, algorithm 1.
@@ -131,35 +130,35 @@ def batch_nce(
 def sinkhorn(
   scores: jax.Array, past: jax.Array | None, iterations: int, axis: Axis
 ) -> jax.Array:
-  """Assigns the samples to prototypes in equal shares, softly.
+  """Assigns samples softly to prototypes, with equal shares per prototype.
 
-  In the logarithmic domain, where no score is too large, and with every sum
-  over the global batch (pitfall 6): the official code divides the matrix by
-  its sums over samples and over prototypes in turn; here their logarithms are
-  taken from it. The last division is by the sum of each sample's codes, which
-  makes that division a softmax, and the numbers of samples and of prototypes,
-  constant factors, cancel.
+  The official code divides the matrix alternately by its sums over samples and
+  over prototypes. Here the logarithms of these sums are subtracted, because the
+  exponential of a large score overflows. Sums over samples are over the global
+  batch, so that the codes do not depend on the number of devices. The last
+  division is by the sum of each sample's codes, so it is a softmax. The numbers
+  of samples and of prototypes are constant factors, and cancel.
 
   Args:
     scores: f32[b, K] similarities of samples to prototypes, divided by epsilon.
-    past: f32[q, K] of samples that are assigned with them, this device's share;
-      a row of -inf is no sample.
-    iterations: of both divisions.
+    past: f32[q, K], the same for this device's share of past samples, which are
+      assigned together with the batch; a row of -inf is not a sample.
+    iterations: number of times that both divisions are done.
     axis: the batch axis.
 
   Returns:
-    f32[b, K] codes, each of sum 1.
+    f32[b, K] codes, each with sum 1.
 
   References:
     Caron et al., SwAV, 2020, section 3.1 and eq. 3 to 5; Cuturi, 2013.
   """
-  # Apart, not concatenated: each stays spread over the devices as it is.
+  # Separate, not concatenated: each block keeps its sharding over the devices.
   blocks = [scores] if past is None else [scores, past]
-  # The logarithm of what each row has been divided by, [rows, 1].
+  # The logarithm of the divisor of each row, [rows, 1].
   divisors = [jnp.zeros((len(x), 1)) for x in blocks]
 
   def over_samples(blocks: list[jax.Array]) -> jax.Array:
-    """Logarithm of the sum over all samples, f32[K]."""
+    """Returns the logarithm of the sum over all samples, f32[K]."""
     largest = functools.reduce(jnp.maximum, [jnp.max(x, 0) for x in blocks])
     largest = axis.pmax(largest)
     sums = (jnp.sum(jnp.exp(x - largest), axis=0) for x in blocks)
@@ -172,6 +171,6 @@ def sinkhorn(
     divisors = [
       jax.nn.logsumexp(x - prototype, axis=1, keepdims=True) for x in blocks
     ]
-    # A row that is no sample stays at -inf.
+    # A row that is not a sample stays at -inf.
     divisors = [jnp.where(jnp.isneginf(x), 0, x) for x in divisors]
   return jax.nn.softmax(scores - prototype)

@@ -1,7 +1,8 @@
 """Trains: `python -m sslx.main --config=configs/simclr.py --workdir=...`.
 
-Exit codes: 0 finished; 1 an error to mend first; 175 nothing moved or a process
-was lost, so start again; 128 + signal after a signal, with all saved.
+Exit codes: 0, finished; 1, fix the error first; 175, the run stalled or lost a
+process: start the same command again; 128 + signal, ended by a signal after
+saving.
 """
 
 from __future__ import annotations
@@ -86,18 +87,18 @@ _COMPILATION_CACHE = flags.DEFINE_string(
   "Folder of compiled programs, so that a restart need not compile. By default"
   " JAX_COMPILATION_CACHE_DIR, or a folder in the user's cache. 'off': none.",
 )
-# Least recently used programs beyond this are deleted; only in our own folder.
+# Size limit of the default cache; JAX deletes the least recently used programs.
 _CACHE_BYTES = 8 * 2**30
 
 
 def main(overrides: list[tuple[str, str]]) -> None:
-  """Runs what the flags say.
+  """Trains as the flags say.
 
   Args:
-    overrides: (dotted key, text of the value), in the order given.
+    overrides: (dotted key, text of the value) pairs, in the order given.
   """
   if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # Libraries tell of each file.
+    logging.set_verbosity(logging.WARNING)  # Libraries log every file.
   peers = None
   try:
     _set_cache(_COMPILATION_CACHE.value)
@@ -116,13 +117,13 @@ def main(overrides: list[tuple[str, str]]) -> None:
         job.fail(str(error), getattr(error, "exit_code", 1))
       _exit(error)
     except Exception as error:
-      if peers:  # Without them Python shows the traceback.
+      if peers:  # Without peers, Python shows the traceback.
         job.crash(error, patience=_HEARTBEAT_TIMEOUT.value + 5)
       raise
 
 
 def _exit(error: Exception) -> None:
-  """Shows an error that the user can mend: the message is all that counts."""
+  """Ends the program with a user error: prints no traceback."""
   print(f"\nerror: {error}", file=sys.stderr)
   sys.exit(getattr(error, "exit_code", 1))
 
@@ -153,7 +154,7 @@ def _set_cache(folder: str | None) -> None:
     return
   if folder is None:
     if jax.config.jax_compilation_cache_dir:
-      return  # The user's own, by the environment.
+      return  # The user has set a cache in the environment.
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     folder = pathlib.Path(cache) / "sslx" / f"xla-{_machine()}"
     jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
@@ -168,7 +169,7 @@ def _set_cache(folder: str | None) -> None:
 
 
 def _machine() -> str:
-  """Names the kind of CPU: a program compiled for another one may crash."""
+  """Identifies the kind of CPU: a program compiled for another may crash."""
   kind = platform.machine()
   cpus = pathlib.Path("/proc/cpuinfo")
   if cpus.exists():
@@ -178,7 +179,7 @@ def _machine() -> str:
 
 
 def parse_flags(argv: list[str]) -> list[tuple[str, str]]:
-  """Parses all flags; returns the `--config.a.b=value` ones, which are ours."""
+  """Parses all flags; returns the overrides `--config.a.b=value`."""
   try:
     overrides, rest = config_lib.split_overrides(argv)
   except config_lib.ConfigError as error:

@@ -1,4 +1,4 @@
-"""The device mesh: which device is where, over one slice or several."""
+"""The device mesh: the place of each device, for one slice or several."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ MODEL = "model"
 def make(
   settings: tuple[tuple[str, int], ...], devices: Sequence[jax.Device]
 ) -> Mesh:
-  """A mesh over these devices.
+  """Makes a mesh over these devices.
 
-  Within a slice JAX orders the devices, so that neighbours on an axis are
-  neighbours on the chips' own network (ICI). Several slices follow one another
-  on the data axis: only sums over it cross the slower network between slices
-  (DCN), and a model axis stays within a slice.
+  Within a slice, JAX orders the devices so that neighbours on a mesh axis are
+  neighbours on the network between chips (ICI). Several slices follow one
+  another on the data axis. So only sums over the data axis use the slower
+  network between slices (DCN), and a model axis stays within a slice.
 
   Args:
-    settings: axes and their sizes; without any, all devices are on the data
-      axis.
-    devices: of one kind.
+    settings: axes and their sizes; if empty, all devices are on the data axis.
+    devices: all of the same kind.
 
   Raises:
-    ConfigError: the mesh is of another number of devices, or does not fit the
+    ConfigError: the mesh needs another number of devices, or does not fit the
       slices.
   """
   axes = dict(settings) or {DATA: len(devices)}
@@ -44,7 +43,7 @@ def make(
       f" there are {len(devices)}; the product of the sizes must be"
       f" {len(devices)}. Use () for all of them on the {DATA!r} axis."
     )
-  # Devices of a single slice need not have the attribute.
+  # Devices of a single slice may lack the attribute.
   slices = collections.Counter(getattr(x, "slice_index", 0) for x in devices)
   if len(set(slices.values())) > 1:
     sizes = ", ".join(str(slices[i]) for i in sorted(slices))
@@ -58,8 +57,8 @@ def make(
       f" do not divide evenly over {len(slices)} slices, and {MODEL!r} cannot"
       f" span slices. Use a multiple of {len(slices)}."
     )
-  # A torus that the mesh does not fit is split: an axis of the mesh then has
-  # fewer links, but it is the mesh that was asked for.
+  # If the mesh does not fit the torus, split the torus's axes. A mesh axis then
+  # has fewer links, but the mesh has the sizes that the user asked for.
   split = {"allow_split_physical_axes": True}
   if len(slices) == 1:
     order = mesh_utils.create_device_mesh(
@@ -75,7 +74,7 @@ def make(
 
 
 def processes(mesh: Mesh) -> np.ndarray:
-  """int[data, others]: the process of each device, the data axis first."""
+  """Returns the process of each device, int[data, others]."""
   devices = np.moveaxis(mesh.devices, mesh.axis_names.index(DATA), 0)
   found = [device.process_index for device in devices.flat]
   return np.reshape(found, (len(devices), -1))

@@ -1,8 +1,8 @@
-"""The numbers of a run: `metrics.jsonl`, TensorBoard, and the log of steps.
+"""The metrics of a run: `metrics.jsonl`, TensorBoard, and the log of steps.
 
-Only the main process writes. Rows of `metrics.jsonl` are `{"step": n, ...}`;
-after a resume, rows beyond the restored step are dropped, so a file holds each
-step once whatever happened to the run.
+Only the main process writes. Rows of `metrics.jsonl` are `{"step": n, ...}`.
+After a resume, rows beyond the restored step are dropped, so the file holds
+each step only once, even if the run was interrupted.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from sslx.errors import RunError
 from sslx.progress import Progress
 from sslx.tensorboard import Board
 
-# Below this `monitors.feature_std`, images are said to have the same features.
+# Below this `monitors.feature_std`, a collapse is reported.
 _COLLAPSED = 0.01
 
 
 class Writer:
-  """Appends scalars to the files of a workdir, and adds pictures."""
+  """Writes scalars and pictures to the files of a workdir."""
 
   def __init__(
     self,
@@ -41,14 +41,14 @@ class Writer:
     resumed: bool = True,
     note: Callable[[str], None] = print,
   ):
-    """Opens them to go on after `step`.
+    """Opens the files, to continue after `step`.
 
     Args:
-      workdir: of the run.
+      workdir: the workdir of the run.
       step: rows of later steps are dropped.
-      config: its fingerprint, for every row.
-      resumed: False drops every row: the run begins anew at this step.
-      note: told of rows that cannot be read.
+      config: the config's fingerprint, which is added to every row.
+      resumed: False drops all rows, since the run starts from scratch.
+      note: called with a message about rows that cannot be read.
 
     Raises:
       StorageError: the files cannot be read or written.
@@ -59,7 +59,7 @@ class Writer:
     rows = read(workdir, note) if resumed else []
     lines = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
     storage.write(self._path, "".join(lines))
-    self._file, self._lines = None, lines  # In a store, all lines are kept.
+    self._file, self._lines = None, lines  # Stores have no append: keep all.
     if not storage.is_remote(workdir):
       with storage.accessing(self._path):
         self._file = open(self._path, "a", buffering=1)
@@ -69,7 +69,7 @@ class Writer:
     """Adds one row.
 
     Raises:
-      StorageError: it cannot be written; the disk is full, say.
+      StorageError: it cannot be written; for example, the disk is full.
     """
     row = json.dumps({"step": step, **self._config, **scalars}) + "\n"
     if self._file:
@@ -94,7 +94,7 @@ class Writer:
     self._board.add_picture(name, picture, step)
 
   def flush(self) -> None:
-    """Puts all rows on the disk, where a kill cannot reach them.
+    """Writes all rows to disk, where they survive a kill.
 
     Raises:
       StorageError: they cannot be written.
@@ -122,14 +122,14 @@ class Writer:
 def read(
   workdir: epath.Path, note: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
-  """Rows of a workdir's `metrics.jsonl`.
+  """Reads the rows of a workdir's `metrics.jsonl`.
 
-  A kill may cut the last row, which is left out. Of a file with other damage a
-  copy is kept beside it, as `metrics.damaged.jsonl`.
+  Skips damaged rows. A kill may cut the last row short. If there is any other
+  damage, the file is copied to `metrics.damaged.jsonl` next to it.
 
   Args:
-    workdir: of a run.
-    note: told of what is left out.
+    workdir: the workdir of a run.
+    note: called with a message about skipped rows.
 
   Raises:
     StorageError: the file cannot be read.
@@ -158,7 +158,7 @@ def read(
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-  """A row, or None if the line is not one."""
+  """Parses a line; returns None if it is not a row of metrics."""
   try:
     row = json.loads(line)
   except (ValueError, RecursionError):  # Not JSON, or not UTF-8.
@@ -171,7 +171,7 @@ class NotFiniteError(RunError):
   """The loss or its gradient became infinite or NaN."""
 
   def __init__(self, step: int, loss: float, grad_norm: float):
-    """Names the first such step."""
+    """Makes the message, with the number of the first such step."""
     super().__init__(
       f"the loss or its gradient is not finite at step {step}: loss {loss},"
       f" gradient norm {grad_norm}."
@@ -180,10 +180,10 @@ class NotFiniteError(RunError):
 
 
 class Log:
-  """Takes the metrics of every step, and fetches them an interval late.
+  """Collects the metrics of every step, and fetches them one interval late.
 
-  Fetching at once would make the host wait for the device at each step. Every
-  step is checked for finite values; one in `every` is written.
+  Fetching them at every step would make the host wait for the device. All steps
+  are checked for finite values; one in `every` is written.
   """
 
   def __init__(
@@ -200,14 +200,14 @@ class Log:
     """Writes to `writer` and `progress`, or nowhere if there is no writer.
 
     Args:
-      writer: of the main process.
-      progress: likewise.
+      writer: the writer, in the main process only.
+      progress: the progress line.
       every: steps between rows.
       total: steps of the run.
-      steps_per_epoch: steps.
-      batch_size: global.
-      of_each_process: numbers of this process to those of all, [processes, k];
-        called at the rows of the log, in every process.
+      steps_per_epoch: optimiser steps per epoch.
+      batch_size: global batch size.
+      of_each_process: gathers k numbers of each process to [processes, k];
+        called for each row of the log, in every process.
     """
     self._of_each_process = of_each_process
     self._writer = writer
@@ -227,7 +227,7 @@ class Log:
     self._waited = 0.0
 
   def pause(self, seconds: float) -> None:
-    """Takes time off the clock that was not training."""
+    """Excludes time not spent training from the throughput."""
     self._since += seconds
 
   def add(
@@ -240,17 +240,17 @@ class Log:
     """Adds a step.
 
     Args:
-      step: its number.
-      metrics: its scalars, which may still be running.
-      waited: seconds that the loop waited for its batch.
-      bad_images: how many images this process had to replace so far, since
-        they could not be decoded. A row has those since the row before, which
-        a run that was interrupted counts as one that was not.
+      step: number of the step.
+      metrics: its scalars; devices may still be computing them.
+      waited: seconds that the loop waited for the step's batch.
+      bad_images: number of images that this process has replaced so far because
+        they could not be decoded. A row holds the number since the row before,
+        so that an interrupted run has the same rows as an uninterrupted one.
 
     Raises:
       NotFiniteError: an earlier step's loss or gradient was not finite.
     """
-    if not self._compiled:  # The time until now went into compilation.
+    if not self._compiled:  # The time until now was compilation.
       self._compiled = True
       self._start_lap()
     else:
@@ -260,12 +260,12 @@ class Log:
     if step % self._every == 0:
       self._flush(self._pending)
       self._pending = []
-      wait = math.nan  # Not known of the step that compiles.
+      wait = math.nan  # Unknown for the step that compiles.
       if self._steps:
         lap = time.perf_counter() - self._since
         host["images_per_second"] = self._batch_size * self._steps / lap
         wait = self._waited / lap
-      # Fetched with the row, an interval late, as all that devices compute.
+      # Fetched with the row, one interval late, like the other metrics.
       bad = bad_images - self._bad_images
       host["processes"] = self._of_each_process((wait, bad))
       self._bad_images = bad_images
@@ -273,7 +273,7 @@ class Log:
     self._pending.append((step, metrics, host))
 
   def flush(self) -> None:
-    """Waits for the last step added, checks and writes it all.
+    """Waits for all steps added so far; checks and writes them.
 
     Raises:
       NotFiniteError: a step's loss or gradient was not finite.
@@ -306,7 +306,7 @@ class Log:
       )
 
   def _tell_of_collapse(self, step: int, feature_std: float) -> None:
-    """Says once, in words, that the features have become the same."""
+    """Reports a collapse once, when it begins."""
     if feature_std < _COLLAPSED and not self._collapsed:
       self._progress.note(
         f"collapse: at step {step} every image has the same features"
@@ -319,12 +319,13 @@ class Log:
 
 
 def of_processes(gathered: np.ndarray) -> dict[str, float]:
-  """Scalars of a row, from f32[processes, 2]: data wait and bad images.
+  """Computes scalars of a row from f32[processes, 2]: data wait, bad images.
 
   Returns:
-    `bad_images`, the sum; `data_wait`, the largest share of the time that one
-    of them waited for data, since the others then wait for it; and of several
-    processes `data_wait/<i>`, that of each. No wait where it is not known.
+    `bad_images`: the sum. `data_wait`: the fraction of the time spent waiting
+    for data, in the process that waits longest, since all others wait for that
+    process. `data_wait/<i>`: the same for process i, if there are several.
+    Without the waits if they are unknown.
   """
   waits, bad = np.asarray(gathered, np.float64).T
   row = {}

@@ -1,7 +1,7 @@
 """Learning-rate schedules and optimisers, with rules by parameter path.
 
-The forms differ between papers by more than their names say. With gradient g,
-parameter p, momentum m, decay w, trust coefficient c and learning rate lr:
+Optimisers of the same name differ between papers. With gradient g, parameter p,
+momentum m, decay w, trust coefficient c and learning rate lr:
 
   sgd    u = g + w p;                            v = m v + u;    p -= lr v
   larc   u = c |p| / (|g| + w |p| + eps) * (g + w p);
@@ -9,10 +9,11 @@ parameter p, momentum m, decay w, trust coefficient c and learning rate lr:
   lars   d = g + w p;  u = c |p| / |d| * d;      v = m v + lr u; p -= v
   adamw  u = adam(g) + w p;                                      p -= lr u
 
-`sgd` is torch's, `larc` apex's (SwAV), `lars` the one of SimCLR's code, whose
-momentum remembers the rates of past steps. MoCo v3 and BYOL keep the rate out
-of the momentum: that is `larc` but for O(w) in the ratio. Patterns are regular
-expressions, searched for in paths such as "backbone/conv1/kernel".
+`sgd` is torch's. `larc` is apex's, used by SwAV. `lars` is that of SimCLR's
+code; its momentum includes the learning rates of past steps. MoCo v3 and BYOL
+keep the learning rate out of the momentum; their form equals `larc` up to O(w)
+in the trust ratio. Patterns are regular expressions, searched for in paths such
+as "backbone/conv1/kernel".
 """
 
 from __future__ import annotations
@@ -31,29 +32,33 @@ from sslx.config import ConfigError, require
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """Settings of the optimiser, `schedule.optimizer` of a config.
+  """Settings of the optimiser; config section `schedule.optimizer`.
 
   Attributes:
-    name: the form, as in the head of this file.
+    name: the optimiser, as in the module's docstring.
     lr: base learning rate, for a global batch of `lr_batch`.
-    lr_scaling: how the rate grows with the global batch.
-    lr_batch: the global batch that `lr` is for.
+    lr_scaling: how the learning rate grows with the global batch.
+    lr_batch: the global batch size that `lr` is for.
     weight_decay: w.
-    momentum: m, of sgd, lars and larc.
-    nesterov: the direction is u + m v instead of v.
-    b1, b2: decay of adamw's first and second moment.
-    eps: added to a denominator, of adamw and larc.
-    trust_coefficient: c, of lars and larc.
-    trust_clip: the ratio becomes min(ratio / lr, 1): solo-learn's recipes.
-    exclude: patterns; what they match has neither decay nor trust ratio.
-    exclude_1d: the same for every parameter of at most one dimension: biases
-      and norm scales, but not a bias split by heads, [heads, d].
-    decay_multipliers, lr_multipliers: (pattern, factor); the first match holds.
-    freeze: patterns; what they match is left alone, optimiser state included.
-      Its gradients still count in the global norm, as in DINO.
-    freeze_steps: how long for (SwAV's prototypes: 5005), None for ever. The
-      rate is on the same schedule afterwards.
-    clip_norm: the largest global gradient norm, or None.
+    momentum: m, for sgd, lars and larc.
+    nesterov: whether the direction is u + m v instead of v.
+    b1, b2: decay of adamw's first and second moments.
+    eps: added to a denominator, in adamw and larc.
+    trust_coefficient: c, for lars and larc.
+    trust_clip: whether the trust ratio becomes min(ratio / lr, 1), as in
+      solo-learn's recipes.
+    exclude: patterns of parameters without weight decay and trust ratio.
+    exclude_1d: whether to exclude also every parameter of at most one
+      dimension: biases and norm scales, but not a bias split by heads,
+      [heads, d].
+    decay_multipliers, lr_multipliers: (pattern, factor) pairs; the first match
+      is used.
+    freeze: patterns of parameters that do not change, nor does their optimiser
+      state. Their gradients still count in the global norm, as in DINO.
+    freeze_steps: number of steps to freeze them for (5005 for SwAV's
+      prototypes), or None for the whole run. Afterwards, their learning rate
+      follows the common schedule.
+    clip_norm: the largest global gradient norm, or None for no clipping.
   """
 
   name: Literal["sgd", "adamw", "lars", "larc"]
@@ -91,16 +96,17 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """Settings of the learning rate over training, `schedule.lr` of a config.
+  """Settings of the learning rate schedule; config section `schedule.lr`.
 
   Attributes:
-    kind: what follows the warm-up.
-    warmup_epochs: linear warm-up, always step by step.
-    warmup_from: the rate at step 0, as a fraction of the peak.
-    final: where the cosine ends, as a fraction of the peak.
-    milestones, gamma: `kind="step"` multiplies the rate by gamma at each of
-      these epochs, counted from the start of training.
-    per: "epoch" holds the cosine's rate through each epoch (MoCo v2).
+    kind: the schedule after the warm-up.
+    warmup_epochs: length of the linear warm-up, which changes at every step.
+    warmup_from: the learning rate at step 0, as a fraction of the peak.
+    final: the learning rate at the end of the cosine, as a fraction of the
+      peak.
+    milestones, gamma: `kind="step"` multiplies the learning rate by gamma at
+      each of these epochs, counted from the start of training.
+    per: "epoch" keeps the cosine constant within each epoch, as in MoCo v2.
   """
 
   kind: Literal["cosine", "step", "constant"] = "cosine"
@@ -124,7 +130,7 @@ class Schedule:
 
 
 def peak_lr(optimizer: Optimizer, global_batch: int) -> float:
-  """The learning rate after warm-up, scaled to the global batch.
+  """Returns the learning rate after warm-up, scaled to the global batch.
 
   Linear as in Goyal et al. 2017, section 2.1; sqrt as in SimCLR, appendix B.1.
   """
@@ -141,22 +147,22 @@ def learning_rate(
   steps_per_epoch: int,
   epochs: int,
 ) -> optax.Schedule:
-  """The learning rate as a function of the number of steps taken before.
+  """Returns the learning rate as a function of the steps taken before.
 
-  With W warm-up steps of T in all, the rate climbs in a line from `warmup_from`
-  x peak at step 0 to the peak at step W. The cosine falls from there,
-  final + (1 - final) (1 + cos(pi (t - W) / (T - W))) / 2, and is at the end at
-  t = T, one beyond the last step taken; steps after T stay there.
+  With W warm-up steps and T steps in all, the learning rate rises linearly from
+  `warmup_from` x peak at step 0 to the peak at step W. From there the cosine
+  falls as final + (1 - final) (1 + cos(pi (t - W) / (T - W))) / 2. It reaches
+  its end at t = T, one beyond the last step taken, and stays there.
 
   Args:
-    optimizer: base rate and scaling.
-    schedule: its shape.
+    optimizer: base learning rate and scaling.
+    schedule: shape of the schedule.
     global_batch: images per step over all devices.
     steps_per_epoch: optimiser steps per epoch.
     epochs: length of training.
 
   Returns:
-    step (int, or traced int32[]) -> float32[].
+    A function: step (int, or traced int32[]) -> float32[].
 
   Raises:
     ConfigError: the warm-up or a milestone is beyond the end of training.
@@ -196,12 +202,12 @@ def learning_rate(
 def path_mask(
   params: Any, patterns: Sequence[str], one_d: bool = False, key: str = "mask"
 ) -> Any:
-  """Tree like `params` of bool: whose path matches any of the patterns.
+  """Returns a tree of bool: whether a parameter's path matches any pattern.
 
   Args:
     params: tree of arrays, or of jax.ShapeDtypeStruct.
-    patterns: regular expressions over paths.
-    one_d: also True for every parameter of at most one dimension.
+    patterns: regular expressions for paths.
+    one_d: whether parameters of at most one dimension are True as well.
     key: name of the patterns, for the error message.
 
   Raises:
@@ -228,16 +234,18 @@ def path_mask(
 def make(
   optimizer: Optimizer, lr_fn: optax.Schedule, params: Any
 ) -> optax.GradientTransformation:
-  """The optimiser: `init(params)` and `update(grads, state, params)`.
+  """Makes the optimiser: `init(params)` and `update(grads, state, params)`.
 
-  The rate follows the count of updates in the state, so a resumed run goes on
-  exactly. A norm is of one whole parameter. Gradients must be those of the
-  global batch: there are no collectives here, in either parallel mode.
+  The learning rate follows the count of updates in the state, so that a resumed
+  run continues exactly. Trust ratios use the norm of one whole parameter. The
+  gradients must be those of the global batch: the optimiser uses no collectives
+  in either parallel mode.
 
   Args:
-    optimizer: settings.
-    lr_fn: step -> float32[], as from `learning_rate`.
-    params: the parameters, or their shapes, to check the patterns against.
+    optimizer: the settings.
+    lr_fn: step -> float32[], such as the result of `learning_rate`.
+    params: the parameters, or their shapes; the patterns are checked against
+      them.
 
   Raises:
     ConfigError: a pattern is invalid, or matches no parameter.
@@ -259,12 +267,12 @@ def make(
 
 
 class _State(NamedTuple):
-  count: jax.Array  # int32[], updates so far; the only clock of the rate
+  count: jax.Array  # int32[], updates so far; it alone sets the learning rate
   stages: optax.OptState
 
 
 def _trained(o: Optimizer, lr_fn: Callable) -> optax.GradientTransformation:
-  """The formulas in the head of this file, for parameters being trained."""
+  """Optimiser of trained parameters: the formulas in the module docstring."""
 
   def stages(lr: Any) -> optax.GradientTransformation:
     decay = _leafwise(lambda path, g, p: g + _decay(o, path, p) * p)
@@ -291,8 +299,9 @@ def _trained(o: Optimizer, lr_fn: Callable) -> optax.GradientTransformation:
 
 
 def _frozen(o: Optimizer, lr_fn: Callable) -> optax.GradientTransformation:
-  """Nothing until `freeze_steps`, then the optimiser from a fresh state."""
-  # Zero gradients would not do: decay moves p and fills the momentum.
+  """No update until `freeze_steps`, then the optimiser from a fresh state."""
+  # Zero gradients would not freeze: weight decay moves p and fills the
+  # momentum.
   if o.freeze_steps is None:
     return optax.set_to_zero()
   late = _trained(o, lambda count: lr_fn(count + o.freeze_steps))
@@ -300,10 +309,10 @@ def _frozen(o: Optimizer, lr_fn: Callable) -> optax.GradientTransformation:
 
 
 def _trust(o: Optimizer, lr: Any, path: str, g: Any, p: Any) -> jax.Array:
-  """The direction u of lars or larc.
+  """Returns the direction u of lars or larc.
 
-  Without a ratio (|p| or |g| is 0) lars takes g + w p, as SimCLR's code does,
-  and larc g without decay, as apex does.
+  If |p| or |g| is 0, there is no trust ratio: lars uses g + w p, as SimCLR's
+  code does, and larc uses g without decay, as apex does.
   """
   if _matches(path, p, o.exclude, o.exclude_1d):
     return g
@@ -336,9 +345,9 @@ def _factor(rules: Sequence[tuple[str, float]], path: str) -> float:
 
 
 def _leafwise(function: Callable[..., Any]) -> optax.GradientTransformation:
-  """Stateless, from function(path, g, p) of each leaf."""
+  """Makes a stateless transformation of function(path, g, p) on each leaf."""
   at = lambda path, g, p: function(_name(path), g, p)
-  # Not a tree of masks: optax.partition hands over a tree with holes.
+  # Not a precomputed tree of masks: optax.partition passes a tree with holes.
   return optax.stateless(
     lambda grads, params: jax.tree_util.tree_map_with_path(at, grads, params)
   )

@@ -1,17 +1,16 @@
-"""The two parallel modes, and where every array lives.
+"""The two parallel modes, and the sharding of every array.
 
-With `mesh` and `axis`, all that knows about sharding. A training step is
-written once, over an `Axis`, and runs in either of two modes:
+A training step is written once, over an `Axis`, and runs in either mode:
 
 * `pjit`: `jax.jit` over global arrays. The step sees the whole batch, every
   `Axis` operation is the identity, and XLA inserts the collectives. Parameters
   may be sharded by rules, over the data axis and over a model axis.
-* `pmap`: `jax.jit(jax.shard_map(...))`, which is what `jax.pmap` itself is
-  today. The step sees the examples of one device and `Axis` operations are
-  explicit collectives. Parameters are replicated.
+* `pmap`: `jax.jit(jax.shard_map(...))`; today `jax.pmap` itself does the same.
+  The step sees the examples of one device, and `Axis` operations are explicit
+  collectives. Parameters are replicated.
 
-The state is one tree of global arrays in both, so a checkpoint of one mode
-restores in the other, on any number of devices.
+In both modes the state is one tree of global arrays. So a checkpoint of one
+mode can be restored in the other, on any number of devices.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ from sslx.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
-  """How a run is spread over devices; config section `runtime.parallel`.
+  """How a run is sharded over devices; config section `runtime.parallel`.
 
   Attributes:
     mode: see the module's docstring.
-    rules: `replicated`, or `fsdp`: each parameter, its optimiser state and its
-      EMA sharded over the data axis along their largest dimension that divides.
-    mesh: axes and their sizes, such as (("data", 4), ("model", 2)); without it
-      all devices are on the data axis. The batch is spread over the data axis,
+    rules: `replicated`; or `fsdp`, which shards each parameter, its optimiser
+      state and its EMA over the data axis, along the largest dimension that the
+      number of devices divides.
+    mesh: axes and their sizes, such as (("data", 4), ("model", 2)); if empty,
+      all devices are on the data axis. The batch is sharded over the data axis,
       the heads and hidden units of a Transformer over the model axis.
-    grad_sum: the type in which gradients are summed over devices: `compute`,
-      that of `model.dtype`, or `float32`, which moves twice the bytes of
-      bfloat16.
+    grad_sum: dtype in which gradients are summed over devices: `compute` is
+      `model.dtype`; `float32` moves twice the bytes of bfloat16.
   """
 
   mode: Literal["pjit", "pmap"] = "pjit"
@@ -79,13 +78,13 @@ class Parallel:
       )
 
 
-# Sharding smaller arrays saves no memory worth its all-gathers.
+# For smaller arrays, the memory saved by sharding is not worth the all-gathers.
 FSDP_MIN_SIZE = 2**14
 
-# Which dimension of a parameter is on the model axis, by pattern of its path.
-# The first matrix of attention and of the MLP is cut by its outputs and the
-# second by its inputs, so that each pair takes one sum over devices (Shoeybi et
-# al., Megatron-LM, 2019, section 3).
+# Which dimension of a parameter is sharded over the model axis, by pattern of
+# its path. In attention and in the MLP, the first matrix is sharded by outputs
+# and the second by inputs, so that each pair needs one sum over devices
+# (Shoeybi et al., Megatron-LM, 2019, section 3).
 TENSOR_RULES = (
   (r"/attn/qkv/kernel$", 2),  # [d, 3, heads, d / heads]
   (r"/attn/qkv/bias$", 1),
@@ -107,44 +106,45 @@ class Partitioner:
   def create(
     cls, settings: Parallel, devices: Sequence[jax.Device] | None = None
   ) -> Partitioner:
-    """A partitioner over `devices`, or over all there are.
+    """Makes a partitioner over `devices`; over all devices by default.
 
     Raises:
-      ConfigError: the mesh does not fit them.
+      ConfigError: the mesh does not fit the devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     return cls(mesh_lib.make(settings.mesh, devices), settings)
 
   @property
   def num_devices(self) -> int:
-    """Devices over which the batch is spread."""
+    """Number of devices on the data axis."""
     return self.mesh.shape[DATA]
 
   @property
   def replicated(self) -> NamedSharding:
-    """An array that every device holds whole."""
+    """Sharding of an array that every device holds whole."""
     return NamedSharding(self.mesh, P())
 
   @property
   def batch(self) -> NamedSharding:
-    """An array whose first dimension is the global batch."""
+    """Sharding of an array whose first dimension is the global batch."""
     return NamedSharding(self.mesh, P(DATA))
 
   def state_shardings(self, state: TrainState) -> TrainState:
-    """The sharding of every array of a state.
+    """Returns the sharding of every array of a state.
 
-    Rules are for parameters and for what is kept for each of them: optimiser
-    state and EMA, known by the end of their paths. All else is replicated.
+    The rules apply to parameters, and to the optimiser state and EMA of each
+    parameter, whose paths end in the path of the parameter. All other arrays
+    are replicated.
 
     Args:
       state: arrays or ShapeDtypeStructs.
 
     Returns:
-      The same tree, of NamedShardings.
+      A tree of NamedShardings with the structure of `state`.
 
     Raises:
       ConfigError: the model axis does not divide the heads or hidden units, or
-        there is nothing to spread over it.
+        the model has no parameters to shard over it.
     """
     named = lambda tree: {
       jax.tree_util.keystr(path, simple=True, separator="/"): x.shape
@@ -170,7 +170,7 @@ class Partitioner:
     return jax.tree.structure(state).unflatten(leaves)
 
   def _spec(self, path: str, shape: tuple[int, ...]) -> P:
-    """Which dimension of a parameter is on which axis."""
+    """Returns the PartitionSpec of a parameter."""
     axes = [None] * len(shape)
     model = self.mesh.shape.get(MODEL, 1)
     for pattern, d in TENSOR_RULES if model > 1 else ():
@@ -192,10 +192,10 @@ class Partitioner:
     return P(*axes)
 
   def compile(self, step: Callable, state_shardings: Any) -> Callable:
-    """Makes `step(state, batch, axis)` a compiled `(state, batch)` function.
+    """Compiles `step(state, batch, axis)` to a function of `(state, batch)`.
 
-    The state is donated; batches are sharded over the data axis; the second
-    result of `step` (metrics) must be the same on all devices.
+    The state is donated. Batches are sharded over the data axis. The second
+    result of `step`, its metrics, must be the same on all devices.
     """
     wide = self.settings.grad_sum == "float32"
     if self.settings.mode == "pjit":
@@ -219,25 +219,26 @@ class Partitioner:
 
   @functools.cached_property
   def _local_shards(self) -> np.ndarray:
-    """int[n]: the places on the data axis where this process has a device."""
+    """The places on the data axis where this process has a device, int[n]."""
     mine = mesh_lib.processes(self.mesh) == jax.process_index()
     return np.flatnonzero(mine.any(axis=1))
 
   def local_rows(self, global_batch: int) -> np.ndarray:
-    """Which rows of a global batch this process loads.
+    """Returns the rows of a global batch that this process loads.
 
-    They need not be one run: on a v5e:4x4 with 256 rows, process 0 loads rows
-    0-31, 96-111 and 240-255. JAX lays the data axis along the torus of the
-    slice, across the hosts, each of which has a square of it. An order by
-    process would give each one run. It would take XLA's freedom to place rings
-    and a model axis on neighbouring chips, and gain nothing: the images of a
-    batch are drawn at random, so that each costs the same to load whatever its
-    row. Nor does the result depend on it: a row is the same example anywhere.
+    The rows need not be consecutive: on a v5e:4x4 with 256 rows, process 0
+    loads rows 0-31, 96-111 and 240-255. JAX lays the data axis along the torus
+    of the slice, and each host has a square of that torus. Ordering the devices
+    by process would make the rows consecutive, but then rings and a model axis
+    might not be on neighbouring chips. It would gain nothing: the images of a
+    batch are drawn at random, so every row costs the same to load. The result
+    is the same too: a row is the same example on any process.
 
-    Processes that a model axis spans load the same rows, each for its devices.
+    If a model axis spans processes, they load the same rows, each for its own
+    devices.
 
     Args:
-      global_batch: a multiple of the devices on the data axis.
+      global_batch: a multiple of the number of devices on the data axis.
 
     Returns:
       int64[rows], ascending.
@@ -246,10 +247,10 @@ class Partitioner:
     return rows[self._local_shards].reshape(-1)
 
   def put(self, local_batch: Any) -> Any:
-    """Global arrays on the devices.
+    """Puts a batch on the devices, as global arrays.
 
     Args:
-      local_batch: arrays of the rows that `local_rows` says, in its order.
+      local_batch: arrays of the rows that `local_rows` returns, in its order.
     """
     shards = self._local_shards
 
@@ -266,14 +267,14 @@ class Partitioner:
     return jax.tree.map(spread, local_batch)
 
   def of_each_process(self, numbers: Sequence[float]) -> Any:
-    """Numbers that each process has of its own, gathered.
+    """Gathers numbers from every process.
 
-    Every process must call it, at the same step. The devices gather it when the
-    steps before are done, while the host goes on: it costs one all-gather of
-    a few bytes from each device, and no wait.
+    All processes must call it, at the same step. It costs one all-gather of a
+    few bytes per device. The host does not wait: the devices gather when they
+    have finished the steps before.
 
     Args:
-      numbers: k of them.
+      numbers: k numbers of this process.
 
     Returns:
       f32[processes, k], replicated.
@@ -288,13 +289,17 @@ class Partitioner:
 
   @functools.cached_property
   def _first_rows(self) -> Callable[[jax.Array], jax.Array]:
-    """Of a row from each device, those of the first device of each process."""
+    """Takes one row per process from an array with one row per device."""
     owners = [device.process_index for device in self.mesh.devices.flat]
     _, first = np.unique(owners, return_index=True)
     return jax.jit(lambda rows: rows[first], out_shardings=self.replicated)
 
   def check_batch(self, global_batch: int, groups: int) -> None:
-    """Raises ConfigError if the batch cannot be spread, or grouped, evenly."""
+    """Raises ConfigError if the batch cannot be split evenly.
+
+    The numbers of devices and of BatchNorm groups must divide the batch, and
+    one of them must divide the other.
+    """
     n = self.num_devices
     if global_batch % n:
       near = max(n, global_batch // n * n)
@@ -317,20 +322,20 @@ class Partitioner:
 
 
 def is_main_process() -> bool:
-  """Whether this process writes logs."""
+  """Returns whether this process writes the logs."""
   return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-  """Waits until all processes have come here."""
+  """Waits until all processes have reached this point."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def to_host(tree: Any) -> Any:
-  """Replicated device arrays as numpy, in any number of processes.
+  """Copies replicated device arrays to numpy, in any number of processes.
 
-  Other leaves are left as they are.
+  Other leaves are returned unchanged.
   """
   first = lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x
   return jax.device_get(jax.tree.map(first, tree))

@@ -1,10 +1,10 @@
-"""The other processes of a job: who is where, who failed, when all stop.
+"""The other processes of a job: their positions, failures and common stop.
 
-The processes talk through the key-value store of JAX's coordination service,
-which process 0 hosts. Each says every second where it is. Process 0 alone reads
-what all say, and notices who has fallen silent; the others read a few words
-only, so a job of a thousand hosts costs process 0 some thousand small requests
-a second.
+The processes communicate through the key-value store of JAX's coordination
+service, which process 0 hosts. Every second, each process reports its position.
+Only process 0 reads all reports and notices silent processes. The others read
+only a few values. So in a job of a thousand hosts, process 0 serves a few
+thousand small requests per second.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from jax._src import distributed  # The only way to the key-value store.
 from sslx.config import ConfigError
 from sslx.errors import RESTART, RestartError
 
-EVERY = 1.0  # seconds between two words
+EVERY = 1.0  # seconds between two reports
 _DONE = "done"
-# Process 0 hosts the store: it waits so long for the others to leave first.
+# Process 0 hosts the store: it waits this long for the others to leave first.
 _LINGER = 10.0
 
 
@@ -35,7 +35,7 @@ class Peers:
   """The processes of this job, seen from one of them."""
 
   def __init__(self, heartbeat_timeout: float):
-    """Joins the processes that `jax.distributed` knows.
+    """Connects to the processes that `jax.distributed` has joined.
 
     Args:
       heartbeat_timeout: seconds of silence after which a process is lost.
@@ -53,12 +53,12 @@ class Peers:
     where: Callable[[], tuple[int, str, int | None]],
     on_stop: Callable[[int], None],
   ) -> None:
-    """Starts to speak and to listen, in a thread.
+    """Starts a thread that reports to and reads from the store.
 
     Args:
-      where: the step and the phase that this process is in, and the signal
-        that it has received, if any.
-      on_stop: told, once or more, of the signal for which all stop.
+      where: returns this process's step, its phase, and the signal that it has
+        received, if any.
+      on_stop: called, once or more, with the signal that stops all processes.
     """
     threading.Thread(
       target=self._run, args=(where, on_stop), daemon=True, name="peers"
@@ -78,12 +78,12 @@ class Peers:
         self._say(f"at/{self._index}", word)
         if signum is not None:
           with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._say("word/stop", signum, once=True)  # The first counts.
+            self._say("word/stop", signum, once=True)  # First signal wins.
         self._listen(on_stop)
       except RestartError as error:
         self.fail(str(error), error.exit_code)
       except Exception as error:
-        # The store is in process 0: without it nothing more can be agreed.
+        # The store is in process 0: without it the processes cannot agree.
         if not self._closed.is_set():
           self._print(
             "process 0, which keeps the processes together, does not answer:"
@@ -126,12 +126,12 @@ class Peers:
         )
 
   def _board(self) -> dict[int, str]:
-    """What each process said last, as JSON."""
+    """Returns the last report of each process, as JSON."""
     found = self._client.key_value_dir_get("sslx/at/")
     return {int(key.rpartition("/")[2]): text for key, text in found}
 
   def positions(self) -> str:
-    """Where the processes are, a line each; those furthest behind first."""
+    """Lists the processes' positions, a line each, furthest behind first."""
     board = {i: json.loads(text) for i, text in self._board().items()}
     lines = [
       f"  process {i} on {said['host']}: step {said['step']}, {said['phase']}"
@@ -143,16 +143,21 @@ class Peers:
     return "\n".join(lines[:16] + more)
 
   def _say(self, key: str, value: Any, *, once: bool = False) -> None:
-    """Stores a value; `once` raises if there is one already."""
+    """Stores a value; with `once`, raises if the key already has one."""
     self._client.key_value_set(
       f"sslx/{key}", json.dumps(value), allow_overwrite=not once
     )
 
   def broadcast(self, name: str, value: Any, timeout: float) -> Any:
-    """The value that process 0 gives; JSON.
+    """Returns process 0's value in every process.
+
+    Args:
+      name: key of the value.
+      value: JSON value; only process 0's is used.
+      timeout: seconds to wait for it.
 
     Raises:
-      RestartError: process 0 did not give it in time, in seconds.
+      RestartError: process 0 did not give its value in time.
     """
     if self._index == 0:
       self._say(f"broadcast/{name}", value)
@@ -160,10 +165,18 @@ class Peers:
     return self._get(f"broadcast/{name}", 0, timeout)
 
   def gather(self, name: str, value: Any, timeout: float) -> list[Any] | None:
-    """What all processes give under a name, in their order; in process 0 only.
+    """Gathers the values of all processes in process 0.
+
+    Args:
+      name: key of the values.
+      value: JSON value of this process.
+      timeout: seconds to wait for all values.
+
+    Returns:
+      The values in the order of the processes; None except in process 0.
 
     Raises:
-      RestartError: a process did not give it in time, in seconds.
+      RestartError: a process did not give its value in time.
     """
     self._say(f"gather/{name}/{self._index}", value)
     if self._index:
@@ -193,17 +206,17 @@ class Peers:
     differs: Callable[[Any, Any], str],
     timeout: float,
   ) -> None:
-    """Refuses to go on unless all processes give the same value.
+    """Checks that all processes give the same value.
 
     Args:
-      name: of what is compared.
-      value: this process's.
-      differs: says in words how two values differ, "" if they do not.
-      timeout: seconds to wait for all.
+      name: key of the values.
+      value: JSON value of this process.
+      differs: describes how two values differ; "" if they do not.
+      timeout: seconds to wait for all values.
 
     Raises:
-      ConfigError: they are not the same; in every process.
-      RestartError: not all processes spoke in time.
+      ConfigError: the values differ. Raised in every process.
+      RestartError: a process did not give its value in time.
     """
     values = self.gather(name, value, timeout)
     problem = None
@@ -219,22 +232,22 @@ class Peers:
       )
 
   def agree_on_step(self, step: int, timeout: float = 30.0) -> int:
-    """The largest step that some process has begun; all must call it."""
+    """Returns the largest step that any process has begun; all must call it."""
     steps = self.gather("stop", step, timeout)
     return self.broadcast("stop_at", steps and max(steps), timeout)
 
   def fail(self, message: str, code: int) -> None:
-    """Ends this process, and so all of them, for an error.
+    """Ends this process, and thereby all processes, because of an error.
 
-    The message is printed unless another process failed before; that one has
-    printed its own.
+    Prints the message, unless another process failed before and has printed its
+    own.
     """
-    with self._leaving:  # Two threads may fail at once.
+    with self._leaving:  # Two threads may fail at the same time.
       try:
         word = {"process": self._index, "code": code, "host": self._host}
         self._say("word/error", word, once=True)
       except jax.errors.JaxRuntimeError:
-        # Another was first: the listener says so and leaves.
+        # Another process failed first: `_listen` says so and leaves.
         time.sleep(_LINGER)
         self.leave(code)
       self._print(message)
@@ -243,8 +256,8 @@ class Peers:
   def leave(self, code: int) -> None:
     """Ends this process at once, without JAX's barrier at exit.
 
-    Process 0 waits for the others to leave first: JAX aborts those that lose
-    it.
+    Process 0 waits for the others to leave first: JAX aborts a process that
+    loses its connection to process 0.
     """
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       self._say(f"left/{self._index}", code)
@@ -258,7 +271,7 @@ class Peers:
     os._exit(code)
 
   def close(self) -> None:
-    """Says that this process is done, so that its silence is no loss."""
+    """Reports that this process is done, so that it does not count as lost."""
     self._closed.set()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       done = {"n": -1, "step": -1, "phase": _DONE, "host": self._host}

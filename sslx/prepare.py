@@ -1,27 +1,28 @@
 """Prepares data: `python -m sslx.prepare NAME [--out=DATA_DIR] [--from=PATH]`.
 
 NAME is one of:
-  cifar10, or any other set of TFDS: downloaded, and written by TFDS itself,
-    which takes TensorFlow.
-  imagenet2012: from the official tar files in the folder --from, which are read
-    in place, or from its folders train and val.
-  a new name: from the folder of images --from; `train` and `val` in it, if they
-    are there, are the splits `train` and `test`, and their sub-folders the
-    classes.
+  cifar10, or any other TFDS set: TFDS downloads and writes it, which needs
+    TensorFlow.
+  imagenet2012: made from the official tar files in the folder --from, which are
+    read in place, or from the folders train and val in it.
+  a new name: made from the folder of images --from. Its sub-folders `train` and
+    `val`, if they exist, become the splits `train` and `test`; their
+    sub-folders are the classes.
 
---short_side=320 makes larger images smaller, once, which doubles the speed of
-reading; --raw=256 stores their pixels, for five times the speed and the space.
-These sets have names of their own, NAME_short320_q90 and NAME_raw256. Without
---from they are made of the prepared set NAME.
+--short_side=320 resizes larger images once, which doubles the reading speed.
+--raw=256 stores the resized pixels, for five times the speed and the space.
+These sets have their own names: NAME_short320_q90 and NAME_raw256. Without
+--from they are made from the prepared set NAME.
 
 --stage=DIR copies a prepared set to a folder of this host, on disk or in
-memory, from --from=PATH, a shared folder or a URL such as gs://bucket/tfds.
+memory. --from=PATH is its source: a shared folder or a URL such as
+gs://bucket/tfds.
 
-A command that was killed goes on when it is given again, and a set has its
-place only once it is whole. --verify checks one that is there: it compares the
-checksums of all files with those taken when they were written, and decodes a
-sample of the images. Without checksums it decodes all of them. --verify=quick
-looks at the number of records of each file and at the sample alone.
+To resume an interrupted command, run it again. A set gets its final name only
+when it is complete. --verify checks an existing set: it compares the checksums
+of all files with those taken when they were written, and decodes a sample of
+the images. If there are no checksums, it decodes all images. --verify=quick
+checks only the number of records of each file, and the sample.
 """
 
 from __future__ import annotations
@@ -35,31 +36,31 @@ from typing import Any
 
 from sslx.config import ConfigError
 
-# What takes long to import is not needed in the worker processes, which import
-# this file: so it is imported where it is used.
+# Slow modules are imported where they are used, because the worker processes
+# import this file and do not need them.
 
 
 class Progress:
-  """A bar, rewritten on a terminal; in a file, a line now and then."""
+  """A progress bar: rewritten on a terminal, periodic lines in a file."""
 
   def __init__(self, total: int, unit: str = "images"):
     """Starts the clock.
 
     Args:
-      total: number of units.
-      unit: what is counted.
+      total: total number of units.
+      unit: name of the unit.
     """
     self._total, self._unit, self._first = total, unit, None
     self._began = self._shown = time.monotonic()
     self._live, self._ended = sys.stdout.isatty(), False
 
   def __call__(self, done: int) -> None:
-    """Shows how many are done."""
+    """Shows the number of units done."""
     from sslx.progress import duration
 
     now = time.monotonic()
     if self._first is None:
-      self._first = done  # By an earlier run.
+      self._first = done  # Done by an earlier run.
     ends = done == self._total
     if self._ended or (
       now - self._shown < (0.2 if self._live else 30) and not ends
@@ -79,10 +80,10 @@ class Progress:
 
 
 def form_of(flags: argparse.Namespace) -> Any:
-  """What the flags say is stored of an image.
+  """The `encode.Form` that the flags specify.
 
   Raises:
-    ConfigError: they contradict each other.
+    ConfigError: the flags contradict each other or are out of range.
   """
   from sslx.data import encode
 
@@ -104,10 +105,10 @@ def form_of(flags: argparse.Namespace) -> Any:
 
 
 def request_of(flags: argparse.Namespace, form: Any, out: str) -> Any:
-  """Finds the images that are to be written; None if it is TFDS that writes.
+  """Finds the images and makes a `store.Request`; None if TFDS writes the set.
 
   Raises:
-    ConfigError: they are not there, or the name is another set's.
+    ConfigError: the images do not exist, or another set has the name.
   """
   from sslx.data import files, imagenet, prepared, store
 
@@ -138,7 +139,7 @@ def request_of(flags: argparse.Namespace, form: Any, out: str) -> Any:
 
 
 def _check_new(name: str) -> None:
-  """Refuses a name that would be taken for another set's."""
+  """Rejects an invalid name and the name of an existing TFDS or sslx set."""
   import tensorflow_datasets as tfds
 
   known = tfds.list_builders(with_community_datasets=False)
@@ -152,7 +153,7 @@ def _check_new(name: str) -> None:
 
 
 def _check_classes(classes: tuple[str, ...]) -> None:
-  """Refuses names that a file of one per line cannot hold."""
+  """Rejects class names that a file with one name per line cannot hold."""
   wrong = [name for name in classes if not name.isprintable()]
   if wrong:
     raise ConfigError(
@@ -162,15 +163,15 @@ def _check_classes(classes: tuple[str, ...]) -> None:
 
 
 def verify(name: str, out: str, how: str) -> None:
-  """Checks a set that is there.
+  """Checks an existing set.
 
   Args:
-    name: of the set.
+    name: name of the set.
     out: TFDS directory.
     how: value of --verify, "all" or "quick".
 
   Raises:
-    ConfigError: it is not, or something is wrong with it.
+    ConfigError: the set does not exist or is damaged.
   """
   from sslx.data import builders, check
 
@@ -207,7 +208,8 @@ def stage(name: str, source: str | None, target: str, workers: int) -> None:
 
   def progress(done: int, total: int) -> None:
     nonlocal bar
-    size = -(-total // 2**20)  # Rounded up, so that only the end is the end.
+    # Rounded up, so that the bar is full only at the end.
+    size = -(-total // 2**20)
     bar = bar or Progress(size, "MiB")
     bar(size if done == total else done // 2**20)
 
@@ -229,7 +231,7 @@ def stage(name: str, source: str | None, target: str, workers: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-  """Does what the command line says."""
+  """Runs the command line."""
   parser = argparse.ArgumentParser(
     prog="python -m sslx.prepare",
     description=__doc__,

@@ -1,4 +1,4 @@
-"""The progress line of a run, and the lines that stay."""
+"""The progress line of a run, and permanent notes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Progress:
-  """One line that is rewritten on a terminal, and appended to in a file."""
+  """A progress line: rewritten on a terminal, appended to a file."""
 
   def __init__(self, stream: Any = None):
     """Writes to `stream`, or to standard output."""
@@ -28,7 +28,7 @@ class Progress:
     images_per_second: float,
     data_wait: float,
   ) -> None:
-    """Shows where the run is; `data_wait` is a share of the time."""
+    """Shows the progress; `data_wait` is a fraction of the time."""
     eta = (total - step) * batch_size / images_per_second
     speed = "?"
     if math.isfinite(images_per_second):
@@ -48,14 +48,14 @@ class Progress:
     self._stream.flush()
 
   def note(self, text: str) -> None:
-    """Writes a line that stays."""
+    """Writes a permanent line."""
     self._stream.write(("\n" if self._open else "") + text + "\n")
     self._stream.flush()
     self._open = False
 
 
 def duration(seconds: float) -> str:
-  """`1:02:03`, or `?` where it is not known."""
+  """Formats seconds as `1:02:03`, or as `?` if they are not finite."""
   if not math.isfinite(seconds):
     return "?"
   minutes, s = divmod(round(seconds), 60)

@@ -1,8 +1,8 @@
 """Pictures of a run: `python -m sslx.report views --config=...`.
 
-`views` draws what the network is given at the first step of a run: some images
-of the batch, the boxes that are cut out of them, and every view with what was
-done to it.
+`views` draws the network's input at the first step of a run: some images of the
+batch, the boxes that are cropped from them, and every view with a list of its
+augmentations.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sslx.data.views import Patches, View
 from sslx.errors import RunError
 
 _GAP, _LINE, _LEGEND = 12, 14, 6  # pixels, pixels, lines
-_SMALLEST = 160  # pixels; what is smaller is magnified by a whole number
+_SMALLEST = 160  # pixels; smaller views are magnified by an integer factor
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080",
             "#9a6324", "#000075", "#808000")  # fmt: skip
 _OPERATIONS = ("brightness", "contrast", "saturation", "hue")
@@ -39,9 +39,10 @@ class Shown(NamedTuple):
 
   Attributes:
     image: uint8[h, w, 3].
-    boxes: of each view, float[4] each (top, left, height, width): one, or nine.
+    boxes: for each view, its one or nine boxes, float[4] each: top, left,
+      height, width.
     views: float[size, size, 3] in [0, 1], or [9, size, size, 3].
-    legends: of each view, lines of text.
+    legends: for each view, its lines of text.
   """
 
   image: np.ndarray
@@ -51,11 +52,11 @@ class Shown(NamedTuple):
 
 
 def first_views(config: ConfigDict, n: int) -> list[Shown]:
-  """The first images of the first batch, as the network is given them.
+  """Makes the views of the first images of the first batch.
 
   Args:
-    config: four sections.
-    n: how many.
+    config: the whole config, with its four sections.
+    n: number of images.
 
   Raises:
     ConfigError: the config's data cannot be read.
@@ -106,7 +107,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
 def _replaced(
   images: sources.Encoded, indices: np.ndarray, bad: dict[int, str]
 ) -> list[int]:
-  """The images in whose place a neighbour is, by the rule of `CutViews`."""
+  """Replaces undecodable images by a neighbour, by the rule of `CutViews`."""
   for index, reason in bad.items():
     print(
       f"{images.name(index)} cannot be decoded ({reason}); its neighbour takes"
@@ -126,7 +127,7 @@ def _whole(images: sources.Encoded, index: int, exif: bool) -> np.ndarray:
     return data
   try:
     return crops.decode(data, exif)
-  except crops.BadImage as error:  # Where no view sees the damage.
+  except crops.BadImage as error:  # The damage is outside all views.
     raise config_lib.ConfigError(
       f"{images.name(index)} is damaged, and cannot be shown whole ({error})."
       " Repair or remove it."
@@ -134,7 +135,7 @@ def _whole(images: sources.Encoded, index: int, exif: bool) -> np.ndarray:
 
 
 def _device_cuts(views, size, keys) -> list[list[list[crops.Cut]]]:
-  """What `augment.cut_views` cuts out of each image."""
+  """Returns the boxes that `augment.cut_views` cuts out of each image."""
   columns = []
   for n, view in enumerate(views_lib.each(views)):
     mine = augment.fold(keys, n)
@@ -171,7 +172,7 @@ def _shown(image, views, cuts, pictures, colours) -> Shown:
 
 
 def _colour_legends(view: View | Patches, keys: jax.Array) -> list[list[str]]:
-  """Of each image, what is done to the colours of this view."""
+  """Describes, for each image, the colour augmentations of this view."""
   if isinstance(view, Patches):
     return [["grey"] if grey else [] for grey in augment.draw_grey(view, keys)]
   drawn = jax.tree.map(np.asarray, augment.draw_colour(view, keys))
@@ -192,7 +193,7 @@ def _colour_legends(view: View | Patches, keys: jax.Array) -> list[list[str]]:
 
 
 def draw(shown: list[Shown]) -> Image.Image:
-  """One row for each image: the original with its boxes, then its views."""
+  """Draws a row for each image: the original with its boxes, then its views."""
   font = ImageFont.load_default(size=11)
   rows = []
   for one in shown:
@@ -252,7 +253,7 @@ def _picture(view: np.ndarray) -> Image.Image:
 
 
 def _sheet(patches: np.ndarray) -> np.ndarray:
-  """Nine patches in their places, with white between them."""
+  """Arranges nine patches in their places, with white between them."""
   size = patches.shape[1]
   gap = max(1, size // 16)
   side = 3 * size + 2 * gap
@@ -264,7 +265,7 @@ def _sheet(patches: np.ndarray) -> np.ndarray:
 
 
 def main(argv: list[str]) -> None:
-  """Draws what the command line asks for."""
+  """Runs the command line."""
   overrides, rest = config_lib.split_overrides(argv)
   parser = argparse.ArgumentParser(prog="sslx.report", description=__doc__)
   parser.add_argument("what", choices=("views",))

@@ -1,4 +1,4 @@
-"""What must be as it was for a run to go on from a checkpoint."""
+"""Checks that a run can resume from a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sslx.experiment import Experiment
 
 
 def check_order(data_state: Any, step: int, where: str) -> None:
-  """Refuses a run whose images come in another order.
+  """Checks that the checkpoint's run had the same order of images.
 
-  One batch is taken a step, in an order that the seed gives. So only versions
-  that draw the order otherwise differ.
+  Each step takes one batch, in an order drawn from the seed. So the order can
+  only differ if another version of sslx draws it in another way.
 
   Args:
-    data_state: of the iterator, in the checkpoint.
-    step: of the checkpoint.
-    where: names the checkpoint.
+    data_state: state of the iterator in the checkpoint.
+    step: step of the checkpoint.
+    where: description of the checkpoint.
 
   Raises:
-    CheckpointError: the order is another.
+    CheckpointError: the order differs.
   """
   wanted = iterator_state(step)
   if data_state != wanted:
@@ -45,17 +45,18 @@ def check_data(
   step: int,
   note: Callable[[str], None],
 ) -> None:
-  """Refuses to go on with other images, unless the config says so.
+  """Checks that the images are the same, unless the config allows a change.
 
   Args:
-    experiment: that goes on.
-    metadata: of the checkpoint: `data`, fingerprints by set, and `decoder`.
-    data: fingerprints of the sets that are there now.
-    step: of the checkpoint.
-    note: told of what is not refused.
+    experiment: the run that resumes.
+    metadata: the checkpoint's metadata: `data`, fingerprints by set, and
+      `decoder`.
+    data: fingerprints of the present sets.
+    step: step of the checkpoint.
+    note: called with messages about differences that are allowed.
 
   Raises:
-    ConfigError: the images are others.
+    ConfigError: the images differ.
   """
   decoder = metadata.get("decoder")
   if decoder not in (None, experiment.decoder):

@@ -1,4 +1,4 @@
-"""The settings classes of a config's sections: what each key is."""
+"""The settings classes of a config's sections; they document each key."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Schedule:
 
   Attributes:
     epochs: passes over the data.
-    optimizer: which, and its base learning rate.
-    lr: the shape of the learning rate over the run.
-    accumulate: micro-batches that each batch is cut into, for want of memory;
-      for methods whose result does not depend on it.
+    optimizer: the optimiser and its base learning rate.
+    lr: the learning rate schedule.
+    accumulate: number of micro-batches that each batch is cut into, to save
+      memory; only for methods whose result does not depend on it.
   """
 
   epochs: int
@@ -44,19 +44,19 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-  """Config section `runtime`: how to run, which must not change the result.
+  """Config section `runtime`: how to run; must not change the result.
 
   Attributes:
-    seed: of everything random.
+    seed: seed of all random numbers.
     log_every: steps between rows of the log.
     parallel: mode and sharding rules.
     checkpoint: when to save and what to keep.
     evaluate: online evaluation.
     init_from: weights to start from, or None: the workdir of a run, or a file
-      or folder of weights. A group of keys says more.
-    profile: the first step of which to write a profiler trace into the
-      workdir's `profile/`, and how many steps; None writes none. The first
-      step of a run compiles: start a few steps later.
+      or folder of weights. Give the keys of `InitFrom` for more options.
+    profile: the first step and the number of steps to trace with the profiler,
+      into the workdir's `profile/`; None writes no trace. The first step of a
+      run compiles: start a few steps later.
     custom_imports: modules that `config.load` imports, so that they can add to
       METHODS, BACKBONES, SOURCES or OPERATIONS.
   """
@@ -90,14 +90,14 @@ SECTIONS = {
 
 
 def check(config: Mapping[str, Any]) -> None:
-  """Builds all that a config describes without data, devices or arrays.
+  """Checks a config by building its settings, without data or devices.
 
   Args:
-    config: its sections, references looked up.
+    config: the sections of the config, with references resolved.
 
   Raises:
-    ConfigError: a key that no class has, a value that its class refuses, or a
-      method that cannot do with the views.
+    ConfigError: a key is unknown, a value is invalid, or the method cannot use
+      the views.
   """
   data, schedule, _ = (
     build(SECTIONS[key], config[key], key)
@@ -109,7 +109,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def fill(config: dict[str, Any]) -> dict[str, Any]:
-  """A stored config, with the keys that its settings classes have now.
+  """Adds to a stored config the keys that its settings classes have now.
 
   Args:
     config: JSON values; lists stay lists.

@@ -1,4 +1,4 @@
-"""The training state: one global tree, what a checkpoint holds."""
+"""The training state: one tree of global arrays, saved in checkpoints."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import jax
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that a step changes.
+  """The training state.
 
   Attributes:
     step: int32 scalar, steps taken.
-    params: what the optimiser trains.
+    params: the parameters that the optimiser trains.
     model_state: BatchNorm statistics.
     opt_state: optax state of `params`.
-    aux: what belongs to the method alone: key encoder, queue.
-    probe: the online linear probe, or None.
-    rng: uint32[2], the key data that every step's randomness is folded from.
+    aux: the method's own state, such as a key encoder or a queue.
+    probe: state of the online linear probe, or None.
+    rng: uint32[2], data of the key that each step folds its number into.
   """
 
   step: jax.Array

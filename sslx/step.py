@@ -1,4 +1,4 @@
-"""One training step: the same text for every method and both parallel modes."""
+"""One training step: the same code for every method and both parallel modes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from sslx.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-  """What a step is made of; holds no arrays.
+  """The parts of a training step; holds no arrays.
 
   Attributes:
-    method: the loss, and what follows an update.
-    optimizer: of `state.params`.
-    learning_rate: step to rate, for the log.
+    method: the loss, and the changes after an update.
+    optimizer: optimiser of `state.params`.
+    learning_rate: maps a step to the learning rate, for the log.
     probe: linear classifier trained on the features, or None.
-    views: what is made of each image.
-    slots: which of them the method is given, and in which order.
-    mean: per channel of the network's input, of images in [0, 1].
-    std: per channel, of images in [0, 1].
-    accumulate: micro-batches that a batch is cut into, one after another.
+    views: the views to make of each image.
+    slots: which views the method is given, and in which order.
+    mean: mean of each channel, for images in [0, 1].
+    std: standard deviation of each channel, for images in [0, 1].
+    accumulate: number of micro-batches that a batch is cut into, processed one
+      after another.
   """
 
   method: Method
@@ -47,7 +48,7 @@ class TrainStep:
   accumulate: int = 1
 
   def init(self, rng: jax.Array) -> TrainState:
-    """The state of step 0; the same on any devices."""
+    """Returns the state of step 0; it does not depend on the devices."""
     rng_method, rng_probe, _ = jax.random.split(rng, 3)
     batch = example_batch(self.views, self.slots, self.channels)
     params, model_state, aux = self.method.init(rng_method, batch)
@@ -71,13 +72,13 @@ class TrainStep:
     return len(self.mean)
 
   def view_shape(self, slot: Slot) -> tuple[int, ...]:
-    """Shape of one example of a slot."""
-    return views_lib.each(self.views)[slot.view].shape(self.channels)
+    """Returns the shape of one example of a slot."""
+    return views_lib.each(self.views)[slot.view].shape
 
   def abstract_features(
     self, params: Any, model_state: Any
   ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of what `method.encode` gives for two images."""
+    """Returns the shapes of `method.encode` of two images."""
     size = self.views[0].size
     shape = (2, size, size, self.channels)
     blank = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -86,9 +87,9 @@ class TrainStep:
   def preprocess(
     self, batch: dict[str, Any], rng: jax.Array, axis: Axis
   ) -> tuple[jax.Array, ...]:
-    """Normalised views, f32[b, *view_shape] of each slot; see `__call__`."""
-    # Keyed by the place in the global batch: what happens to an image does not
-    # depend on the device that it is on, nor on the row.
+    """Makes normalised views, f32[b, *view_shape] per slot; see `__call__`."""
+    # Keys depend on the place in the global batch, so augmentation of an image
+    # does not depend on its device or row.
     places = axis.positions(len(batch["label"])), batch.get("place")
     images = batch.get("image"), batch.get("shuffled_image")
     views, kinds = [], views_lib.each(self.views)
@@ -111,12 +112,12 @@ class TrainStep:
     """Takes one step.
 
     Args:
-      state: before the step.
+      state: the state before the step.
       batch: this device's rows of `loader.HostBatch.arrays`.
       axis: identity in the global view, collectives in the per-device view.
 
     Returns:
-      The state after, and f32 scalar metrics, the same on all devices.
+      The state after the step, and f32 scalar metrics, the same on all devices.
     """
     if self.accumulate == 1:
       (loss, output), grads = self._gradients(state, batch, axis)
@@ -158,7 +159,7 @@ class TrainStep:
   def _gradients(
     self, state: TrainState, batch: dict[str, Any], axis: Axis
   ) -> tuple[tuple[jax.Array, Output], Any]:
-    """Loss and output, and the gradient of the loss, of these examples."""
+    """Computes loss, output and gradient of the loss for these examples."""
     rng = jax.random.wrap_key_data(state.rng)
     rng_augment, rng_loss = step_keys(rng, state.step)
     views = self.preprocess(batch, rng_augment, axis)
@@ -169,9 +170,8 @@ class TrainStep:
       loss, output = self.method.loss(
         params, state.model_state, state.aux, batch, rng_loss, state.step, axis
       )
-      # The mean over devices belongs here, and nowhere else: in the per-device
-      # view the gradient of a mean with respect to replicated parameters is
-      # already summed over devices.
+      # Average over devices here and nowhere else. In the per-device view JAX
+      # already sums the gradient of replicated parameters over devices.
       return axis.pmean(loss), output
 
     return jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -179,11 +179,12 @@ class TrainStep:
   def _accumulated(
     self, state: TrainState, batch: dict[str, Any], axis: Axis
   ) -> tuple[tuple[jax.Array, Output], Any]:
-    """The same of micro-batches in turn: means, and all features.
+    """`_gradients`, accumulated over micro-batches: means, and all features.
 
-    BatchNorm statistics all start from those of before the step, and move by a
-    share of their distance to the batch's, so their mean too is that of a whole
-    batch; `experiment.build` has seen to it that no group is cut.
+    Every micro-batch updates the running BatchNorm statistics from before the
+    step. An update is linear in the statistics of the batch, so the mean over
+    micro-batches equals the update by the whole batch. `experiment.build` has
+    checked that no micro-batch cuts a BatchNorm group.
     """
     parts = self.accumulate
 
@@ -211,12 +212,12 @@ class TrainStep:
 
 
 def first_rng(rng: jax.Array) -> jax.Array:
-  """`TrainState.rng` of a run that starts from this key."""
+  """Returns `TrainState.rng` of a run that starts from this key."""
   return jax.random.key_data(jax.random.split(rng, 3)[2])
 
 
 def step_keys(rng: jax.Array, step: Any) -> tuple[jax.Array, jax.Array]:
-  """The keys of one step: of its augmentation, and of its loss."""
+  """Returns the keys of one step, for its augmentation and its loss."""
   rng_augment, rng_loss = jax.random.split(jax.random.fold_in(rng, step))
   return rng_augment, rng_loss
 
@@ -224,7 +225,7 @@ def step_keys(rng: jax.Array, step: Any) -> tuple[jax.Array, jax.Array]:
 def example_batch(
   views: tuple[View | Patches, ...], slots: tuple[Slot, ...], channels: int = 3
 ) -> dict[str, Any]:
-  """A batch of two blank images, as a method's `init` wants it for shapes."""
+  """Returns a batch of two blank images, with the shapes `init` needs."""
   kinds = views_lib.each(views)
   shapes = (kinds[slot.view].shape(channels) for slot in slots)
   blank = tuple(jnp.zeros((2, *shape)) for shape in shapes)

@@ -1,7 +1,7 @@
 """Files of a run, on a local disk or in a remote store such as gs://.
 
 Paths are `etils.epath` paths. A store has no append and no fsync: files are
-written whole there, and appear whole.
+written as a whole, and become visible as a whole.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from etils import epath
 
 from sslx.errors import StorageError
 
-# Scheme of a URL: the protocol of fsspec, and the extra that brings it.
+# URL scheme -> fsspec's protocol, and the pip extra of sslx that installs it.
 _STORES = {"gs": ("gcs", "gcs"), "s3": ("s3", "s3")}
 
 
 def path(text: str | os.PathLike, name: str) -> epath.Path:
-  """The absolute path that a flag or key gives.
+  """Converts the value of a flag or key to an absolute path.
 
   Args:
     text: a local path, or a URL of a store: gs://bucket/folder, s3://...
-    name: of the flag or key, for errors.
+    name: name of the flag or key, for errors.
 
   Raises:
-    StorageError: it is empty, the scheme is unknown, or the package that reads
+    StorageError: the text is empty, the scheme is unknown, or the package for
       the store is not installed.
   """
   text = os.fspath(text)
@@ -55,7 +55,7 @@ def path(text: str | os.PathLike, name: str) -> epath.Path:
 
 
 def is_remote(path: epath.Path) -> bool:
-  """Whether a path is in a remote store."""
+  """Returns whether a path is in a remote store."""
   return "://" in os.fspath(path)
 
 
@@ -64,8 +64,8 @@ def accessing(path: epath.Path, doing: str = "written") -> Iterator[None]:
   """Turns an error of the file system, or of the store, into a StorageError.
 
   Args:
-    path: of the file or folder, for the message.
-    doing: what fails, as in "cannot be written".
+    path: path of the file or folder, for the message.
+    doing: the action that fails, as in "cannot be written".
 
   Raises:
     StorageError: with the reason in one line.
@@ -75,7 +75,7 @@ def accessing(path: epath.Path, doing: str = "written") -> Iterator[None]:
   except StorageError:
     raise
   except Exception as error:
-    # Of a store, any client's error may come.
+    # The client of a store may raise any error.
     if not isinstance(error, OSError) and not is_remote(path):
       raise
     reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
@@ -85,10 +85,10 @@ def accessing(path: epath.Path, doing: str = "written") -> Iterator[None]:
 
 
 def make_folder(path: epath.Path) -> None:
-  """Makes a folder and those above it; nothing to do if it is there.
+  """Makes a folder and its parents, if they do not exist.
 
   Raises:
-    StorageError: it cannot be made; there is a file in its place.
+    StorageError: it cannot be made, or there is a file in its place.
   """
   if not is_remote(path) and path.exists() and not path.is_dir():
     raise StorageError(f"{path} is a file; give a folder.")
@@ -97,12 +97,13 @@ def make_folder(path: epath.Path) -> None:
 
 
 def write(path: epath.Path, data: str | bytes) -> None:
-  """Writes a file, atomically: a reader, and a kill, see the old or the new.
+  """Writes a file atomically: readers see the old file or the new one.
 
-  A symbolic link in its place is replaced, not written through.
+  This also holds after a kill. A symbolic link in the file's place is replaced,
+  not followed.
 
   Raises:
-    StorageError: it cannot be written; the old file is as it was.
+    StorageError: it cannot be written; the old file is unchanged.
   """
   data = data.encode() if isinstance(data, str) else data
   if is_remote(path):
@@ -111,7 +112,7 @@ def write(path: epath.Path, data: str | bytes) -> None:
   new = f"{path}.new"
   with accessing(path):
     with contextlib.suppress(FileNotFoundError):
-      os.unlink(new)  # Left by a kill.
+      os.unlink(new)  # Left behind by a kill.
     with open(new, "xb") as file:
       file.write(data)
       file.flush()
@@ -121,7 +122,7 @@ def write(path: epath.Path, data: str | bytes) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-  """Makes a rename last through a power failure."""
+  """Makes a rename survive a power failure."""
   descriptor = os.open(folder, os.O_RDONLY)
   try:
     os.fsync(descriptor)

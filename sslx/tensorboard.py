@@ -1,8 +1,8 @@
 """Writes TensorBoard events in the caller's thread.
 
-tensorboardX's own `SummaryWriter` writes from a thread. When that thread meets
-a full disk it dies unseen, and the caller waits for it for ever. Here an error
-reaches the caller.
+tensorboardX's own `SummaryWriter` writes from a thread. If the disk is full,
+that thread dies silently, and the caller waits for it forever. Here the caller
+gets the error.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from sslx import storage
 
 
 class Board:
-  """Adds events to a folder; each `Board` writes files of its own."""
+  """Adds events to a folder; each `Board` writes its own files."""
 
   def __init__(self, folder: epath.Path, step: int):
     """Opens a file.
 
     Args:
-      folder: of all event files of a run.
-      step: TensorBoard drops what earlier files say of this step and later.
+      folder: the folder of all event files of a run.
+      step: TensorBoard drops earlier files' events of this step and later ones.
 
     Raises:
       StorageError: the folder or file cannot be made.
@@ -34,7 +34,7 @@ class Board:
     self._folder = folder
     self._spool = None
     if storage.is_remote(folder):
-      # A store has no append: each flush uploads a file of its own.
+      # A store has no append: each flush uploads a new file.
       self._spool = tempfile.TemporaryDirectory(prefix="sslx-tensorboard-")
     self._open()
     from tensorboardX.proto import event_pb2
@@ -43,8 +43,8 @@ class Board:
     self._write(step=step, session_log=start)
 
   def _open(self) -> None:
-    # Imports torch where it is installed, which takes seconds: here, so that
-    # only the process that writes waits for it.
+    # If torch is installed, this imports it, which takes seconds. The import is
+    # here, so that only the process that writes waits.
     from tensorboardX.event_file_writer import EventsWriter
 
     local = self._spool.name if self._spool else os.fspath(self._folder)
@@ -72,7 +72,7 @@ class Board:
     self._write(step=step, summary=summary.scalar(name, value))
 
   def add_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-    """Adds uint8[h, w, 3].
+    """Adds a picture, uint8[h, w, 3].
 
     Raises:
       StorageError: it cannot be written.
@@ -83,7 +83,7 @@ class Board:
     self._write(step=step, summary=image)
 
   def flush(self) -> None:
-    """Puts the events where a reader sees them.
+    """Makes the events visible to readers.
 
     Raises:
       StorageError: they cannot be written.

@@ -1,8 +1,8 @@
 """Profiler traces of some training steps: `runtime.profile`.
 
-They are read by XProf or TensorBoard's profile plugin (`--logdir
-<workdir>/profile`), which lists the processes as hosts, or one process at a
-time by https://ui.perfetto.dev (its `.trace.json.gz`).
+XProf and TensorBoard's profile plugin read them (`--logdir <workdir>/profile`)
+and list the processes as hosts. https://ui.perfetto.dev reads the
+`.trace.json.gz` of one process at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from sslx import storage
 
 
 class Trace(contextlib.AbstractContextManager):
-  """Traces a span of steps, in every process; leaving it ends the trace."""
+  """Traces a span of steps, in every process; a context manager.
+
+  Leaving the context ends the trace.
+  """
 
   def __init__(
     self,
@@ -28,13 +31,13 @@ class Trace(contextlib.AbstractContextManager):
     directory: epath.Path,
     note: Callable[[str], None] = lambda text: None,
   ):
-    """Traces nothing yet.
+    """Stores the settings; traces nothing yet.
 
     Args:
-      span: the first step to trace, and how many; None for no trace.
-      first: steps that the run has taken already.
-      directory: where to write, on a disk or in a store; made if absent.
-      note: told by the main process where the trace is.
+      span: the first step to trace and the number of steps; None for no trace.
+      first: number of steps that the run has already taken.
+      directory: folder to write to, on a disk or in a store; created if absent.
+      note: called in the main process with the location of the trace.
     """
     start, count = span or (0, 0)
     self._steps = range(start, start + count)
@@ -44,9 +47,9 @@ class Trace(contextlib.AbstractContextManager):
     self._folder: tempfile.TemporaryDirectory | None = None
 
   def of(self, train_step: Callable) -> Callable:
-    """`train_step`, which now also starts and ends the trace.
+    """Wraps `train_step` to start and end the trace.
 
-    Ending it waits for the devices, once; other steps do not wait.
+    Only the last traced step waits for the devices.
 
     Args:
       train_step: `(state, batch) -> (state, metrics)`; one call is one step.
@@ -76,13 +79,14 @@ class Trace(contextlib.AbstractContextManager):
     jax.profiler.start_trace(self._folder.name, profiler_options=options)
 
   def _stop(self) -> None:
-    """Ends the trace, and puts it beside those of the other processes."""
+    """Ends the trace, and writes it next to those of the other processes."""
     jax.profiler.stop_trace()
     with self._folder as folder:
       (made,) = pathlib.Path(folder).glob("plugins/profile/*")
       session = self._directory / made.relative_to(folder)
       storage.make_folder(session)
-      # JAX names its files after the host, which may have several processes.
+      # JAX names the files after the host, but a host may have several
+      # processes.
       for suffix in (".xplane.pb", ".trace.json.gz"):
         (path,) = made.glob(f"*{suffix}")
         name = f"process_{jax.process_index()}{suffix}"
@@ -92,6 +96,6 @@ class Trace(contextlib.AbstractContextManager):
       self._note(f"trace of steps {self._steps[0]} to {self._step}: {session}")
 
   def __exit__(self, *error) -> None:
-    """Ends a trace that is under way, as when the run ends within it."""
+    """Ends a trace in progress, if the run ends within the span."""
     if self._folder is not None:
       self._stop()

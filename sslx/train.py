@@ -34,24 +34,25 @@ def run(
   devices: Sequence[jax.Device] | None = None,
   job: Job | None = None,
 ) -> dict[str, float]:
-  """Trains to the end, from the newest checkpoint in the workdir if any.
+  """Trains to the end; resumes from the newest checkpoint in the workdir.
 
   Args:
-    config: four sections.
-    workdir: folder for checkpoints, metrics and the config; made if absent. A
-      local path, or a URL such as gs://bucket/run.
-    overwrite: throw away the run that the workdir holds, and start anew.
-    devices: to run on; all by default.
-    job: heeds signals, watches for stalls and knows the other processes; by
-      default nothing heeds or watches.
+    config: the whole config, with its four sections.
+    workdir: folder for checkpoints, metrics and the config; created if absent.
+      A local path, or a URL such as gs://bucket/run.
+    overwrite: whether to delete the run in the workdir and start from scratch.
+    devices: devices to run on; all by default.
+    job: handles signals, watches for stalls and connects to the other
+      processes; by default, signals and stalls are not handled.
 
   Returns:
-    The scalars of the last evaluation; none if there was nothing left to do.
+    The scalars of the last evaluation; empty if there was nothing left to do.
 
   Raises:
     ConfigError: the config cannot run, or the workdir holds another run.
-    RunError: the workdir is in use or foreign, a file or checkpoint could not
-      be read or written, or the loss or its gradient became NaN or infinite.
+    RunError: the workdir is in use or is not a run's, a file or checkpoint
+      could not be read or written, or the loss or its gradient became NaN or
+      infinite.
   """
   if job is None:
     several = jax.process_count() > 1
@@ -77,7 +78,7 @@ def _run(
   job: Job,
   progress: Progress,
 ) -> dict[str, float]:
-  """`run`, in a workdir that is ours."""
+  """Does `run` in a workdir that this job has claimed."""
   config_hash = config_lib.fingerprint(config)
   job.at("looking through the data", slow=True, finish=lambda: None)
   data = agree.on_data(job, experiment)
@@ -115,7 +116,7 @@ def _run(
 
 @contextlib.contextmanager
 def _closing(writer: metrics.Writer | None) -> Iterator[None]:
-  """Closes the writer; its own error does not hide one that came before."""
+  """Closes the writer; an error in closing does not hide an earlier error."""
   try:
     yield
   except BaseException:
@@ -133,7 +134,12 @@ def _start(
   data: dict[str, Fingerprint],
   note: Callable[[str], None],
 ) -> tuple[TrainState, bool]:
-  """The state, and whether it was resumed; else it is new or another run's."""
+  """Restores or initialises the state.
+
+  Returns:
+    The state; and True if it was restored from a checkpoint of this run, False
+    if it is new or starts from other weights.
+  """
   restored = checkpoints.restore(experiment.abstract_state, note)
   if restored is not None:
     state, data_state = restored
@@ -163,7 +169,7 @@ def _loop(
   progress: Progress,
   job: Job,
 ) -> dict[str, float]:
-  """Trains from `state`; `evaluated` says whether it has been evaluated."""
+  """Trains from `state`; `evaluated` is whether it was already evaluated."""
   runtime, total = experiment.runtime, experiment.total_steps
   steps_per_epoch = experiment.order.steps_per_epoch
   evaluate_every = max(
@@ -181,7 +187,7 @@ def _loop(
 
   def evaluate(step: int, state: TrainState) -> dict[str, float]:
     began = time.perf_counter()
-    # The state is saved, so the process may end at any moment.
+    # The state is already saved, so the process may end at any moment.
     job.at("evaluating", step=step, slow=True, finish=checkpoints.wait)
     results = experiment.online.run(state, progress.note)
     if step == 0 and runtime.evaluate.pixels:
@@ -202,7 +208,7 @@ def _loop(
   def save(step: int, state: TrainState) -> None:
     job.at("saving", step=step)
     if job.lock:
-      job.lock.check()  # Else a save would make a deleted workdir anew.
+      job.lock.check()  # Else a save would recreate a deleted workdir.
     log.flush()  # A state that is not finite is never saved.
     checkpoints.save(step, state, batches.state)
 
@@ -219,8 +225,8 @@ def _loop(
     after = steps(train_step, state, batches, log, first, total, job)
     for step, state in after:
       stop = job.stopping(step)
-      # Before the evaluation, which may take long and be cut short. A run that
-      # goes on from here evaluates first.
+      # Save before evaluating: an evaluation may take long and be interrupted.
+      # A run that resumes here evaluates first.
       if stop or is_due(step) or step % checkpoints.every == 0:
         save(step, state)
       if stop and step < total:
@@ -243,15 +249,15 @@ def steps(
   total: int,
   job: Job,
 ) -> Iterator[tuple[int, TrainState]]:
-  """The inner loop: takes steps `first + 1` to `total`.
+  """Takes steps `first + 1` to `total`: the inner loop.
 
   Yields:
-    Number and state after each step, which may still be running. The state is
-    donated to the next step.
+    Number of the step and the state after it. The step may still be running.
+    The state is donated to the next step.
   """
   running = collections.deque()
   for step in range(first + 1, total + 1):
-    # Until the first step is compiled there is nothing new to lose.
+    # Until the first step is compiled, the process can end without loss.
     nothing = (lambda: None) if step == first + 1 else None
     job.at("waiting for a batch", step=step - 1, finish=nothing)
     asked = time.perf_counter()
@@ -260,11 +266,11 @@ def steps(
     if nothing:
       job.at("compiling the step", slow=True, finish=nothing)
     state, step_metrics = train_step(state, batch)
-    # Another process may still compile, and this one waits for it.
+    # The first steps are slow: another process may still be compiling.
     job.at("training", step=step, slow=step <= first + 3)
     log.add(step, step_metrics, waited, batches.replaced)
-    # The host may run ahead of the devices, but each step that waits holds a
-    # batch in their memory.
+    # The host may run ahead of the devices, but not far: each waiting step
+    # holds a batch in device memory.
     running.append(step_metrics["loss"])
     if len(running) > 2:
       jax.block_until_ready(running.popleft())
@@ -293,7 +299,7 @@ def _overview(experiment: Experiment, workdir: epath.Path) -> str:
 
 
 def _summary(workdir: epath.Path, k: int) -> str:
-  """What was learnt, against no training and no encoder at all."""
+  """Compares the final kNN accuracy with the untrained encoder and pixels."""
   rows = [r for r in metrics.read(workdir) if f"eval/knn_{k}" in r]
   if not rows:
     return "no kNN accuracy: the data has no labels to evaluate with"

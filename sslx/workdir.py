@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, what is in it, and what may be deleted."""
+"""The folder of a run: claiming it, and deleting the run in it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from sslx.config import ConfigError
 from sslx.errors import WorkdirError
 from sslx.lock import Lock, owner
 
-# Keys that may change on resume: they say where and how a run runs, not what
-# it computes.
+# Keys that may change on resume: they set where and how a run executes, not
+# what it computes.
 MAY_CHANGE = (
   r"data\.(data_dir|prepare|threads|workers|max_bad)|schedule\.accumulate|"
   r"runtime\.(?!seed$|evaluate\.probe).*"
 )
 LOCK = "run.lock"
 
-# What a run writes into its workdir: files, and folders with what they hold.
+# What a run writes to its workdir: files, and folders with patterns of their
+# entries.
 _FILES = ("config.json", "metrics.jsonl", "metrics.damaged.jsonl")
 _FOLDERS = {
   "checkpoints": r"\d+|.*\.orbax-checkpoint-tmp.*",
@@ -42,21 +43,21 @@ def claim(
   overwrite: bool,
   note: Callable[[str], None],
 ) -> Lock:
-  """Makes a workdir this run's: new, emptied, or one to go on with.
+  """Claims a workdir for this run: a new one, an emptied one, or one to resume.
 
   Args:
-    workdir: made if it is absent.
-    config: of the run; written to `config.json`.
-    overwrite: delete the run that is there.
-    note: told what is unusual.
+    workdir: the folder; created if absent.
+    config: config of the run; written to `config.json`.
+    overwrite: whether to delete the run in the workdir.
+    note: called with messages about anything unusual.
 
   Returns:
-    The lock, held.
+    The lock, which is held.
 
   Raises:
     ConfigError: the workdir holds a run with another config.
-    WorkdirError: it is in use, is not a run's, or is damaged.
-    StorageError: it cannot be read or written.
+    WorkdirError: the workdir is in use, is not a run's, or is damaged.
+    StorageError: the workdir cannot be read or written.
   """
   storage.make_folder(workdir)
   _refuse_links(workdir)
@@ -84,11 +85,11 @@ def claim(
 
 
 def read_config(path: epath.Path) -> dict[str, Any]:
-  """The config of a run, as plain values.
+  """Reads the config of a run, as plain values.
 
   Raises:
     WorkdirError: the file is damaged, or not the config of a run.
-    StorageError: it cannot be read.
+    StorageError: the file cannot be read.
   """
   with storage.accessing(path, "read"):
     data = path.read_bytes()
@@ -109,7 +110,7 @@ def read_config(path: epath.Path) -> dict[str, Any]:
 
 
 def _is_config(value: Any) -> bool:
-  """Whether a JSON value has the four sections, and nothing else."""
+  """Returns whether a JSON value has the four sections and nothing else."""
   return (
     isinstance(value, dict)
     and sorted(value) == sorted(settings.SECTIONS)
@@ -123,7 +124,7 @@ def _check_same(
   config: ConfigDict,
   note: Callable[[str], None],
 ) -> None:
-  # A config of an older version, or one made in Python, may lack keys.
+  # A config of an older version of sslx, or one made in Python, may lack keys.
   there = settings.fill(there)
   now = settings.fill(json.loads(config_lib.to_json(config)))
   changed = config_lib.differences(there, now)
@@ -142,7 +143,7 @@ def _check_same(
 
 
 def _refuse_links(workdir: epath.Path) -> None:
-  """Refuses links in the place of what a run writes; they lead elsewhere."""
+  """Rejects symbolic links in place of a run's files and folders."""
   if storage.is_remote(workdir):
     return
   names = (*_FILES, *_FOLDERS, LOCK)
@@ -156,10 +157,11 @@ def _refuse_links(workdir: epath.Path) -> None:
 
 
 def _throw_away(workdir: epath.Path, marked: bool) -> None:
-  """Deletes a run; what is not surely of a run stays, and is an error.
+  """Deletes a run's files and folders; other names in the workdir stay.
 
   Raises:
-    WorkdirError: something here is not surely a run's.
+    WorkdirError: something in these files and folders may not be a run's;
+      nothing was deleted.
     StorageError: something cannot be deleted.
   """
   with storage.accessing(workdir, "read"):

@@ -39,7 +39,7 @@ def test_nt_xent_is_equation_1(n, temperature):
 
 @pytest.mark.parametrize("devices", [2, 8])
 def test_nt_xent_gradient_is_that_of_the_global_batch(devices):
-  """Not 1 / devices of it (pitfall 2), against finite differences."""
+  """Matches finite differences: it is not divided by the number of devices."""
   rng = np.random.default_rng(0)
   z = rng.normal(size=(8, 2, 4)).astype(np.float32)
   mesh = Partitioner.create(Parallel(), jax.devices()[:devices]).mesh

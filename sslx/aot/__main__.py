@@ -1,18 +1,19 @@
-"""Compiles the training step of a recipe for TPU chips that are not there.
+"""Compiles the training step of a recipe for TPU chips, without any TPU.
 
 `python -m sslx.aot --config=configs/mae.py:imagenet --topology=v5e:4x8` prints
-for each chip: memory, beside what it has; FLOPs, beside what the method needs;
-HBM traffic; what is exchanged between chips, and in which type gradients are
-summed; how long a step takes at least by each, the images/s that follow, and
-what they ask of the hosts. It takes the packages of `-e '.[tpu]'`, no TPU, and
-minutes: a ViT some, a ResNet-50 ten on one core. ImageNet and CIFAR-10 need not
-be there.
+for each chip: the memory of the step and of the chip; the FLOPs of the step and
+those that the method needs; HBM traffic; the traffic between chips, and the
+dtype in which gradients are summed. It also prints the minimum time of a step
+by compute, memory and network, the images/s that follow, and the images/s that
+each host has to supply. It needs the packages of `-e '.[tpu]'`. It takes some
+minutes for a ViT, and ten for a ResNet-50 on one core. The images of ImageNet
+and CIFAR-10 are not needed.
 
-The exit status is 1 if the step does not fit in the chips' memory; then it
-prints what may make it fit.
+If the step does not fit in the chips' memory, it prints changes that may help,
+and the exit status is 1.
 
-`--table` writes all recipes into a page of Markdown, each on the slice that its
-name asks for: 8xb32 on 8 chips.
+`--table` writes a table of all recipes into a Markdown page. Each is compiled
+for the slice in its name: 8xb32 for 8 chips.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stand-ins for data sets that are not on this machine."""
+"""Placeholders for data sets that are not on this machine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from sslx.data.pipeline import Data
 from sslx.data.sources import Arrays, Encoded
 
-# Training images, test images, classes. From the papers: Russakovsky et al.,
-# ImageNet Large Scale Visual Recognition Challenge, 2015; Krizhevsky, Learning
+# (training images, test images, classes), from Russakovsky et al., ImageNet
+# Large Scale Visual Recognition Challenge, 2015; and Krizhevsky, Learning
 # Multiple Layers of Features from Tiny Images, 2009.
 IMAGENET = (1_281_167, 50_000, 1000)
 CIFAR10 = (50_000, 10_000, 10)
@@ -19,7 +19,7 @@ CIFAR10 = (50_000, 10_000, 10)
 
 @dataclasses.dataclass(frozen=True)
 class Absent:
-  """A set of encoded images of which only the size is known."""
+  """A set of encoded images with a size but no content."""
 
   size: int
   num_classes: int
@@ -28,19 +28,20 @@ class Absent:
     return self.size
 
   def read(self, indices: Sequence[int]) -> None:
-    """There is nothing to read."""
+    """Raises NotImplementedError."""
     raise NotImplementedError("this set is not on this machine")
 
   def name(self, index: int) -> str:
-    """Where an image would be."""
+    """A placeholder for the name of an image."""
     return f"image {index}"
 
 
 def sets(data: Data) -> tuple[Arrays | Encoded, Arrays | Encoded] | None:
-  """Training and test set of what a config names; takes no memory.
+  """Placeholders for the training and test set of a config; use no memory.
 
   Returns:
-    None for other sets than ImageNet and CIFAR-10; those must be there.
+    (training set, test set) for ImageNet and CIFAR-10. None for other sets,
+    which must be on this machine.
   """
   name = data.source.split("/")[0].split(":")[0]
   if name == "cifar10":

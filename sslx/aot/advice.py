@@ -1,4 +1,4 @@
-"""What would make a step fit that does not."""
+"""Suggests changes for a step that does not fit in memory."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from sslx.benchmark import work
 from sslx.experiment import Experiment
 from sslx.parallel import Partitioner
 
-_MOST = 10  # doublings
+_MOST = 10  # exclusive limit of doublings
 
 
 def lines(
   experiment: Experiment, config: ConfigDict, where: Slice, error: DoesNotFit
 ) -> list[str]:
-  """Changes that need less memory, with estimates of what they would need.
+  """Changes that need less memory, with estimates of the memory that they need.
 
-  What is not state is taken to be in proportion to the images on a chip. XLA
-  has already tried to save memory, so the estimates are rough.
+  Memory beside the state is taken to be proportional to the images per chip.
+  XLA has already tried to save memory, so the estimates are rough.
 
   Args:
-    experiment: what did not fit.
-    config: what it was built of.
+    experiment: the experiment that did not fit.
+    config: config of the experiment.
     where: the slice.
-    error: what XLA said.
+    error: the error from XLA.
   """
   limit, needed = error.limit, error.needed
   state = work.tree_bytes(experiment.abstract_state)
@@ -74,7 +74,7 @@ def lines(
 
 
 def _sharded(experiment: Experiment) -> int:
-  """Bytes of the state on one chip under fsdp."""
+  """Bytes of the state on one chip if it were sharded by fsdp."""
   partitioner = experiment.partitioner
   settings = dataclasses.replace(partitioner.settings, rules="fsdp")
   shardings = Partitioner(partitioner.mesh, settings).state_shardings(

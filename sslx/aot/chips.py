@@ -1,10 +1,11 @@
-"""Chips, and the slices that are made of them.
+"""TPU chips and slices.
 
 Figures are Google's, from docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, read
-in November 2026. What is said there of the interconnect is both directions of
-all ports of a chip; that of v4 is from Jouppi et al., TPU v4: An Optically
-Reconfigurable Supercomputer, 2023, table 4. vCPUs are those of the machine
-types ct4p-hightpu-4t, ct5lp-hightpu-4t, ct5p-hightpu-4t and ct6e-standard-4t.
+in November 2026. The interconnect bandwidth there is the sum over both
+directions of all ports of a chip; v4's is from Jouppi et al., TPU v4: An
+Optically Reconfigurable Supercomputer, 2023, table 4. vCPUs are those of the
+machine types ct4p-hightpu-4t, ct5lp-hightpu-4t, ct5p-hightpu-4t and
+ct6e-standard-4t.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from sslx.config import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One generation.
+  """One generation of chips.
 
   Attributes:
-    flops: per second, of bfloat16 products. A float32 product at JAX's default
+    flops: FLOP/s of bfloat16 products. A float32 product at JAX's default
       precision is one bfloat16 product, so it is as fast.
-    hbm: bytes.
+    hbm: bytes of HBM.
     hbm_bandwidth: bytes per second.
-    link: bytes per second, one direction of one link to a neighbour.
-    axes: of the torus; each chip has two links on each.
-    wrap: sizes of an axis that close to a ring are the multiples of this.
-    host_cpus: vCPUs of a host, which has CHIPS_PER_HOST.
+    link: bytes per second in one direction of one link to a neighbour.
+    axes: number of axes of the torus; each chip has two links per axis.
+    wrap: an axis closes to a ring if its size is a multiple of this.
+    host_cpus: vCPUs of a host with CHIPS_PER_HOST chips.
   """
 
   flops: float
@@ -48,13 +49,13 @@ CHIPS = {
   "v6e": Chip(918e12, 32 * 2**30, 1638e9, 100e9, 2, 16, 180),
 }
 CHIPS_PER_HOST = 4
-# Slices of two axes that are offered, by chips. (Those of three axes have many
-# shapes for a number of chips.)
+# Shapes of two-axis slices, by number of chips. (For three axes, a number of
+# chips has many shapes.)
 FLAT = {
   1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16",
   256: "16x16",
 }  # fmt: skip
-# Seconds for a hop from chip to chip, whatever the size: the scaling book,
+# Latency in seconds of a hop from chip to chip, from the scaling book:
 # jax-ml.github.io/scaling-book/sharding.
 HOP = 1e-6
 
@@ -64,8 +65,8 @@ class Slice:
   """A slice of a TPU pod.
 
   Attributes:
-    name: such as v5e:4x4.
-    chip: what it is made of.
+    name: name, such as v5e:4x4.
+    chip: generation of its chips.
     shape: chips along each axis.
   """
 
@@ -75,10 +76,10 @@ class Slice:
 
   @classmethod
   def named(cls, name: str) -> Slice:
-    """The slice of that name.
+    """Parses the name of a slice.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: the generation is unknown, or has another number of axes.
     """
     kind, _, shape = name.partition(":")
     chip = CHIPS.get(kind)
@@ -99,19 +100,19 @@ class Slice:
 
   @property
   def chips(self) -> int:
-    """How many."""
+    """Number of chips."""
     return math.prod(self.shape)
 
   @property
   def hosts(self) -> int:
-    """How many."""
+    """Number of hosts."""
     return max(1, self.chips // CHIPS_PER_HOST)
 
   @property
   def bandwidth(self) -> float:
-    """Bytes per second that each chip can send in a collective of all.
+    """Bytes per second that each chip can send in a collective over all chips.
 
-    A ring uses both links of a chip on its axis, a line only one.
+    On an axis that is a ring, a chip uses both links; on a line, only one.
     """
     links = sum(
       2 if n % self.chip.wrap == 0 else 1 for n in self.shape if n > 1
@@ -120,18 +121,18 @@ class Slice:
 
   @property
   def latency(self) -> float:
-    """Seconds that a collective of all takes, however little it moves."""
+    """Minimum seconds of a collective over all chips, for any size."""
     hops = (n // 2 if n % self.chip.wrap == 0 else n - 1 for n in self.shape)
     return HOP * sum(hops)
 
   def devices(self) -> list[Any]:
-    """Descriptions of the chips, to compile for; one device each.
+    """Descriptions of the chips to compile for, one device per chip.
 
     Raises:
-      ConfigError: libtpu is not installed, or knows no such slice.
+      ConfigError: libtpu is not installed, or does not know the slice.
     """
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # This is no TPU VM.
-    # No chip is used, so other processes may have libtpu open.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # Not on a TPU VM.
+    # No chip is used, so several processes may load libtpu.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     import jax
     from jax.experimental import topologies
@@ -146,7 +147,7 @@ class Slice:
     settings = {}
     if self.chips == 1:
       settings["chips_per_host_bounds"] = [1] * 3
-    if self.name.startswith("v4"):  # Two cores as one device, as in JAX.
+    if self.name.startswith("v4"):  # JAX treats the two cores as one device.
       settings["chip_config_name"] = "megacore"
     try:
       found = topologies.get_topology_desc(

@@ -1,4 +1,4 @@
-"""The training step of an experiment, compiled for chips that are not there."""
+"""Compiles the training step of an experiment for TPUs, without any TPU."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from sslx.experiment import Experiment
 
 
 class DoesNotFit(Exception):
-  """XLA found no way to run the step in the chip's memory.
+  """The step does not fit in the chip's memory.
 
   Attributes:
-    needed: bytes per chip, as far as XLA says.
+    needed: bytes per chip that the step needs, by XLA's message.
     limit: bytes per chip that XLA may use.
   """
 
@@ -41,13 +41,14 @@ class Program:
   """A compiled step; sizes are bytes per chip.
 
   Attributes:
-    text: HLO after all optimisations, of one chip.
-    flops: per chip, by XLA's cost analysis.
-    arguments: state and batch.
-    outputs: state and metrics.
-    aliased: outputs in the place of donated arguments.
-    temporaries: activations, gradients, whatever lives within the step.
-    code: of the program itself.
+    text: optimised HLO of one chip.
+    flops: FLOPs per chip, by XLA's cost analysis.
+    arguments: size of state and batch.
+    outputs: size of state and metrics.
+    aliased: size of outputs that reuse the memory of donated arguments.
+    temporaries: size of activations, gradients and other arrays that exist only
+      within the step.
+    code: size of the program itself.
   """
 
   text: str
@@ -60,16 +61,16 @@ class Program:
 
   @property
   def peak(self) -> int:
-    """All that is in HBM while the step runs."""
+    """Bytes of HBM that the step uses."""
     held = self.arguments + self.outputs - self.aliased
     return held + self.temporaries + self.code
 
 
 def build(config: ConfigDict, where: Slice) -> Experiment:
-  """What a config describes, over chips that are not there.
+  """Builds the experiment of a config over the described chips of a slice.
 
   Raises:
-    ConfigError: anything in the config that cannot run on them.
+    ConfigError: the config cannot run on this slice.
   """
   data = config_lib.build(Data, config.data, "data")
   return experiment_lib.build(config, where.devices(), absent.sets(data))
@@ -78,12 +79,12 @@ def build(config: ConfigDict, where: Slice) -> Experiment:
 def compile_step(
   experiment: Experiment, cache: pathlib.Path | None = None
 ) -> Program:
-  """Compiles the real step for the devices of the experiment.
+  """Compiles the real training step for the devices of the experiment.
 
   Args:
-    experiment: built over the devices of a topology.
-    cache: folder of programs that were compiled before. JAX's own cache cannot
-      read programs without a device of theirs.
+    experiment: an experiment from `build`.
+    cache: folder of compiled programs, or None. JAX's own cache cannot read a
+      program without a device of its kind.
 
   Raises:
     DoesNotFit: the chip's memory is too small.
@@ -126,11 +127,11 @@ def _compile(lowered: jax.stages.Lowered, arguments: int) -> Program:
 
 
 def _does_not_fit(message: str, arguments: int) -> DoesNotFit | None:
-  """What XLA says of too little memory; None if that is not what it says.
+  """Parses XLA's message about too little memory; None for other messages.
 
   Args:
-    message: of the error.
-    arguments: bytes of state and batch, which one of the messages leaves out.
+    message: message of the error.
+    arguments: bytes of state and batch, which one form of the message excludes.
   """
   unit = {"K": 2**10, "M": 2**20, "G": 2**30}
   size = lambda number, prefix: float(number) * unit[prefix]
@@ -149,7 +150,7 @@ def _does_not_fit(message: str, arguments: int) -> DoesNotFit | None:
 
 
 def _key(experiment: Experiment, lowered: jax.stages.Lowered) -> str:
-  """Of all that the compiled program depends on."""
+  """A hash of everything that the compiled program depends on."""
   devices = experiment.partitioner.mesh.devices.flat
   parts = [
     lowered.as_text(),
@@ -161,7 +162,7 @@ def _key(experiment: Experiment, lowered: jax.stages.Lowered) -> str:
 
 
 def _write(path: pathlib.Path, content: dict) -> None:
-  """Whole, or not at all."""
+  """Writes compressed JSON. Atomic."""
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_suffix(f".{os.getpid()}")
   part.write_bytes(gzip.compress(json.dumps(content).encode()))

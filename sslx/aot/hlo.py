@@ -1,7 +1,7 @@
-"""HLO text of a compiled TPU program: its instructions, and what they move.
+"""Parses the HLO text of a compiled TPU program.
 
-The text is what `Compiled.as_text()` gives after all optimisations, of one chip
-of the slice. `S(1)` in a layout is VMEM, the on-chip memory; an array without
+The text comes from `Compiled.as_text()`: the optimised program of one chip of
+the slice. `S(1)` in a layout means VMEM, the on-chip memory. An array without
 it is in HBM.
 """
 
@@ -33,10 +33,10 @@ class Array:
   """One array of a shape.
 
   Attributes:
-    dtype: HLO's name, such as bf16.
-    dims: sizes.
-    size: bytes, with what its tiles pad.
-    in_hbm: whether it is in the chip's main memory.
+    dtype: HLO's name of the dtype, such as bf16.
+    dims: sizes of the dimensions.
+    size: bytes, with the padding of tiles.
+    in_hbm: whether it is in HBM, the chip's main memory.
   """
 
   dtype: str
@@ -45,12 +45,12 @@ class Array:
   in_hbm: bool
 
   def put(self, in_hbm: bool) -> Array:
-    """The same in another memory, or in HBM."""
+    """A copy that is in HBM if `in_hbm`, else in another memory."""
     return dataclasses.replace(self, in_hbm=in_hbm)
 
 
 def arrays(shape: str) -> list[Array]:
-  """The arrays of a shape in HLO's text, which may be a tuple."""
+  """The arrays of a shape in HLO's text; the shape may be a tuple."""
   found = []
   for dtype, dims, layout in _ARRAY.findall(shape):
     if dtype not in BYTES:
@@ -63,7 +63,7 @@ def arrays(shape: str) -> list[Array]:
 
 
 def _padded(dims: tuple[int, ...], layout: str) -> list[int]:
-  """Sizes rounded up to whole tiles of the two minor dimensions."""
+  """Sizes with the two minor dimensions rounded up to whole tiles."""
   sizes = list(dims)
   order, _, rest = layout.partition(":")
   tile = _TILE.search(rest)
@@ -81,14 +81,14 @@ class Instruction:
   """One line of a computation.
 
   Attributes:
-    name: unique in the module.
-    shape: of the result, as text.
-    op: such as fusion or all-reduce.
-    operands: names.
-    attributes: what follows the operands, as text.
+    name: name, unique in the module.
+    shape: shape of the result, as text.
+    op: operation, such as fusion or all-reduce.
+    operands: names of the operands.
+    attributes: the text after the operands.
     root: whether it is the result of its computation.
-    inside: the operands as text; the number of a parameter, the value of a
-      constant.
+    inside: the operands as text. For a parameter this is its number, for a
+      constant its value.
   """
 
   name: str
@@ -106,7 +106,7 @@ class Instruction:
 
   @functools.cached_property
   def called(self) -> dict[str, list[str]]:
-    """Names of computations, by how they are called."""
+    """Names of called computations, by kind of call."""
     return {
       kind: re.findall(r"%([\w.\-]+)", names)
       for kind, names in _CALLED.findall(self.attributes)
@@ -114,13 +114,17 @@ class Instruction:
 
   @property
   def op_name(self) -> str:
-    """Where in the traced function it comes from."""
+    """The place in the traced function that it comes from, or ""."""
     found = re.search(r'op_name="([^"]*)"', self.attributes)
     return found[1] if found else ""
 
   @property
   def chain(self) -> str:
-    """What all texts of a collective that runs beside several fusions share."""
+    """An id that all instructions of one collective share.
+
+    XLA may run a collective in parallel with several fusions. Then its
+    instruction appears in each of them.
+    """
     chain = re.search(r'chain_id="(\d+)"', self.attributes)
     channel = re.search(r"channel_id=(\d+)", self.attributes)
     return f"{channel and channel[1]} {chain[1]}" if chain else self.name
@@ -131,8 +135,8 @@ class Module:
   """A parsed program.
 
   Attributes:
-    computations: name to instructions by their names, in their order.
-    entry: the name of the computation that the program runs.
+    computations: instructions by name, in their order, by computation.
+    entry: name of the computation that the program runs.
   """
 
   computations: dict[str, dict[str, Instruction]]
@@ -141,9 +145,17 @@ class Module:
   def run(
     self, name: str | None = None, times: int = 1
   ) -> Iterator[tuple[Instruction, dict[str, Instruction], int]]:
-    """Every instruction that is run: itself, those beside it, how often.
+    """Yields every executed instruction.
 
-    Goes into loops, branches (all of them) and calls, not into fusions.
+    It follows loops, calls and all branches, but not fusions.
+
+    Args:
+      name: name of a computation; by default the entry.
+      times: how often the computation is executed.
+
+    Yields:
+      The instruction, the instructions of its computation by name, and how
+      often it is executed.
     """
     body = self.computations[name or self.entry]
     for instruction in body.values():
@@ -155,10 +167,10 @@ class Module:
             yield from self.run(inner, more)
 
   def _trips(self, loop: Instruction) -> int:
-    """How often the body of a loop runs.
+    """How often the body of a loop runs; 1 for calls and branches.
 
-    JAX counts a loop of known length from 0 to a constant, which is the only
-    number in the loop's condition.
+    JAX counts a loop of known length from 0 to a constant. That constant is the
+    only number in the loop's condition.
     """
     found = re.search(r"condition=%([\w.\-]+)", loop.attributes)
     if not found:
@@ -173,10 +185,10 @@ class Module:
 
 
 def parse(text: str) -> Module:
-  """Reads the text of a module.
+  """Parses the text of a module.
 
   Raises:
-    ValueError: it has no entry computation.
+    ValueError: the text has no entry computation.
   """
   computations, entry, body = {}, None, None
   for line in text.splitlines():

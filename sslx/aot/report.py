@@ -1,4 +1,4 @@
-"""What is said of a compiled step: memory, work, traffic, and their bounds."""
+"""The report on a compiled step: memory, work, traffic, and their bounds."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Report:
   """The figures of one step, per chip.
 
   Attributes:
-    slice: the chips.
-    batch_size: global.
+    slice: the slice.
+    batch_size: global batch size.
     state: bytes of each part of the state and of the batch.
     program: the compiled step.
-    parts: micro-batches; of FLOPs, XLA counts one.
-    needed: FLOPs that the method has to do, or None.
-    hbm_bytes: read and written.
-    collectives: what is exchanged.
-    recomputed: instructions that XLA does twice to save memory.
+    parts: number of micro-batches; XLA counts the FLOPs of only one.
+    needed: FLOPs that the method needs, or None.
+    hbm_bytes: bytes read from and written to HBM.
+    collectives: exchanges between chips.
+    recomputed: number of fusions that XLA computes twice to save memory.
   """
 
   slice: Slice
@@ -43,7 +43,7 @@ class Report:
 
   @classmethod
   def of(cls, experiment: Experiment, where: Slice, program: Program) -> Report:
-    """Reads the program."""
+    """Makes the report of a compiled experiment."""
     module = hlo.parse(program.text)
     needed = work.analytic(experiment)
     return cls(
@@ -60,17 +60,17 @@ class Report:
 
   @property
   def flops(self) -> float:
-    """In a step."""
+    """FLOPs of a step."""
     return self.program.flops * self.parts
 
   @property
   def sent(self) -> float:
-    """Bytes to other chips in a step."""
+    """Bytes sent to other chips in a step."""
     return sum(x.sent for x in self.collectives)
 
   @property
   def seconds(self) -> dict[str, float]:
-    """That a step takes at least, by what bounds it."""
+    """Minimum seconds of a step by compute, memory and network."""
     chip = self.slice.chip
     calls = sum(x.times for x in self.collectives)
     return {
@@ -82,16 +82,20 @@ class Report:
 
   @property
   def bound(self) -> str:
-    """Which of them is the longest."""
+    """The key of the longest time in `seconds`."""
     return max(self.seconds, key=self.seconds.get)
 
   @property
   def images_per_second(self) -> float:
-    """At most, over all chips."""
+    """Maximum images per second, over all chips."""
     return self.batch_size / max(self.seconds.values())
 
   def sums(self, backward: bool) -> dict[str, float]:
-    """Bytes that are summed over chips, by type, largest first."""
+    """Bytes summed over chips, by dtype, largest first.
+
+    Args:
+      backward: whether to count the sums of the backward pass, or all others.
+    """
     found: dict[str, float] = {}
     for x in self.collectives:
       if x.kind in ("all-reduce", "reduce-scatter") and x.backward == backward:
@@ -99,10 +103,11 @@ class Report:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
   def lines(self, host_images_per_second: float | None) -> list[str]:
-    """The whole report.
+    """The lines of the whole report.
 
     Args:
-      host_images_per_second: of one host core, from `benchmark input`.
+      host_images_per_second: images/s of one host core, from `benchmark input`,
+        or None.
     """
     return [
       *self._memory(),
@@ -119,7 +124,8 @@ class Report:
       "within the step": program.temporaries,
       "program": program.code,
     }
-    # Of arguments and outputs: what tiles pad, and outputs of their own.
+    # The rest of arguments and outputs: padding of tiles, and outputs that do
+    # not reuse an argument's memory.
     held["padding and metrics"] = program.peak - sum(held.values())
     return [
       "memory, GiB a chip",
@@ -160,7 +166,7 @@ class Report:
     return lines
 
   def exchanged(self) -> dict[tuple[str, str], tuple[int, float, float]]:
-    """By kind and type: how often, bytes of the arrays, bytes sent."""
+    """(number of calls, bytes of the arrays, bytes sent) by kind and dtype."""
     found: dict[tuple[str, str], tuple[int, float, float]] = {}
     for x in self.collectives:
       calls, payload, sent = found.get((x.kind, x.dtype), (0, 0.0, 0.0))
@@ -210,7 +216,7 @@ class Report:
 
 
 def state_bytes(experiment: Experiment) -> dict[str, float]:
-  """Bytes on one chip of the parts of the state, and of the batch."""
+  """Bytes on one chip of each part of the state, and of the batch."""
   state = experiment.abstract_state
   rest = (state.model_state, state.aux, state.probe, state.step, state.rng)
   return {

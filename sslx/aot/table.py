@@ -1,4 +1,4 @@
-"""The page of all recipes, each on the slice that its name asks for."""
+"""Writes the table of all recipes, each on the slice in its name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECIPES = pathlib.Path("configs/selfsup")
 _BEGIN, _END = "<!-- by --table -->\n", "<!-- end -->\n"
 _MOST = 256  # chips
 
-# The same images a chip on more and more chips.
+# (recipe, images per chip), to compile for each number of chips in SCALES.
 SCALING = (
   ("simclr_resnet50_8xb32-coslr-200e_in1k", 32),
   ("mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k", 128),
@@ -35,7 +35,7 @@ _HEADER = (
 
 
 class Row(NamedTuple):
-  """What to compile: a recipe with changes, under a name, on so many chips."""
+  """What to compile: a recipe with overrides, and the number of chips."""
 
   name: str
   path: pathlib.Path
@@ -46,16 +46,17 @@ class Row(NamedTuple):
 def write(
   page: pathlib.Path, topology: str, pattern: str, cache: pathlib.Path | None
 ) -> None:
-  """Compiles recipes and puts the tables between the marks of the page.
+  """Compiles recipes and writes the tables between the marks of the page.
 
   Args:
-    page: to write into; what is not between the marks stays.
-    topology: chips, and a shape that is not used.
-    pattern: of the names of recipes.
+    page: the page to write; text outside the marks is kept.
+    topology: kind of chips, and a shape that is ignored.
+    pattern: pattern of the names of recipes.
     cache: see `compile_step`.
 
   Raises:
-    ConfigError: the chips have slices of three axes, or no recipe matches.
+    ConfigError: slices of these chips have three axes, no recipe matches, or
+      the page has no marks.
   """
   kind = topology.split(":")[0]
   if kind not in CHIPS or CHIPS[kind].axes != 2:
@@ -83,7 +84,7 @@ def write(
 
 
 def _recipes(pattern: str) -> Iterator[Row]:
-  """Those that differ in their epochs alone are one."""
+  """Yields the recipes; those that differ only in their epochs are one row."""
   groups: dict[str, list[pathlib.Path]] = {}
   for path in sorted(RECIPES.glob("*.py")):
     if fnmatch.fnmatch(path.stem, pattern):
@@ -108,7 +109,7 @@ def _scaling(pattern: str) -> Iterator[Row]:
 def _until_it_fits(
   row: Row, kind: str, cache: pathlib.Path | None
 ) -> Iterator[str]:
-  """A line for its slice, and for larger ones while that is too small."""
+  """Yields a line for the slice, and for larger ones until the step fits."""
   while True:
     line, fits = _line(row, kind, cache)
     yield line
@@ -118,7 +119,7 @@ def _until_it_fits(
 
 
 def _line(row: Row, kind: str, cache: pathlib.Path | None) -> tuple[str, bool]:
-  """A line of the table, and whether the step fits."""
+  """Makes a line of the table, and says whether the step fits."""
   where = Slice.named(f"{kind}:{FLAT[row.chips]}")
   print(f"{row.name} on {where.name}", flush=True)
   config = config_lib.load(str(row.path), row.overrides)
@@ -134,7 +135,7 @@ def _line(row: Row, kind: str, cache: pathlib.Path | None) -> tuple[str, bool]:
 
 
 def cells(report: Report) -> str:
-  """The figures of a report."""
+  """The table cells with the figures of a report."""
   of_needed = report.needed and f" ({report.flops / report.needed:.3f})"
   moved = ", ".join(
     f"{calls} {kind} {dtype} {payload / 1e6:,.1f}"

@@ -1,8 +1,8 @@
-"""What a compiled step moves: through HBM, and between chips.
+"""Computes the traffic of a compiled step: through HBM, and between chips.
 
-`cost_analysis()["bytes accessed"]` is not HBM traffic: it counts arrays that
-are in VMEM, and the whole operand of an instruction that reads a slice of it.
-Here every instruction counts what it reads from HBM and writes to it.
+`cost_analysis()["bytes accessed"]` is not HBM traffic: it includes arrays in
+VMEM, and counts the whole operand of an instruction that reads a slice of it.
+This module counts what each instruction reads from HBM and writes to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 from sslx.aot.hlo import Array, Instruction, Module
 
-# They make or rename arrays, or end what another instruction began.
+# Operations without HBM traffic of their own: they only name or pass on arrays,
+# or run other instructions, which are counted themselves.
 _FREE = {
   "parameter", "tuple", "get-tuple-element", "bitcast", "constant",
   "opt-barrier", "after-all", "partition-id", "replica-id", "domain", "while",
@@ -30,7 +31,7 @@ KINDS = (
 
 def hbm_bytes(module: Module) -> float:
   """Bytes that one chip reads from and writes to its HBM in a step."""
-  seen = set()  # collectives that run beside several fusions
+  seen = set()  # ids of collectives that are already counted
   return sum(
     times * _moved(module, instruction, body, seen)
     for instruction, body, times in module.run()
@@ -62,7 +63,7 @@ def _moved(
     return _hbm(slices) + _hbm(read)
   if op.removesuffix("-start") in KINDS:
     if op != "all-reduce-start" and op.endswith("-start"):
-      results = results[len(operands) :]  # Behind the operands.
+      results = results[len(operands) :]  # The operands come first.
     return _hbm(results) + sum(map(_hbm, operands))
   if op in _READ_A_PART:
     read = [x.put(operands[0][0].in_hbm) for x in results]
@@ -87,7 +88,7 @@ def _fused(
   results: list[Array],
   seen: set[str],
 ) -> float:
-  """HBM bytes of a fusion: what it uses of its operands, and its results."""
+  """HBM bytes of a fusion: the used parts of its operands, and its results."""
   repeated = {
     x.name for x in inner.values() if x.op in KINDS and x.chain in seen
   }
@@ -111,14 +112,17 @@ def _used(
   repeated: set[str] = frozenset(),
   result: float = math.inf,
 ) -> float:
-  """Bytes of a value in a fusion that the fusion reads; may be infinite.
+  """Bytes that a fusion reads of one of its values.
 
   Args:
     inner: instructions of the fusion.
-    name: of the value.
-    module: for fusions within it.
+    name: name of the value.
+    module: the module, to look up nested fusions.
     repeated: collectives that were counted before.
-    result: what is used of the result of `inner`.
+    result: bytes of the result of `inner` that are used.
+
+  Returns:
+    Infinity if the whole value is read.
   """
   total = result if inner[name].root else 0.0
   for user in inner.values():
@@ -138,7 +142,7 @@ def _used(
         for x in nested.values()
         if x.op == "parameter" and user.operands[int(x.inside)] == name
       )
-    elif user.op != "tuple":  # Of the results; passed on as it is.
+    elif user.op != "tuple":  # A tuple of results only passes it on.
       return math.inf
   return total
 
@@ -146,7 +150,7 @@ def _used(
 def _written(
   inner: dict[str, Instruction], name: str, repeated: set[str]
 ) -> float:
-  """Bytes of a result that a fusion writes; may be infinite."""
+  """Bytes that a fusion writes of a result; infinity for the whole result."""
   made = inner[name]
   while made.op == "bitcast":
     made = inner[made.operands[0]]
@@ -163,11 +167,11 @@ class Collective:
 
   Attributes:
     kind: one of KINDS.
-    dtype: of what is moved; of a sum, the type that it is summed in.
+    dtype: dtype of the moved array; for a sum, the dtype that it is summed in.
     payload: bytes of the array that is summed, gathered or sent, on one chip:
-      the whole array of an all-reduce, the gathered one of an all-gather.
-    group: chips that take part together.
-    times: how often in a step.
+      the whole array of an all-reduce, the gathered array of an all-gather.
+    group: number of chips in a group that exchanges data.
+    times: number of times per step.
     backward: whether it is part of the backward pass.
   """
 
@@ -180,24 +184,27 @@ class Collective:
 
   @property
   def sent(self) -> float:
-    """Bytes that one chip sends, by the best algorithm on a ring."""
+    """Bytes that one chip sends in a step, by the best ring algorithm."""
     share = (self.group - 1) / self.group
     if self.kind == "all-reduce":
-      share *= 2  # A reduce-scatter and an all-gather.
+      share *= 2  # A reduce-scatter, then an all-gather.
     elif self.kind == "collective-permute":
       share = 1
     return self.times * self.payload * share
 
 
 def collectives(module: Module, chips: int) -> list[Collective]:
-  """What a chip exchanges with others in a step, one for each dtype."""
+  """The collectives of a step.
+
+  A collective of arrays of several dtypes has one entry for each dtype.
+  """
   seen, found = set(), []
   for instruction, times in _deep(module):
     kind = instruction.op.removesuffix("-start")
     if kind not in KINDS:
       continue
-    # One that is spread over several fusions, to run beside them, is written
-    # in each of them.
+    # A collective that runs in parallel with several fusions appears in each of
+    # them.
     if instruction.chain in seen:
       continue
     seen.add(instruction.chain)
@@ -220,7 +227,7 @@ def collectives(module: Module, chips: int) -> list[Collective]:
 
 
 def _deep(module: Module) -> Iterator[tuple[Instruction, int]]:
-  """All instructions, those within fusions and asynchronous calls too."""
+  """Yields all instructions, also those inside fusions and async calls."""
 
   def inside(instruction: Instruction, times: int):
     yield instruction, times
@@ -237,7 +244,7 @@ def _deep(module: Module) -> Iterator[tuple[Instruction, int]]:
 
 
 def _group(attributes: str, chips: int) -> int:
-  """Chips in one group of a collective."""
+  """The number of chips in one group of a collective."""
   if "source_target_pairs" in attributes:
     return chips
   if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
@@ -252,4 +259,4 @@ def _group(attributes: str, chips: int) -> int:
     for axis in re.findall(r"'(\w+)'", found[2]):
       count *= int(sizes[axis])
     return count
-  return chips  # replica_groups={}: all of them
+  return chips  # replica_groups={} means all chips.

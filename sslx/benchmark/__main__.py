@@ -1,16 +1,16 @@
 """Measures speed: `python -m sslx.benchmark train|input|backbone --config=...`.
 
 `train` prints images/s of the bare compiled step on a batch that stays on the
-devices, of the full loop (input, prefetch, log), and their ratio; and the time
-from the start of the process to the end of the first step, without and with a
-persistent compilation cache.
+devices, images/s of the full loop (input, prefetch, log), and their ratio. It
+also prints the time from the start of the process to the end of the first step,
+without and with a persistent compilation cache.
 
-`input` prints images/s of the loader alone, for each number of threads; how
-long each of its stages takes an image; and, with `--peers`, the same work done
-by other libraries, where they are installed.
+`input` prints images/s of the loader alone for each number of threads, and the
+time per image of each of its stages. `--peers` measures the same work in other
+libraries, if they are installed.
 
-`backbone` prints images/s of the network alone, forward and backward; with
-`--peers`, beside the same network in PyTorch.
+`backbone` prints images/s of one training step of the backbone alone. `--peers`
+compares it with the same network in PyTorch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The network alone, beside the same one in PyTorch: one training step each.
+"""Compares a training step of the backbone alone with the step in PyTorch.
 
 A step is the forward pass of the backbone, the gradient of the mean square of
-its features, and AdamW's update, in float32, on the same images. All else that
-a step does (augmentation, heads, losses) is left out, so that the ratio is one
-of compilers and kernels, which no method can change.
+its features, and the update of AdamW, in float32, on the same images. The rest
+of a training step (augmentation, heads, losses) is omitted, so the ratio
+compares compilers and kernels, independently of the method.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ def bench_backbone(
   """Prints images/s of the backbone's step, and its ratio to PyTorch's.
 
   Args:
-    config: four sections.
-    steps: taken by each in a round.
-    rounds: how often each is measured; the medians are printed.
+    config: the config of a run, with all its sections.
+    steps: number of steps per round.
+    rounds: number of rounds; medians over them are printed.
     peers: whether to measure PyTorch, too.
 
   Raises:
-    ConfigError: if there is no PyTorch, or no such network in it.
+    ConfigError: the views are patches; or `peers` is set and PyTorch is not
+      installed or has no such network.
   """
   experiment = experiment_lib.build(config, jax.devices()[:1])
   step, b = experiment.step, experiment.data.batch_size
@@ -106,7 +107,7 @@ def _ours(backbone: ViT | ResNet, images: np.ndarray) -> Callable[[], None]:
 def _theirs(
   backbone: ViT | ResNet, images: np.ndarray
 ) -> tuple[str, Callable[[], None]]:
-  """The name of the peer, and a step of it."""
+  """The name of the peer, and a function that takes one training step."""
   if type(backbone) not in _NETWORKS:
     raise ConfigError(
       f"--peers: PyTorch has no {type(backbone).__name__}; leave it out."

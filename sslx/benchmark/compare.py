@@ -1,4 +1,7 @@
-"""This loader beside the peers: the same images, the same views, in turns."""
+"""Compares the loader with other libraries on the same images and views.
+
+All are measured alternating.
+"""
 
 from __future__ import annotations
 
@@ -30,21 +33,21 @@ from sslx.data.order import Order
 from sslx.data.sources import Arrays, Encoded
 from sslx.data.views import Patches
 
-_ENCODED, _PIXELS = 32, 512  # images that each is given in a round
-_LEAST = 0.5  # seconds of a turn
+_ENCODED, _PIXELS = 32, 512  # images per round
+_LEAST = 0.5  # minimum seconds per measurement
 _OURS, _WHOLE = "sslx, uint8 views", "sslx with the device's part"
 
 
 def compare(data: pipeline.Data, images: Arrays | Encoded, rounds: int) -> None:
-  """Prints images/s of each, the ratios, and how exact our crops are.
+  """Prints images/s of each library, the ratios, and the PSNR of our crops.
 
   Args:
     data: config section.
-    images: the set, of which some are used.
-    rounds: how often each has its turn, every time with other images.
+    images: the set, of which a sample is used.
+    rounds: number of rounds, each with different images.
 
   Raises:
-    ConfigError: no peer has such views, or can read such images.
+    ConfigError: no peer can make such views or read such images.
   """
   if any(isinstance(view, Patches) for view in data.views):
     raise ConfigError(
@@ -60,7 +63,7 @@ def compare(data: pipeline.Data, images: Arrays | Encoded, rounds: int) -> None:
     name: [make(chunk) for chunk in chunks] for name, make in prepare.items()
   }
   work = {name: lambda turn, r=r: r[turn]() for name, r in runs.items()}
-  # Of a device that is no CPU, core time would show nothing.
+  # Core time does not include the work of an accelerator.
   clock = time.process_time if on_cpu() else time.perf_counter
   seconds = in_turns(work, rounds, clock=clock, least=_LEAST)
 
@@ -115,7 +118,7 @@ def _left_to_the_device(data: pipeline.Data) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _InMemory:
-  """Encoded images that are read already; a `sources.Encoded`."""
+  """Encoded images in memory; a `sources.Encoded`."""
 
   images: list[bytes | np.ndarray]
   num_classes: None = None
@@ -134,7 +137,7 @@ class _InMemory:
 
 
 def _chunks(images: Arrays | Encoded, rounds: int) -> list[list]:
-  """Some images for each round; all libraries can read them."""
+  """A sample of images for each round, which all libraries can read."""
   n = _PIXELS if isinstance(images, Arrays) else _ENCODED
   order = np.random.default_rng(0).permutation(len(images))[: 2 * rounds * n]
   if isinstance(images, Arrays):
@@ -162,7 +165,7 @@ def _common(image: bytes | np.ndarray) -> bool:
 
 
 def _encoded(data: pipeline.Data) -> dict[str, peers.Prepare]:
-  """The host's part as it is in training, without and with the device's."""
+  """The host's part of the input as in training, and both parts together."""
   put, preprocess = device_part(data)
 
   def prepare(images):
@@ -176,7 +179,7 @@ def _encoded(data: pipeline.Data) -> dict[str, peers.Prepare]:
       data.views,
       views_lib.unshuffled(len(views_lib.each(data.views))),
       threads=1,
-      exif=False,  # As the others do.
+      exif=False,  # The peers do not apply it.
     )
     batches = map(cut, itertools.count())
     return lambda: next(batches).arrays
@@ -189,7 +192,7 @@ def _encoded(data: pipeline.Data) -> dict[str, peers.Prepare]:
 
 
 def _pixels(data: pipeline.Data) -> peers.Prepare:
-  """All there is of small images: gather, transfer, and the device."""
+  """The input of small images: gather, transfer, and the device's part."""
   put, preprocess = device_part(data)
 
   def prepare(images):
@@ -209,7 +212,7 @@ def _pixels(data: pipeline.Data) -> peers.Prepare:
 
 
 def _psnr(data: pipeline.Data, images: list) -> Iterator[float]:
-  """Of every view of each image, against Pillow's crop and resize."""
+  """PSNR of every view of each image against Pillow's crop and resize."""
   decoded = [peers.pillow(image) for image in images]
   sizes = np.array([(x.height, x.width) for x in decoded])
   rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Speed of the input: the whole loader, and each of its stages."""
+"""Measures the speed of the input: the whole loader and each of its stages."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from sslx.data import crops, pipeline, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 
-_ROWS_ON_CPU = 32  # of a batch; more would take as long for each image
-_SMALL = 20  # rounds of in-memory sets are longer: a batch takes so little
+_ROWS_ON_CPU = 32  # rows of a batch; more would take as long per image
+_SMALL = 20  # factor of `steps` for in-memory sets, whose batches are fast
 
 
 def bench_input(
@@ -42,15 +42,16 @@ def bench_input(
   wanted: float | None,
   peers: bool,
 ) -> None:
-  """Prints how fast the input of a config is, and where its time goes.
+  """Prints the speed of a config's input and the time of its stages.
 
   Args:
-    config: four sections.
-    threads: numbers of them to compare; one and all cores by default.
-    steps: batches that the loader gives in a round.
-    rounds: how often each is measured; the medians are printed.
-    wanted: images/s of an accelerator.
-    peers: whether to do the same work by other libraries.
+    config: the config of a run, with all its sections.
+    threads: numbers of threads to compare; one and all cores by default.
+    steps: number of batches per round.
+    rounds: number of rounds; medians over them are printed.
+    wanted: images/s that an accelerator consumes; None omits the estimate of
+      the host cores that it needs.
+    peers: whether to measure the same work in other libraries.
 
   Raises:
     ConfigError: the data cannot be loaded, or not compared with the peers.
@@ -77,12 +78,12 @@ def bench_input(
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-  """What is measured.
+  """The loader that is measured.
 
   Attributes:
     images: the set to train on.
     data: config section.
-    seed: of the order and the boxes.
+    seed: seed of the order and the boxes.
   """
 
   images: sources.Arrays | sources.Encoded
@@ -90,23 +91,24 @@ class Loader:
   seed: int
 
   def order(self, steps: int) -> Order:
-    """An order of at least so many batches."""
+    """An order of at least `steps` batches."""
     n, b = len(self.images), self.data.batch_size
     return Order(n, b, math.ceil(steps / max(n // b, 1)), self.seed)
 
   def seconds(
     self, steps: int, put: Callable | None = None
   ) -> tuple[float, float]:
-    """How long so many batches take, from an iterator's start to its end.
+    """Measures the time of an iterator over `steps` batches.
 
-    It ends with the last of them, so that nothing is read ahead for later.
+    The iterator ends with the last batch, so nothing is prefetched beyond it.
 
     Args:
-      steps: batches.
-      put: makes device arrays of the batches; they stay on the host without.
+      steps: number of batches.
+      put: turns a host batch into device arrays; None keeps batches on the
+        host.
 
     Returns:
-      Wall time, and the time of all cores together.
+      Wall time, and the total core time of all cores, in seconds.
     """
     order, b = self.order(steps), self.data.batch_size
     start = len(order) - steps
@@ -137,7 +139,7 @@ def _encoded(
       pin(n)
       data = dataclasses.replace(loader.data, threads=n, workers=0)
       with_n = dataclasses.replace(loader, data=data)
-      # A first batch is not counted: it imports, and starts threads.
+      # The first batch is not counted: it imports modules and starts threads.
       times = with_n.seconds(steps if turn else 1)
       seconds[n] += [times] if turn else []
   images = steps * loader.data.batch_size
@@ -147,7 +149,8 @@ def _encoded(
     walls, cores = zip(*times, strict=True)
     per_core = images / statistics.median(cores)
     gain = [a / b for a, b in zip(reference, walls, strict=True)]
-    # Other processes on the machine only slow it: the best rounds had fewest.
+    # Other processes can only slow a round, so the best rounds are affected
+    # least.
     best = min(reference) / min(walls)
     print(
       f"  {n:3} thread{'s' if n > 1 else ' '}"
@@ -166,12 +169,12 @@ def _encoded(
 
 
 def _stages(loader: Loader, rounds: int) -> None:
-  """Prints the core time of each stage of one batch."""
+  """Prints the core time per image of each stage of a batch."""
   data, b = loader.data, loader.data.batch_size
   order = loader.order(rounds)
   n = crops.uniforms_per_image(data.views)
   uniforms = np.random.default_rng(loader.seed).random((b, n))
-  kept = {}  # what a stage leaves for the next
+  kept = {}  # results that a stage passes to the next
 
   def read(turn):
     kept["encoded"], kept["labels"] = loader.images.read(order[turn])

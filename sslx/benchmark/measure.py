@@ -1,4 +1,4 @@
-"""How the input is measured: on chosen cores, in turns, by medians."""
+"""Measures work on chosen cores, alternating, with medians over rounds."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CORES = sorted(os.sched_getaffinity(0))
 
 
 def pin(cores: int) -> None:
-  """Keeps every thread of this process on so many of its cores."""
-  # The last ones: the first is where most interrupts are handled.
+  """Pins every thread of this process to `cores` of its cores."""
+  # The last cores, because the first one handles most interrupts.
   chosen = CORES[-cores:]
   for thread in os.listdir("/proc/self/task"):
-    with contextlib.suppress(ProcessLookupError):  # It has just ended.
+    with contextlib.suppress(ProcessLookupError):  # The thread has just ended.
       os.sched_setaffinity(int(thread), chosen)
 
 
@@ -35,17 +35,21 @@ def in_turns(
   clock: Callable[[], float] = time.process_time,
   least: float = 0.0,
 ) -> dict[str, list[float]]:
-  """Seconds that a call takes, in each round.
+  """Measures the seconds per call of several functions, alternating.
 
-  In every round each has its turn, so that a machine that slows down does so
-  for all. A round before the first, for compilation and caches, is not counted.
+  Every round calls each function, so that a slowdown of the machine affects all
+  of them. One extra round at the beginning, for compilation and caches, is not
+  counted.
 
   Args:
-    work: called with the number of the round, from 0.
-    rounds: how many are counted.
-    clock: core time of this process by default, so that other processes on the
-      machine count little; waiting, as for a disk, does not count at all.
-    least: seconds; a call that is over sooner is made again until they passed.
+    work: functions by name, called with the number of the round, from 0.
+    rounds: number of rounds that are counted.
+    clock: core time of this process by default, which other processes on the
+      machine affect little, and which excludes waiting, e.g. for a disk.
+    least: minimum seconds of a measurement; a faster call is repeated.
+
+  Returns:
+    For each function, its seconds per call in every round.
   """
   seconds = {name: [] for name in work}
   for turn in (0, *range(rounds)):
@@ -59,20 +63,20 @@ def in_turns(
 
 
 def spread(values: list[float]) -> str:
-  """Median, and the least and greatest."""
+  """Formats the median, minimum and maximum."""
   low, median, high = min(values), statistics.median(values), max(values)
   return f"{median:10,.1f}  ({low:,.1f} to {high:,.1f})"
 
 
 def device_part(data: Data) -> tuple[Callable, Callable]:
-  """The part of the input that one device has, as in training.
+  """The part of the input that runs on one device, as in training.
 
   Args:
     data: config section.
 
   Returns:
-    A function that makes device arrays of a host batch, and a compiled one
-    that makes normalised views of those.
+    A function that turns a host batch into device arrays, and a compiled
+    function that turns these into normalised views.
   """
   partitioner = Partitioner.create(Parallel(), jax.devices()[:1])
   step = TrainStep(
@@ -96,5 +100,5 @@ def on_cpu() -> bool:
 
 
 def one_device() -> str:
-  """What the device is called, of a process that is pinned to one core."""
+  """The device's name in messages, for a process that is pinned to one core."""
   return "core of this CPU" if on_cpu() else jax.devices()[0].device_kind

@@ -1,8 +1,8 @@
-"""The same views as a config's, made by other libraries, where installed.
+"""Makes the views of a config with other libraries, if they are installed.
 
-Each is used as its own documentation has it, one image at a time on one thread:
-from encoded bytes, or uint8 pixels, to normalised float views. None of them is
-needed by anything else here, so they are imported only when they are measured.
+Each library is used as its documentation shows, one image at a time on one
+thread, from encoded bytes or uint8 pixels to normalised float views. The
+libraries are imported only when they are measured.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from sslx.data import views as views_lib
 from sslx.data.pipeline import Data
 from sslx.data.views import View
 
-# Before any of them is imported, which some are by others.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # It asks a server.
+# Set before any peer is imported, because peers may import each other.
+# Albumentations would contact a server to check for updates.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Given images, a peer makes a function without arguments that makes all views
-# of them: what is before that call is not measured.
+# Takes images and returns a function without arguments that makes all their
+# views. Only calls of the returned function are measured.
 Prepare = Callable[[list[Any]], Callable[[], Any]]
 
 
@@ -37,9 +38,9 @@ class Peer(NamedTuple):
   """Another library.
 
   Attributes:
-    label: what it is called in the table.
-    package: to install; also the name of the module.
-    make: see `Prepare`.
+    label: its name in the table.
+    package: name of the package to install and of its module.
+    make: returns a `Prepare` function for a config section.
   """
 
   label: str
@@ -48,25 +49,25 @@ class Peer(NamedTuple):
 
   @property
   def version(self) -> str | None:
-    """None if it is not installed."""
+    """The installed version; None if it is not installed."""
     return version(self.package)
 
 
 def version(module: str) -> str | None:
-  """That of an installed module; None if it is not there.
+  """The version of an installed module; None if it is not installed.
 
-  The distribution may have another name: `tensorflow` is also in
-  `tensorflow-cpu`.
+  The name of the distribution may differ from the module's: `tensorflow-cpu`
+  also provides `tensorflow`.
   """
   if importlib.util.find_spec(module) is None:
     return None
   for name in metadata.packages_distributions().get(module, ()):
     return metadata.version(name)
-  return "of unknown version"  # A folder on the path, say.
+  return "of unknown version"  # For example, a folder on the path.
 
 
 def peers(data: Data) -> list[Peer]:
-  """Those that can make the views of a config, installed or not."""
+  """The peers that can make the views of a config, installed or not."""
   found = [
     Peer("torchvision v2, tensors", "torchvision", _torchvision_tensors),
     Peer("torchvision v2, Pillow", "torchvision", _torchvision_pillow),
@@ -84,7 +85,7 @@ def peers(data: Data) -> list[Peer]:
 
 
 def _one_by_one(decode: Callable, transforms: list[Callable]) -> Prepare:
-  """Decodes each image once, and makes every view of it."""
+  """Decodes each image once and makes all its views."""
 
   def one(image):
     pixels = decode(image)
@@ -94,14 +95,14 @@ def _one_by_one(decode: Callable, transforms: list[Callable]) -> Prepare:
 
 
 def pillow(image: bytes | np.ndarray) -> Image.Image:
-  """Decodes an image by Pillow."""
+  """Decodes an image with Pillow."""
   if isinstance(image, np.ndarray):
     return Image.fromarray(image)
   return Image.open(io.BytesIO(image)).convert("RGB")
 
 
 def _torchvision_tensors(data: Data) -> Prepare:
-  """The documented pipeline: uint8 tensors, its own blur."""
+  """The documented pipeline: uint8 tensors and torchvision's blur."""
   import torch
   from torchvision import io as tv_io
   from torchvision.transforms import v2
@@ -119,7 +120,7 @@ def _torchvision_tensors(data: Data) -> Prepare:
 
 
 def _torchvision_pillow(data: Data) -> Prepare:
-  """On Pillow's images, with Pillow's blur, which is far faster."""
+  """Transforms of Pillow images, with Pillow's blur, which is far faster."""
   from torchvision.transforms import v2
 
   def blur(view):
@@ -162,7 +163,7 @@ def _torchvision(data: Data, blur: Callable, convert: list) -> list[Callable]:
 
 
 def _lightly(data: Data) -> Prepare:
-  """Its own transform of the method that has such views."""
+  """Lightly's transform for the method that uses such views."""
   import torch
   from lightly import transforms
 
@@ -209,7 +210,7 @@ def _crop_only(view: View) -> bool:
 
 
 def _albumentations(data: Data) -> Prepare:
-  """The same steps by OpenCV."""
+  """Albumentations, which uses OpenCV."""
   import albumentations as A
 
   def decode(image):
@@ -227,7 +228,7 @@ def _albumentations(data: Data) -> Prepare:
         scale=view.crop_scale,
         ratio=view.crop_ratio,
         interpolation=cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR,
-        area_for_downscale="image",  # As the others, antialiased.
+        area_for_downscale="image",  # Antialiased, like the other peers.
       ),
       A.HorizontalFlip(p=view.flip),
     ]
@@ -253,11 +254,11 @@ def _albumentations(data: Data) -> Prepare:
 
 
 def _tf_data(data: Data, *, blur: bool) -> Prepare:
-  """SimCLR's preprocessing, from its paper's appendix A, in tf.data.
+  """SimCLR's preprocessing (appendix A of its paper) in tf.data.
 
   Args:
     data: config section.
-    blur: on the host; else it is left to the device, as the official code does.
+    blur: whether to blur on the host; the official code blurs on the device.
   """
   import tensorflow as tf
 
@@ -307,7 +308,7 @@ def _tf_data(data: Data, *, blur: bool) -> Prepare:
     )
     options = tf.data.Options()
     options.autotune.enabled = False
-    # These have it work ahead, on other threads, while others are measured.
+    # Otherwise it would prefetch on other threads while others are measured.
     options.experimental_optimization.apply_default_optimizations = False
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
@@ -323,7 +324,7 @@ def _tf_maybe(tf: Any, probability: float, change: Callable, image: Any) -> Any:
 
 
 def _tf_jitter(tf: Any, view: View, image: Any) -> Any:
-  """The four changes of colour in a random order."""
+  """Applies the four colour changes in random order."""
   bright, contrast, saturation, hue = view.jitter
   low = lambda strength: max(1 - strength, 0)
   changes = [
@@ -341,7 +342,7 @@ def _tf_jitter(tf: Any, view: View, image: Any) -> Any:
 
 
 def _tf_blur(tf: Any, view: View, image: Any) -> Any:
-  """A separable Gaussian; its size is a tenth of the image's."""
+  """Separable Gaussian blur; the kernel is a tenth of the image's size."""
   radius = view.size // 20
   sigma = tf.random.uniform((), *view.blur_sigma)
   taps = tf.exp(-(tf.range(-radius, radius + 1.0) ** 2) / (2 * sigma**2))

@@ -1,7 +1,7 @@
-"""Speed of training: the bare step, the full loop, and how long a start takes.
+"""Measures the speed of training: bare step, full loop, and startup time.
 
-Bare step and full loop are measured in turns, so that a machine that slows down
-does so for both.
+Bare step and full loop are measured alternating, so that a slowdown of the
+machine affects both.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _STARTED = "SSLX_BENCHMARK_STARTED"
 
 
 def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
-  """Prints the work of the step, and the ratio of the full loop to it.
+  """Prints the work of the step, and the speeds of the step and the full loop.
 
   Args:
-    config: four sections.
-    steps: taken by each in a round.
-    rounds: how often each is measured; the medians are printed.
+    config: the config of a run, with all its sections.
+    steps: number of steps per round, of each of the two.
+    rounds: number of rounds; medians over them are printed.
   """
   experiment = experiment_lib.build(config)
   batch_size = experiment.data.batch_size
@@ -71,7 +71,7 @@ def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
       for _ in range(steps):
         _, state = next(loop)
       jax.block_until_ready(state.step)
-      if turn:  # The first compiles, and fills the queues.
+      if turn:  # The first round compiles and fills the queues.
         seconds["bare step"].append(middle - began)
         seconds["full loop"].append(time.perf_counter() - middle)
   for name, times in seconds.items():
@@ -91,7 +91,7 @@ def bench_startup(arguments: list[str]) -> None:
   """Prints the time to the end of the first step, cold and with a cache.
 
   Args:
-    arguments: the `--config...` ones of this command line.
+    arguments: the `--config...` arguments of this command line.
   """
   with tempfile.TemporaryDirectory() as cache:
     for name in ("cold", "with the compilation cache"):
@@ -113,7 +113,7 @@ def bench_startup(arguments: list[str]) -> None:
 
 
 def first_step(config: ConfigDict) -> None:
-  """Takes one step and prints the seconds since the parent started this."""
+  """Takes one step; prints the seconds since the parent started the process."""
   experiment = experiment_lib.build(config)
   with contextlib.closing(experiment.batches()) as batches:
     step = experiment.compiled_step()

@@ -1,12 +1,12 @@
-"""How much a compiled step computes, beside what its method has to.
+"""Compares the FLOPs of a compiled step with those that its method requires.
 
-What a method has to compute is counted here from the papers: which networks see
-which views, and which of those passes need a gradient. A gradient costs two
-forward passes, one for the inputs of every layer and one for its weights, but
-for the first layer, whose input is an image; it costs none if that is frozen.
-What rematerialisation computes again is not needed, and not counted. Only
-convolutions and matrix products count; normalisation, activations, augmentation
-and the optimiser are what a compiled step has on top.
+The required FLOPs are counted from the papers: which networks see which views,
+and which of these passes need a gradient. A gradient costs two forward passes:
+one for the inputs of every layer, and one for its weights. The first layer
+needs no gradient of its input, which is an image, and none at all if the layer
+is frozen. Recomputation by rematerialisation is not required and not counted.
+Only convolutions and matrix products are counted. Normalisation, activations,
+augmentation and the optimiser are extra work of a compiled step.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sslx.methods.swav import CODE_VIEWS, SwAV
 
 
 def compile_step(experiment: Experiment) -> jax.stages.Compiled:
-  """The training step, ahead of time; to be called with state and batch."""
+  """Compiles the training step ahead of time; call it with state and batch."""
   step = experiment.compiled_step()
   return step.lower(
     experiment.abstract_state, experiment.abstract_batch
@@ -38,10 +38,11 @@ def compile_step(experiment: Experiment) -> jax.stages.Compiled:
 
 
 def report(experiment: Experiment, compiled: jax.stages.Compiled) -> list[str]:
-  """Lines on the work and the memory of the compiled step, per device."""
+  """Lines that report FLOPs and memory of the compiled step, per device."""
   devices = experiment.partitioner.mesh.size
   parts = experiment.step.accumulate
-  flops = compiled.cost_analysis()["flops"]  # A loop's body counts once.
+  # XLA counts the body of a loop once: one micro-batch.
+  flops = compiled.cost_analysis()["flops"]
   each = " and micro-batch" if parts > 1 else ""
   work = f"compiled step: {flops / 1e9:.2f} GFLOP a device{each}"
   needed = analytic(experiment)
@@ -62,7 +63,7 @@ def report(experiment: Experiment, compiled: jax.stages.Compiled) -> list[str]:
 
 
 def tree_bytes(tree: Any) -> int:
-  """On one device."""
+  """Bytes of the arrays in a tree on one device."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
@@ -70,10 +71,7 @@ def tree_bytes(tree: Any) -> int:
 
 
 def analytic(experiment: Experiment) -> float | None:
-  """Floating-point operations that one step of the method has to do.
-
-  None for a method that is not of this package.
-  """
+  """FLOPs that one step of the method requires; None for unknown methods."""
   step, b = experiment.step, experiment.data.batch_size
   shapes = [(b, *step.view_shape(slot)) for slot in step.slots]
   count = _COUNTS.get(type(step.method))
@@ -116,7 +114,8 @@ def _mocov3(method: MoCoV3, views: list[tuple[int, ...]]) -> float:
   predictor, _ = _matmuls(method.predictor, (b, d))
   trained = sum(_trained(method, "projector", x) + 3 * predictor for x in views)
   keys = sum(_forward(method, "projector", x) for x in views)
-  return trained + keys + len(views) * 2 * 2 * b * b * d  # keys: no gradient
+  # Keys need no gradient.
+  return trained + keys + len(views) * 2 * 2 * b * b * d
 
 
 def _mae(method: MAE, views: list[tuple[int, ...]]) -> float:
@@ -142,7 +141,7 @@ _COUNTS: dict[type, Callable[[Any, list[tuple[int, ...]]], float]] = {
 
 
 def _trained(method: Any, head: str, images: tuple[int, ...]) -> float:
-  """Forward and backward of backbone and head."""
+  """FLOPs of the forward and backward pass of backbone and head."""
   _, backbone = _matmuls(method.backbone, images)
   d = _width(method.backbone, images)
   forward, _ = _matmuls(getattr(method, head), (images[0], d))
@@ -150,7 +149,7 @@ def _trained(method: Any, head: str, images: tuple[int, ...]) -> float:
 
 
 def _forward(method: Any, head: str, images: tuple[int, ...]) -> float:
-  """Forward alone."""
+  """FLOPs of the forward pass of backbone and head."""
   backbone, _ = _matmuls(method.backbone, images)
   d = _width(method.backbone, images)
   return backbone + _matmuls(getattr(method, head), (images[0], d))[0]
@@ -176,7 +175,7 @@ def _bound(
 def _matmuls(
   module: Any, shape: tuple[int, ...], **arguments: Any
 ) -> tuple[float, float]:
-  """Operations of a forward pass; and of it, and of the backward pass."""
+  """FLOPs of the forward pass alone, and of forward and backward together."""
   apply, *shapes = _bound(module, shape, **arguments)
   counts = list(_counts(jax.make_jaxpr(apply)(*shapes).jaxpr))
   forward = sum(counts)
@@ -185,7 +184,7 @@ def _matmuls(
 
 
 def _counts(jaxpr: Any) -> Any:
-  """Operations of every convolution and matrix product, in their order."""
+  """Yields the FLOPs of each convolution and matrix product, in order."""
   for equation in jaxpr.eqns:
     name = equation.primitive.name
     if name == "dot_general":
@@ -199,7 +198,7 @@ def _counts(jaxpr: Any) -> Any:
 
 
 def _convolution(equation: Any) -> float:
-  """A product with padding is none."""
+  """FLOPs of a convolution; products with padding are not counted."""
   image, kernel = (x.aval for x in equation.invars)
   out = equation.outvars[0].aval
   numbers = equation.params["dimension_numbers"]

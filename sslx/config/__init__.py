@@ -1,11 +1,11 @@
 """Configs: inheritance, references, overrides, identity, and typed settings.
 
-A config has four sections: `model`, `data`, `schedule` and `runtime`. It is
-made by a file (`files`) that may inherit (`merge`) from others and refer to its
-own values (`reference`). `loading` fills it in, changes it by flags
-(`overrides`), checks it against the settings classes (`schema`), and hands it
-over as a locked ConfigDict. `python -m sslx.config` prints, compares, lints
-and migrates.
+A config has four sections: `model`, `data`, `schedule` and `runtime`. A file
+defines it (`files`). The file may inherit from others (`merge`) and refer to
+its own values (`reference`). `loading` fills in defaults, applies flags
+(`overrides`), checks the values against the settings classes (`schema`), and
+returns a locked ConfigDict. `python -m sslx.config` prints, compares, lints,
+migrates and copies configs.
 """
 
 from sslx.config.entry import entry

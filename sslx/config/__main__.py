@@ -1,15 +1,17 @@
-"""Looks at configs without running them: `python -m sslx.config COMMAND`.
+"""Inspects configs without running them: `python -m sslx.config COMMAND`.
 
-  print CONFIG [--config.a.b=v ...]   the resolved config; --provenance says
-                                      which file or flag set each value
-  diff CONFIG CONFIG [...]            what differs, key by key
-  lint [FILE ...] [...]               what is wrong with configs and their names
-  tree [FILE ...]                     who inherits from whom
-  migrate FILE                        the recipe nearest to an MMSelfSup config
-  copy RECIPE [--to=configs]          a recipe that comes with sslx, to edit
+  print CONFIG [--config.a.b=v ...]   print the resolved config; --provenance
+                                      adds the file or flag that set each value
+  diff CONFIG CONFIG [...]            print the keys that differ
+  lint [FILE ...] [...]               report errors in configs and their names
+  tree [FILE ...]                     print each config and its base configs
+  migrate FILE                        find the recipe nearest to an MMSelfSup
+                                      config
+  copy RECIPE [--to=configs]          copy a recipe of sslx, to edit it
 
-CONFIG is a file, with an argument after a colon if it takes one. Without FILE,
-all configs below ./configs are meant, or those that come with sslx.
+CONFIG is a file. If the file takes an argument, it follows after a colon.
+Without FILE, `lint` and `tree` take all configs below ./configs if that folder
+holds `_base_`, else all configs that come with sslx.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def print_(spec: str, overrides: list[tuple[str, str]], style: str) -> None:
   """Prints a resolved config.
 
   Args:
-    spec: file, with an argument after a colon if it takes one.
+    spec: config file, with an argument after a colon if it takes one.
     overrides: (dotted key, text of the value).
     style: a key of FORMATS, or "provenance".
   """
@@ -52,7 +54,7 @@ def print_(spec: str, overrides: list[tuple[str, str]], style: str) -> None:
   written = {path: repr(value) for path, value in leaves(loaded.tree)}
   for path, value in leaves(plain(config)):
     leaf = path
-    while leaf not in written:  # A reference to a group has no leaves itself.
+    while leaf not in written:  # Inside a group that a reference copied.
       leaf = leaf.rpartition(".")[0]
     text = "" if written[leaf] == repr(value) else f": {written[leaf]}"
     line = f"{path} = {value!r}"
@@ -60,9 +62,9 @@ def print_(spec: str, overrides: list[tuple[str, str]], style: str) -> None:
 
 
 def diff(one: str, two: str, overrides: list[tuple[str, str]]) -> int:
-  """Prints what differs between two configs; 1 if anything does.
+  """Prints the keys that differ between two configs; returns 1 if any does.
 
-  Flags change both.
+  Overrides apply to both configs.
   """
   old, new = (
     json.loads(config_lib.to_json(config_lib.load(spec, overrides)))
@@ -77,7 +79,7 @@ def diff(one: str, two: str, overrides: list[tuple[str, str]]) -> int:
 def lint(
   recipes: Sequence[pathlib.Path], overrides: list[tuple[str, str]]
 ) -> int:
-  """Prints what is wrong with files; 1 if that is more than warnings."""
+  """Prints errors and warnings; returns 1 if there is any error."""
   errors = 0
   for file in recipes:
     for message in lint_lib.lint(file, overrides):
@@ -88,14 +90,14 @@ def lint(
 
 
 def tree(loaded: Loaded, indent: str = "") -> None:
-  """Prints a config's name, and below it those that it inherits from."""
+  """Prints a config's file name and, indented below it, its base configs."""
   print(f"{indent}{loaded.file}")
   for base in loaded.bases:
     tree(base, indent + "  ")
 
 
 def main(argv: list[str]) -> int:
-  """Runs what the command line says; returns the exit status."""
+  """Runs the command given in `argv`; returns the exit status."""
   overrides, rest = config_lib.split_overrides(argv)
   parser = argparse.ArgumentParser(
     prog="python -m sslx.config",
@@ -145,7 +147,7 @@ def main(argv: list[str]) -> int:
 
 
 def _recipes(below: str = "") -> list[pathlib.Path]:
-  """All in ./configs, or else all that come with sslx."""
+  """All recipes in ./configs, or, without that folder, those of sslx."""
   here = pathlib.Path("configs")
   folder = here if (here / "_base_").is_dir() else shipped.folder()
   return shipped.recipes(folder / below)
@@ -156,6 +158,6 @@ if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
   except config_lib.ConfigError as error:
     sys.exit(f"error: {error}")
-  except BrokenPipeError:  # Such as of `| head`, which has seen enough.
+  except BrokenPipeError:  # The reader closed the pipe, as `| head` does.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)

@@ -1,4 +1,4 @@
-"""Arguments of configs: `configs/simclr.py:imagenet,width=0.5`."""
+"""Arguments of config files: `configs/simclr.py:imagenet,width=0.5`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from sslx.config.schema import coerce
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-  """File and argument; a drive letter's colon is part of the file.
+  """Splits a spec into file and argument.
+
+  The colon of a drive letter stays part of the file.
 
   Raises:
-    ConfigError: the file is not of a kind that configs have.
+    ConfigError: the file is not a .py, .json or .yaml file.
   """
   match = re.fullmatch(r"(.*?\.(?:py|json|ya?ml))(?::(.*))?", spec)
   if not match:
@@ -29,20 +31,21 @@ def split_spec(spec: str) -> tuple[str, str]:
 
 
 def call(get_config: Callable[..., Any], argument: str, file: str) -> Any:
-  """Calls it with an argument from the command line.
+  """Calls `get_config` with an argument from the command line.
 
   Args:
-    get_config: whose signature says what it takes: names, types and defaults.
-    argument: values in the order of the signature and then `name=value`,
-      between commas; may be empty.
-    file: for messages.
+    get_config: function of a config file. Its signature gives the names, types
+      and defaults of its parameters.
+    argument: comma-separated values: first in the order of the signature, then
+      as `name=value`. May be empty.
+    file: name of the config file, for error messages.
 
   Raises:
-    ConfigError: there is no such argument, or its value is of another type.
+    ConfigError: there is no such parameter, or the value has the wrong type.
   """
   parameters = inspect.signature(get_config).parameters
   hints = typing.get_type_hints(get_config)
-  # Not at a comma within brackets.
+  # Split at commas, except inside brackets.
   parts = re.findall(r"(?:[^,(\[{]|[(\[{][^)\]}]*[)\]}])+", argument)
   if parts and not parameters:
     raise ConfigError(f"{file} takes no argument, but was given {argument!r}.")

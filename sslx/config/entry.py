@@ -11,18 +11,18 @@ from sslx.config.files import inherit
 
 
 def entry(**recipes: str) -> Callable[..., ConfigDict]:
-  """The `get_config` of a config file that picks one of several recipes.
+  """Makes a `get_config` that picks one of several recipes by its argument.
 
   Args:
-    **recipes: name to config file, as `inherit` takes it; the first is the
-      default.
+    **recipes: config file by recipe name, as `inherit` takes it. The first is
+      the default.
   """
   default = next(iter(recipes))
 
   def get_config(
     recipe: str = default, width: int | float | None = None
   ) -> ConfigDict:
-    """The recipe of that name, and its backbone's width if that is given."""
+    """Returns the named recipe; `width`, if given, sets the backbone's."""
     if recipe not in recipes:
       raise ConfigError(
         f"the config has no recipe {recipe!r}; it has {', '.join(recipes)}."

@@ -1,4 +1,4 @@
-"""What a config's user is told when something is wrong with it."""
+"""The error of all config mistakes, and parts of its messages."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class ConfigError(ValueError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-  """` Did you mean 'x'?`, or nothing if no known word is like this one."""
+  """Returns ` Did you mean 'x'?`, or "" if no known word is similar."""
   near = difflib.get_close_matches(word, list(known), n=1)
   return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def unknown_key(full: str, known: Iterable[str]) -> str:
-  """The message for a key that does not exist, with the nearest that does."""
+  """The message for an unknown key, with the nearest known key as a hint."""
   known = sorted(known)
   hint = nearest(full.rpartition(".")[2], known)
   return f"config.{full} does not exist.{hint} Keys here: {', '.join(known)}."

@@ -1,8 +1,8 @@
-"""Config files: how they are read, and how they inherit from each other.
+"""Reads config files and resolves inheritance between them.
 
 A config file is Python with a function `get_config()` that returns a
 ConfigDict, or JSON or YAML with the same content. `get_config` may take
-arguments, which follow the file's name and a colon.
+arguments. They follow the file's name, after a colon.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from sslx.config.tree import as_config, leaves, plain
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-  """A config and how it came about.
+  """A config, with the origin of each value.
 
   Attributes:
-    file: its name, relative to the working directory if it is below that.
-    tree: its values, with references not yet looked up.
-    origins: dotted path of each leaf to the file or flag that set it.
-    bases: what it inherits from, in order.
+    file: name of its file, relative to the working directory if below it.
+    tree: its values, with references not yet resolved.
+    origins: the file or flag that set each leaf, by the leaf's dotted path.
+    bases: the configs that it inherits from, in order.
   """
 
   file: str
@@ -48,15 +48,19 @@ class Loaded:
 
   @property
   def depth(self) -> int:
-    """Steps of inheritance down to a file that inherits nothing."""
+    """Number of inheritance steps to the furthest base."""
     return max((1 + base.depth for base in self.bases), default=0)
 
   def config(self) -> ConfigDict:
-    """The values, references looked up; locked and typed."""
+    """The values with references resolved, as a locked, typed ConfigDict."""
     return as_config(resolve(self.tree), final=True)
 
   def origin(self, path: str) -> str:
-    """What set the value at a path: the leaf there, above, or first below."""
+    """The file or flag that set the value at a path.
+
+    The path may be a leaf, a group (its first leaf counts), or lie inside a
+    leaf. If nothing is found, it is this config's file.
+    """
     while path:
       for leaf, origin in self.origins.items():
         if leaf == path or leaf.startswith(f"{path}."):
@@ -65,7 +69,14 @@ class Loaded:
     return self.file
 
   def blame(self, message: str) -> str:
-    """What set the value that an error is about, as a sentence."""
+    """A sentence that says which file or flag set the value in an error.
+
+    Args:
+      message: an error message that names `config.KEY`.
+
+    Returns:
+      "" if the message names no key, or the value is a default.
+    """
     match = re.search(r"config\.([\w.]*\w)", message)
     if match is None:
       return ""
@@ -74,20 +85,22 @@ class Loaded:
 
 
 class _Frame:
-  """A file that is being read."""
+  """The state of a config file that is being read."""
 
   def __init__(self, file: pathlib.Path, argument: str):
     """Starts with nothing inherited."""
     self.key = (file, argument)
     self.file, self.folder = _shown(file), file.parent
     self.bases: list[Loaded] = []
-    # Of every leaf that `inherit` has returned: its text, and what set it.
+    # For every leaf that `inherit` returned: its repr, and the file that set
+    # it.
     self.known: dict[str, tuple[str, str]] = {}
 
   def loaded(self, value: Any) -> Loaded:
-    """A config made by this file, some of whose values it may have inherited.
+    """The config that this file returned, with the origin of each value.
 
-    Those are the ones that are still what `inherit` returned.
+    A value that equals the one that `inherit` returned counts as inherited. The
+    file itself set all others.
     """
     with self.named():
       tree = merge({}, plain(value))
@@ -99,7 +112,7 @@ class _Frame:
 
   @contextlib.contextmanager
   def named(self) -> Iterator[None]:
-    """Puts the file's name before what is wrong in it."""
+    """Puts the file's name before the message of a ConfigError."""
     try:
       yield
     except ConfigError as error:
@@ -112,23 +125,23 @@ _reading: list[_Frame] = []
 def inherit(*bases: str | ConfigDict, **changes: Any) -> ConfigDict:
   """Merges base configs, in order, and then the changes of the caller.
 
-  Groups merge key by key; scalars and sequences replace what they override; a
-  group with `_delete_=True` replaces too.
+  Groups merge key by key. Scalars and sequences replace the inherited value. So
+  does a group with `_delete_=True`.
 
   Args:
-    *bases: config files, relative to the config file that is being read (to
-      the working directory if there is none), or `sslx:selfsup/NAME.py` for
-      one that comes with the package, with an argument after a colon if they
-      take one; or a config that an earlier `inherit` returned, to read values
-      of it for the changes.
+    *bases: config files, each with an argument after a colon if it takes one.
+      A path is relative to the config file that is being read, or to the
+      working directory if none is; `sslx:selfsup/NAME.py` is a file that comes
+      with the package. A base may also be a config that an earlier `inherit`
+      returned, which lets the changes use its values.
     **changes: one mapping per section.
 
   Returns:
-    A config to return from `get_config`, as it is or changed in Python.
+    A config for `get_config` to return, unchanged or changed in Python.
 
   Raises:
-    ConfigError: a base that does not exist, or inherits itself; two bases that
-      set the same key; or see `merge`.
+    ConfigError: a base does not exist or inherits itself, two bases set the
+      same key, or `merge` fails.
   """
   frame = _reading[-1] if _reading else _Frame(pathlib.Path("Python"), "")
   parts: list[Loaded] = []
@@ -159,7 +172,10 @@ def inherit(*bases: str | ConfigDict, **changes: Any) -> ConfigDict:
 def _check_siblings(
   one: Loaded, two: Loaded, x: dict, y: dict, above: str = ""
 ) -> None:
-  """Refuses a key that both set, unless both inherit it from one file."""
+  """Raises if two bases set the same key.
+
+  Both may inherit the key, with the same value, from the same file.
+  """
   for key in filter(y.__contains__, x):
     path = f"{above}{key}"
     if isinstance(x[key], dict) and isinstance(y[key], dict):
@@ -173,11 +189,11 @@ def _check_siblings(
 
 
 def read_file(file: pathlib.Path, argument: str) -> Loaded:
-  """A config as its file, and those that it inherits from, say.
+  """Reads a config file and the files that it inherits from.
 
   Raises:
-    ConfigError: the file does not exist, cannot be read, fails, or gives no
-      config; or what it inherits does not fit.
+    ConfigError: the file does not exist, cannot be read, raises an error, or
+      returns no config; or its bases cannot be merged.
   """
   file = file.resolve()
   if not file.is_file():
@@ -216,8 +232,8 @@ def _content(file: pathlib.Path, argument: str) -> Any:
     return yaml.load(text, Loader=YamlLoader)
   spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
   module = importlib.util.module_from_spec(spec)
-  # Executed afresh each time, and left out of sys.modules: two configs may
-  # well have the same file name.
+  # Execute the module each time and keep it out of sys.modules, because two
+  # configs may have the same file name.
   keep, sys.dont_write_bytecode = sys.dont_write_bytecode, True
   try:
     spec.loader.exec_module(module)
@@ -232,7 +248,7 @@ def _content(file: pathlib.Path, argument: str) -> Any:
 
 @contextlib.contextmanager
 def _blamed(file: pathlib.Path) -> Iterator[None]:
-  """Turns whatever goes wrong in a config file into one clear error."""
+  """Turns any exception in a config file into a ConfigError with its line."""
   try:
     yield
   except ConfigError:

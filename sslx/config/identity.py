@@ -1,4 +1,4 @@
-"""What a config is, apart from how it came about: texts, hash, comparison."""
+"""Resolved configs as text, their fingerprint, and their differences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from sslx.config.tree import leaves, plain
 
-# PyYAML takes 1e-3 for a string, as it has no dot.
+# PyYAML reads 1e-3 as a string, because it has no dot.
 _YAML_FLOAT = (
   "tag:yaml.org,2002:float",
   re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"),
@@ -28,7 +28,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 class YamlLoader(yaml.SafeLoader):
-  """YAML's plain types, with numbers such as 1e-3."""
+  """A safe YAML loader that also reads 1e-3 as a number."""
 
 
 _Dumper.add_implicit_resolver(*_YAML_FLOAT)
@@ -62,10 +62,9 @@ def to_python(config: ConfigDict) -> str:
 
 
 def fingerprint(config: ConfigDict) -> str:
-  """16 hex digits that name the resolved config.
+  """16 hex digits that identify the resolved config.
 
-  The order of keys does not count, nor does 1 differ from 1.0, nor a list from
-  a tuple.
+  The order of keys does not matter. 1 equals 1.0, and a list equals a tuple.
   """
   text = json.dumps(
     _canonical(plain(config)), sort_keys=True, separators=(",", ":")
@@ -74,9 +73,13 @@ def fingerprint(config: ConfigDict) -> str:
 
 
 def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
-  """Dotted key to (old value, new value), for all that differs; None = absent.
+  """(old value, new value) by dotted key, for all keys that differ.
 
-  Both are plain JSON values, as `json.loads(to_json(config))` gives them.
+  None stands for an absent key.
+
+  Args:
+    old: plain JSON values, as `json.loads(to_json(config))` gives them.
+    new: the same for the other config.
   """
   flat_old, flat_new = dict(leaves(old)), dict(leaves(new))
   return {

@@ -1,4 +1,4 @@
-"""What is wrong with config files, beyond what stops them from loading."""
+"""Checks config files and their names."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ MAX_DEPTH = 3
 def lint(
   file: pathlib.Path, overrides: Sequence[tuple[str, str]] = ()
 ) -> Iterator[str]:
-  """Errors, and warnings that say so, of one config.
+  """Yields the errors of one config, and its warnings ("warning: ...").
 
-  It checks all that a run checks before it looks at data.
-
-  A file beside the folder `_base_` is an entry point, which picks a recipe by
-  argument; its name is free, unless it has the form of a recipe's.
+  It makes all the checks that a run makes before it reads data. It also checks
+  the file's name. A file beside the folder `_base_` is an entry point, which
+  picks a recipe by its argument. Its name is checked only if it has the form of
+  a recipe name.
 
   Args:
-    file: of a config with all sections.
+    file: a config with all sections.
     overrides: (dotted key, text of the value).
   """
   try:

@@ -1,4 +1,4 @@
-"""A config as it is run: read, filled in, changed by flags and checked."""
+"""Loads a config to run: reads it, fills it in, applies flags, checks it."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
   """Loads a config to be run.
 
   Args:
-    spec: `path.py`, or `path.py:argument`. `sslx:` before the path, or a path
-      `configs/...` that does not exist, is of what comes with the package.
-    overrides: (dotted key, text of the value), as `split_overrides` gives them;
-      the later one wins.
+    spec: `path.py`, or `path.py:argument`. A path that begins with `sslx:`, or
+      a path `configs/...` that does not exist, is a file of the package.
+    overrides: (dotted key, text of the value), as `split_overrides` gives them.
+      The last value of a key wins.
 
   Returns:
-    All four sections with every key that their settings classes have,
-    references looked up; locked, and every value typed.
+    All four sections, locked, with every key of their settings classes. All
+    references are resolved, and every value has its type.
 
   Raises:
-    ConfigError: a file that does not exist, cannot be read, or does not return
-      the four sections; what it inherits does not fit; see `assign` for the
-      overrides; an import that failed; or a value that its settings class
-      refuses.
+    ConfigError: a file does not exist, cannot be read, or does not return the
+      four sections; the bases cannot be merged; an override is wrong, see
+      `assign`; a custom import failed; or a settings class refuses a value.
   """
   return typed(spec, overrides).config()
 
 
 def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
-  """The same, with the origin of every value.
+  """Loads a config as `load` does, and keeps the origin of every value.
 
-  What `custom_imports` names is imported: methods and more from outside sslx.
+  It imports the modules named by `runtime.custom_imports`, which may register
+  methods and other classes from outside sslx.
   """
   from sslx import settings  # It imports this package.
 
@@ -60,7 +60,7 @@ def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
   custom_imports(
     resolve_at(tree, tree["runtime"].get(key, ()), f"runtime.{key}")
   )
-  # Now the settings classes from outside are known, too.
+  # The custom imports have registered their settings classes.
   loaded = _changed(whole, overrides, settings.SECTIONS)
   try:
     settings.check(resolve(loaded.tree))
@@ -81,16 +81,16 @@ def read(
   """Reads a config without importing or checking anything.
 
   Args:
-    spec: as of `load`.
-    overrides: as of `load`.
-    sections: annotation of each section; what they leave to their settings
-      classes is filled in.
+    spec: see `load`.
+    overrides: see `load`.
+    sections: annotation of each section. Keys that the config leaves out are
+      filled in from these settings classes.
   """
   return _changed(_whole(spec), overrides, sections)
 
 
 def _whole(spec: str) -> Loaded:
-  """A config as its files say, of all four sections and no other."""
+  """Reads a config's files; it must have exactly the four sections."""
   file, argument = split_spec(spec)
   loaded = read_file(shipped.find(file, pathlib.Path()), argument)
   for key in loaded.tree:
@@ -107,7 +107,7 @@ def _changed(
   overrides: Iterable[tuple[str, str]],
   sections: Mapping[str, Any],
 ) -> Loaded:
-  """The config, filled in and then changed by flags."""
+  """Fills in the config, and then applies the flags."""
   loaded = _filled(loaded, sections)
   for path, text in overrides:
     tree, where = assign(loaded.tree, path, text, sections)
@@ -122,7 +122,7 @@ def _changed(
 
 
 def _filled(loaded: Loaded, sections: Mapping[str, Any]) -> Loaded:
-  """With all keys that the settings classes have."""
+  """Adds all keys that the settings classes have defaults for."""
   tree = {
     key: filled(sections.get(key, Any), value)
     for key, value in loaded.tree.items()
@@ -136,13 +136,13 @@ def _filled(loaded: Loaded, sections: Mapping[str, Any]) -> Loaded:
 
 
 def custom_imports(modules: Any) -> None:
-  """Imports methods and more from outside sslx.
+  """Imports modules that register methods and other classes.
 
   Args:
-    modules: `runtime.custom_imports`, their names.
+    modules: names of the modules, from `runtime.custom_imports`.
 
   Raises:
-    ConfigError: they are not names, or an import failed.
+    ConfigError: `modules` is not a sequence of names, or an import failed.
   """
   listed = isinstance(modules, Sequence) and not isinstance(modules, str)
   if not listed or not all(isinstance(name, str) for name in modules):
@@ -154,7 +154,7 @@ def custom_imports(modules: Any) -> None:
   for name in modules:
     try:
       importlib.import_module(name)
-    except Exception as error:  # Whatever a user's module raises.
+    except Exception as error:  # A user's module may raise anything.
       raise ConfigError(
         f"config.runtime.custom_imports has {name!r}, which cannot be imported:"
         f" {type(error).__name__}: {error}. Is its folder in PYTHONPATH?"

@@ -1,4 +1,4 @@
-"""How the changes of a config are merged into what it inherits."""
+"""Merges the changes of a config into the config that it inherits."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from sslx.config.tree import DELETE
 
 
 def merge(base: dict, changes: dict, path: str = "") -> dict:
-  """What a config that makes these changes to a base is.
+  """Merges changes into a base.
 
-  Groups merge key by key; anything else replaces what was there. A group with
-  `_delete_=True` replaces too, and must find something to replace. None and a
-  group replace each other (a part that is off, or on); any other change from
-  group to value or back is taken for a mistake.
+  Groups merge key by key. Any other value replaces the inherited one. A group
+  with `_delete_=True` also replaces, and there must be something to replace.
+  None may replace a group and a group may replace None, to switch a part off or
+  on. Any other change between a group and a value is an error.
 
   Args:
     base: a tree.
     changes: a tree.
-    path: of both in the config, with a dot at the end, for messages.
+    path: dotted path of both in the config, with a dot at the end, for
+      messages.
 
   Returns:
     A tree without `_delete_`.
 
   Raises:
-    ConfigError: a group in place of a value, a value in place of a group, or a
-      `_delete_` with nothing to delete.
+    ConfigError: a group would replace a value, a value would replace a group,
+      or a `_delete_` has nothing to delete.
   """
   result = dict(base)
   for key, value in changes.items():
@@ -57,10 +58,12 @@ def merge(base: dict, changes: dict, path: str = "") -> dict:
 
 
 def checked(value: Any, path: str) -> Any:
-  """The same tree, which replaces something whole and so deletes nothing.
+  """Returns the tree unchanged; it must contain no `_delete_`.
+
+  The tree replaces a whole value, so it has nothing to merge into.
 
   Raises:
-    ConfigError: there is a `_delete_` in it.
+    ConfigError: it contains a `_delete_`.
   """
   if isinstance(value, dict):
     if DELETE in value:

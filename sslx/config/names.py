@@ -1,22 +1,24 @@
-"""Names of recipes that tell the truth about their content.
+"""Builds recipe names from configs, and checks names against configs.
 
 A recipe is called `{algorithm}_{module}_{training}_{data}.py`, as in MMSelfSup:
 
   swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96.py
 
 algorithm  `model.method`; a paper's version is part of it (mocov2).
-module     `model.backbone`: resnet50, vit-base-p16. What is not as the name
-           says follows: `-w96-d4-h3` are a ViT's width, depth and heads,
-           `-w25` a ResNet of a quarter (25 %) of the usual width.
+module     `model.backbone`: resnet50, vit-base-p16. Sizes that differ from
+           the named network follow: `-w96-d4-h3` are a ViT's width, depth and
+           heads; `-w25` is a ResNet of a quarter (25 %) of the usual width.
 training   `8xb32`: a global batch of 8 x 32 = 256, with BatchNorm statistics
-           over all of it (`model.norm_groups` 1) or in 8 groups of 32;
-           `mcrop-2-6`: views of 2 sizes, 2 and 6 of them; `accum16`: batches to
-           an optimiser step; `bf16`: compute type; `coslr`, `steplr`,
-           `constlr`: shape of the learning rate; `200e`: epochs.
-data       the set, and the sizes of the crops where they are not its usual one.
+           over the whole batch (`model.norm_groups` 1) or in 8 groups of 32.
+           `mcrop-2-6`: crops of 2 sizes, with 2 and 6 views.
+           `accum16`: 16 micro-batches per optimiser step.
+           `bf16`: compute dtype.
+           `coslr`, `steplr`, `constlr`: learning-rate schedule.
+           `200e`: epochs.
+data       the data set, and the crop sizes if they are not its usual size.
 
-What the name leaves out must be the plain case: one size, no accumulation,
-float32, the usual size.
+A name may leave a part out only in the default case: one crop size, no
+accumulation, float32, the usual size.
 """
 
 from __future__ import annotations
@@ -53,14 +55,14 @@ _KEYS = {
 
 
 def facts(config: ConfigDict) -> dict[str, str]:
-  """What each part of the name of a config with this content is.
+  """The parts of the name that this config should have.
 
   Args:
     config: a resolved config.
 
   Returns:
-    Text by part of the name; "" for a part that is left out. `batch` is not
-    among them: 8 x 32 and 16 x 16 may both be true, see `check`.
+    Text by part of the name; "" for a part to leave out. `batch` is not
+    included, because 8 x 32 and 16 x 16 may both be right; see `check`.
   """
   model, data, schedule = config.model, config.data, config.schedule
   sizes: dict[int, int] = {}
@@ -85,11 +87,11 @@ def facts(config: ConfigDict) -> dict[str, str]:
 
 
 def check(name: str, config: ConfigDict) -> list[str]:
-  """What is not true in the name of a recipe.
+  """Checks the name of a recipe against its content.
 
   Args:
-    name: of the file, without suffix.
-    config: its resolved content.
+    name: file name without suffix.
+    config: resolved content of the file.
 
   Returns:
     One message for each part of the name that is wrong.
@@ -125,7 +127,7 @@ def check(name: str, config: ConfigDict) -> list[str]:
 
 
 def is_full(name: str) -> bool:
-  """Whether a name has the form of a recipe's."""
+  """Whether a name has the form of a recipe name."""
   return _NAME.fullmatch(name) is not None
 
 
@@ -134,7 +136,7 @@ def full_name(config: ConfigDict, groups: int | None = None) -> str:
 
   Args:
     config: a resolved config.
-    groups: N of `NxbM`; by default the BatchNorm groups.
+    groups: N of `NxbM`; by default the number of BatchNorm groups.
   """
   parts = facts(config)
   groups = groups or config.model.get("norm_groups", 1)
@@ -163,13 +165,13 @@ def _module(backbone: Any) -> str:
 
 
 def _sizes(backbone: Any) -> list[str]:
-  """What of its sizes is not what the name says."""
+  """Name parts for the sizes that differ from the named network."""
   if backbone.name == "resnet":
     width = backbone.get("width", 1.0)
     return [] if width == 1 else [f"w{100 * width:g}"]
   if backbone.name != "vit":
     return []
-  from sslx.models.vit import VARIANTS  # Takes a second, with Flax.
+  from sslx.models.vit import VARIANTS  # Slow: it imports Flax.
 
   usual = zip(
     ("width", "depth", "heads"), VARIANTS[backbone.variant], strict=True

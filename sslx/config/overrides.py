@@ -1,4 +1,4 @@
-"""Flags that set keys of a config: `--config.data.views.1.count=4`."""
+"""Command-line flags that set config keys: `--config.data.views.1.count=4`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from sslx.config.tree import DELETE, as_config, plain
 def split_overrides(
   argv: Iterable[str],
 ) -> tuple[list[tuple[str, str]], list[str]]:
-  """Takes the `--config.a.b=value` arguments out of a command line.
+  """Splits a command line into config overrides and other arguments.
 
   Returns:
-    (dotted key, text of the value) of each, in order; all other arguments.
+    (dotted key, text of the value) for each `--config.a.b=value`, in order; and
+    all other arguments.
 
   Raises:
-    ConfigError: such an argument without `=`.
+    ConfigError: a `--config.KEY` argument has no `=`.
   """
   overrides, rest = [], []
   for argument in argv:
@@ -43,13 +44,14 @@ def split_overrides(
 
 
 def parse(text: str) -> Any:
-  """The value that a text on the command line stands for.
+  """Parses the text of a value on the command line.
 
-  A Python literal, `dict(a=1)`, or a bare word, also within sequences; `true`,
-  `false` and `null` as in JSON. Anything else is a string as it stands.
+  It may be a Python literal, `dict(a=1)`, a bare word, or JSON's `true`,
+  `false` and `null`; sequences and dicts may contain all of these. Any other
+  text is returned unchanged, as a string.
   """
   try:
-    # Python would take what follows a # for a comment.
+    # Python would drop everything after a # as a comment.
     lines = tokenize.generate_tokens(io.StringIO(text).readline)
     if any(token.type == tokenize.COMMENT for token in lines):
       return text
@@ -83,9 +85,9 @@ def override(config: ConfigDict, path: str, text: str) -> None:
   """Sets one key from the command line, in place.
 
   Args:
-    config: what to change.
-    path: as of `assign`.
-    text: as of `parse`.
+    config: the config to change.
+    path: see `assign`.
+    text: see `parse`.
 
   Raises:
     ConfigError: see `assign`.
@@ -102,27 +104,27 @@ def assign(
   text: str,
   hints: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> tuple[dict, str]:
-  """The tree with one key set from the command line.
+  """Returns the tree with one key set from the command line.
 
-  A value takes the type that the settings class of its key has; where none is
-  known, that of the value that it replaces, and None and a value replace each
-  other freely. A dict merges into a group, and replaces it with
-  `_delete_=True`.
+  The settings class of the key gives the value's type. If no class is known,
+  the old value gives it, and None may replace any value and be replaced by any.
+  A dict merges into a group; with `_delete_=True` it replaces the group.
 
   Args:
-    tree: of the config, references included.
-    path: dotted keys; elements of sequences by number (`data.views.0.size` or
-      `data.views[0].size`), from the end if negative. `+` before a key that no
-      class knows adds it; alone it adds an element at the end (`data.views.+`).
+    tree: the config, with references unresolved.
+    path: dotted keys. Elements of sequences go by number (`data.views.0.size`
+      or `data.views[0].size`); negative numbers count from the end. `+` before
+      a key that no class knows adds the key. `+` alone adds an element at the
+      end (`data.views.+`).
     text: see `parse`.
     hints: annotation of each section.
 
   Returns:
-    The new tree, and the path in plain form.
+    The new tree, and the path with dots only, without `+` and negative numbers.
 
   Raises:
-    ConfigError: the key does not exist (or, with `+`, does), or the value is of
-      another type.
+    ConfigError: the key does not exist (or, with `+`, exists already), or the
+      value has the wrong type.
   """
   words = re.sub(r"\[([-+]?\d*)\]", r".\1", path).split(".")
   flag = _Flag(tree, parse(text), text)
@@ -132,7 +134,7 @@ def assign(
 
 
 class _Flag(NamedTuple):
-  """What a flag sets in a tree: the value, and its text."""
+  """A flag: the tree that it changes, its parsed value, and its text."""
 
   tree: dict
   value: Any
@@ -140,7 +142,7 @@ class _Flag(NamedTuple):
 
 
 class _Sections(NamedTuple):
-  """The annotation of a whole config: those of its sections."""
+  """The annotation of a whole config: one annotation per section."""
 
   hints: Mapping[str, Any]
 
@@ -161,7 +163,16 @@ def _assigned(
   given: tuple[str, ...],
   done: list[str],
 ) -> Any:
-  """A copy of the node, changed at `words`; `done` gets them in plain form."""
+  """A copy of the node, changed at the path `words`.
+
+  Args:
+    node: a tree.
+    words: keys that remain on the path below the node.
+    flag: the flag.
+    hint: annotation of the node.
+    given: fields that do not come from the config.
+    done: keys from the top to the node; the plain forms of `words` are added.
+  """
   if not words:
     where = ".".join(done)
     return checked(_typed(flag, node, hint, given, where), where)
@@ -211,12 +222,18 @@ def _chosen(
   given: tuple[str, ...],
   above: str,
 ) -> dict:
-  """The group, whose `key` names another settings class now."""
+  """The group after its `key` names another settings class.
+
+  Default values of the old class are dropped, and those of the new class added.
+
+  Raises:
+    ConfigError: other values were set that the new class has no keys for.
+  """
   old, new = node.get(key), node | {key: name}
   before = schema.keys(hint, node, given) or {}
   after = schema.keys(hint, new, given)
   if after is None or name == old:
-    return new  # `build` says what there is to choose from.
+    return new  # `build` reports an unknown name.
   own = schema.filled(hint, {key: old}, given)
   gone = [k for k in node if k in before and k not in after]
   left = [k for k in gone if k not in own or node[k] != own[k]]
@@ -246,7 +263,7 @@ def _index(node: tuple, key: str, above: str) -> int:
 def _typed(
   flag: _Flag, old: Any, hint: Any, given: tuple[str, ...], path: str
 ) -> Any:
-  """The value as its annotation says, or else as the type of the old one."""
+  """Converts the flag's value to its annotation, or to the old value's type."""
   value = flag.value
   if isinstance(old, Ref):
     old = resolve_at(flag.tree, old, path)
@@ -275,7 +292,7 @@ def _typed(
 
 
 def _of_value(old: Any) -> Any:
-  """The annotation of a key that no settings class has."""
+  """An annotation made from the old value, for a key without settings class."""
   if old is None:
     return Any
   if isinstance(old, tuple):
@@ -286,7 +303,7 @@ def _of_value(old: Any) -> Any:
 
 
 def _as_text(hint: Any, value: Any, text: str) -> Any:
-  """The text that was typed, such as 1e3 or 007, where a str may be."""
+  """The text as typed, such as 1e3 or 007, if the annotation allows a str."""
   options = schema.options(hint)
   if str in options:
     return text
@@ -298,7 +315,7 @@ def _as_text(hint: Any, value: Any, text: str) -> Any:
 def _merged(
   flag: _Flag, old: Any, hint: Any, given: tuple[str, ...], path: str
 ) -> dict:
-  """A group with the keys of a dict."""
+  """The old group with the flag's dict merged into it."""
   value, above = flag.value, path.rpartition(".")[0]
   old = old if isinstance(old, dict) else {}
   if DELETE in value:

@@ -1,8 +1,9 @@
-"""References: values that are read elsewhere in the config once it is whole.
+"""References: values computed from other keys of the final config.
 
-`ref("data.batch_size") * 2` stands for twice the batch size that the run ends
-up with, whatever a file that inherits or a flag makes of it. A value that is
-read from a base in Python (`base.data.batch_size`) is a copy and stays.
+`ref("data.batch_size") * 2` is twice the batch size of the final config, even
+if an inheriting file or a flag changes the batch size. In contrast,
+`base.data.batch_size` copies the base's value, which later changes do not
+affect.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ _OPERATORS = {
 
 
 def ref(path: str) -> Ref:
-  """The value of another key of the config, to be looked up at the end.
+  """A reference to another key, resolved once all files and flags are read.
 
   Args:
     path: dotted keys from the top; elements of sequences by number.
 
   Returns:
-    A stand-in that knows arithmetic (+ - * / // % **, round), and can be used
-    wherever a config holds a value: in groups, in sequences, in dicts in them.
+    A placeholder that supports arithmetic (+ - * / // % **, round). It may
+    stand wherever a config holds a value, also inside sequences.
   """
   return Ref(path)
 
 
 class Ref:
-  """An expression over keys of the config; made by `ref`."""
+  """An expression over keys of the config; `ref` makes it."""
 
   def __init__(self, path: str | None = None, *expression: Any):
-    """A key's value, or (operator, left, right)."""
+    """Takes a dotted path, or an operator with its left and right operand."""
     self.path = path
     self.expression = expression
 
   def __repr__(self) -> str:
-    """As it is written in a config file."""
+    """The expression as written in a config file."""
     if self.path is not None:
       return f"ref({self.path!r})"
     name, left, right = self.expression
@@ -54,7 +55,7 @@ class Ref:
     return f"({left!r} {name} {right!r})"
 
   def __neg__(self) -> Ref:
-    """The value with its sign changed."""
+    """The negated value."""
     return Ref(None, "*", -1, self)
 
   def __round__(self, digits: int | None = None) -> Ref:
@@ -68,7 +69,7 @@ class Ref:
       " a decision in Python."
     )
 
-  # What would quietly take the stand-in for a value.
+  # Operations that would silently use the placeholder as a value.
   __bool__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
   __iter__ = __len__ = __int__ = __float__ = __index__ = __format__ = _refuse
   __hash__ = None
@@ -88,16 +89,17 @@ for _method, _name in zip(
 
 
 def resolve(tree: dict) -> dict:
-  """The tree with every reference replaced by what it refers to.
+  """The tree with every reference replaced by its value.
 
   Raises:
-    ConfigError: a reference to nothing, to itself, or whose arithmetic fails.
+    ConfigError: a reference names no key, refers to itself, or its arithmetic
+      fails.
   """
   return _resolved(tree, tree, "", ())
 
 
 def resolve_at(tree: dict, value: Any, path: str) -> Any:
-  """The same for one value of the tree, which stands at `path`."""
+  """Resolves the references in one value of the tree, located at `path`."""
   return _resolved(tree, value, path, ())
 
 

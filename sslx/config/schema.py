@@ -1,8 +1,8 @@
-"""Settings: frozen dataclasses whose annotations say what a config may hold.
+"""Settings classes: frozen dataclasses whose annotations define config keys.
 
-The classes are the only truth of what a key is: `build` makes their instances
-of a config's groups, `filled` adds the keys that a group leaves to its class,
-and `keys` says what a flag may set.
+The classes are the only definition of a key. `build` makes their instances from
+groups of a config, `filled` adds their defaults to a group, and `keys` lists
+the keys that a flag may set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Key(NamedTuple):
-  """What a settings class says of a key: annotation, and default or MISSING."""
+  """A key of a settings class: its annotation, and its default or MISSING."""
 
   hint: Any
   default: Any
@@ -37,10 +37,10 @@ class Choice:
   """An annotation: a group whose `key` names one of several settings classes.
 
   Attributes:
-    key: such as "name".
+    key: the key that chooses, such as "name".
     options: class by name; modules of `custom_imports` may add to it.
-    common: class of the keys that the group has whatever is chosen, or None.
-    given: fields of the classes in it that do not come from the config.
+    common: class of the keys that the group has for every choice, or None.
+    given: fields of the classes that do not come from the config.
   """
 
   key: str
@@ -52,7 +52,7 @@ class Choice:
     """The class that the group names.
 
     Raises:
-      ConfigError: it names none, or one that there is not.
+      ConfigError: it names no class, or an unknown one.
     """
     name = section.get(self.key)
     if isinstance(name, str) and name in self.options:
@@ -68,17 +68,17 @@ def build(cls: type[T], section: Any, path: str, **given: Any) -> T:
   """Builds a settings dataclass (or Linen module) from a config section.
 
   Args:
-    cls: a dataclass, whose annotations say what each key may hold, or a Choice
-      of several. Of a union of dataclasses, the one is built whose
-      `kind: Literal[...]` the group has.
+    cls: a dataclass, whose annotations define the keys, or a Choice of several.
+      If a field is a union of dataclasses, each has a `kind: Literal[...]`, and
+      the group's `kind` chooses among them.
     section: mapping of key to value, as in the config file.
-    path: the section's dotted place in the config, for error messages.
+    path: dotted path of the section in the config, for error messages.
     **given: fields that do not come from the config. Each class in this section
       takes those that it has.
 
   Raises:
-    ConfigError: an unknown or missing key, a value of another type, or a value
-      that the class itself refuses (a ValueError of its `__post_init__`).
+    ConfigError: a key is unknown or missing, a value has the wrong type, or the
+      class itself refuses a value (its `__post_init__` raises ValueError).
   """
   section = _mapping(section, path)
   if isinstance(cls, Choice):
@@ -102,14 +102,21 @@ def build(cls: type[T], section: Any, path: str, **given: Any) -> T:
   except ConfigError:
     raise
   except ValueError as error:
-    # Most begin with the name of a field, or of one of a group in it.
+    # Most messages begin with the name of a field, or with a dotted path.
     named = re.match(r"\w+", str(error))
     dot = "." if named and named[0] in names else ": "
     raise ConfigError(f"config.{path}{dot}{error}") from None
 
 
 def require(settings: Any, key: str, ok: bool, accepted: str) -> None:
-  """Raises the ValueError of a settings class whose field is not `ok`."""
+  """Raises ValueError unless `ok`; the message names the field and its value.
+
+  Args:
+    settings: instance of a settings class.
+    key: name of the field.
+    ok: whether its value is accepted.
+    accepted: description of the accepted values.
+  """
   if not ok:
     value = getattr(settings, key)
     raise ValueError(f"{key} is {value!r}; it must be {accepted}.")
@@ -122,7 +129,7 @@ def keys(
 
   Args:
     hint: the annotation of the group.
-    section: the group, which may be what chooses the class.
+    section: the group; its content may choose the class.
     given: fields that do not come from the config.
   """
   if isinstance(hint, Choice):
@@ -141,19 +148,19 @@ def keys(
 
 
 def chooser(hint: Any) -> str | None:
-  """The key that chooses among the settings classes of a group, if any."""
+  """The key that chooses the settings class of a group, or None."""
   if isinstance(hint, Choice):
     return hint.key
   return "kind" if len(_groups(hint)) > 1 else None
 
 
 def given_in(hint: Any, given: tuple[str, ...]) -> tuple[str, ...]:
-  """`given` of the groups inside of this one."""
+  """The `given` fields for the groups inside a group."""
   return given + hint.given if isinstance(hint, Choice) else given
 
 
 def element(hint: Any, index: int) -> Any:
-  """The annotation of an element of a sequence; Any if it is not known."""
+  """The annotation of one element of a sequence; Any if it is unknown."""
   for option in options(hint):
     arguments = typing.get_args(option)
     if typing.get_origin(option) is tuple and arguments:
@@ -164,12 +171,12 @@ def element(hint: Any, index: int) -> Any:
 
 
 def filled(hint: Any, value: Any, given: tuple[str, ...] = ()) -> Any:
-  """The value with every key that its settings classes have.
+  """The value, with defaults for all keys that it leaves out.
 
-  What it holds stays as it is, right or wrong: `build` tells.
+  Existing values are not checked; `build` does that.
 
   Args:
-    hint: its annotation.
+    hint: annotation of the value.
     value: a tree.
     given: fields that do not come from the config.
   """
@@ -196,17 +203,17 @@ def filled(hint: Any, value: Any, given: tuple[str, ...] = ()) -> Any:
 def coerce(
   hint: Any, value: Any, path: str, given: Mapping[str, Any] = _NOTHING
 ) -> Any:
-  """The value as the annotated type, where that loses nothing.
+  """Converts a value to the annotated type, if that loses no information.
 
   Args:
     hint: an annotation: a scalar type, None, Literal, tuple, dataclass, Choice,
       Any, or a union of these.
-    value: of a config.
-    path: its dotted place in the config, for the message.
+    value: value in a config.
+    path: dotted path of the value in the config, for the message.
     given: see `build`.
 
   Raises:
-    ConfigError: it is of another type.
+    ConfigError: the value has another type.
   """
   if hint is Any:
     return value
@@ -214,7 +221,7 @@ def coerce(
     return build(hint, value, path, **given)
   groups = _groups(hint)
   if groups and isinstance(value, Mapping | ConfigDict):
-    # A group of keys has its own, more precise message.
+    # `build` has more precise messages for a group of keys.
     return build(_of_kind(groups, value, path), value, path, **given)
   for option in options(hint):
     try:
@@ -228,11 +235,11 @@ def coerce(
 
 
 def _coerced(hint: Any, value: Any, path: str, given: Mapping[str, Any]) -> Any:
-  """`coerce` to one option of a union.
+  """Converts a value to one option of a union.
 
   Raises:
-    TypeError: it is not that.
-    ConfigError: an element of it is not what it must be.
+    TypeError: the value does not have this type.
+    ConfigError: an element of the value has the wrong type.
   """
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -262,7 +269,7 @@ def _coerced(hint: Any, value: Any, path: str, given: Mapping[str, Any]) -> Any:
 
 
 def describe(hint: Any) -> str:
-  """What an annotation accepts, in words."""
+  """Describes in words what an annotation accepts."""
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin is Literal:
     return _one_of(arguments)
@@ -280,7 +287,7 @@ def describe(hint: Any) -> str:
 
 @functools.cache
 def _fields(cls: type, given: tuple[str, ...]) -> dict[str, Key]:
-  """Those that come from a config, in the order of the class."""
+  """The fields that come from a config, in the order of the class."""
   hints = typing.get_type_hints(cls)
   linen_own = ("parent", "name") if hasattr(cls, "apply") else ()
   found = {}
@@ -294,7 +301,7 @@ def _fields(cls: type, given: tuple[str, ...]) -> dict[str, Key]:
 
 
 def _plain(value: Any, given: tuple[str, ...]) -> Any:
-  """An instance of a settings class as the tree that it is built from."""
+  """The config tree from which `build` would make this instance."""
   if dataclasses.is_dataclass(value):
     fields = _fields(type(value), given)
     return {key: _plain(getattr(value, key), given) for key in fields}
@@ -304,13 +311,13 @@ def _plain(value: Any, given: tuple[str, ...]) -> Any:
 
 
 def options(hint: Any) -> tuple[Any, ...]:
-  """What a union allows; anything else is its own only option."""
+  """The members of a union; any other annotation is its own single option."""
   union = typing.get_origin(hint) in (Union, types.UnionType)
   return typing.get_args(hint) if union else (hint,)
 
 
 def _groups(hint: Any) -> list[type]:
-  """The settings classes among what an annotation allows."""
+  """The settings classes that an annotation allows."""
   return [
     option
     for option in options(hint)
@@ -319,7 +326,7 @@ def _groups(hint: Any) -> list[type]:
 
 
 def _of_kind(classes: list[type], section: Mapping, path: str) -> type:
-  """The class whose `kind` the section names, or whose default it leaves."""
+  """The class that the section's `kind` names, or the default class."""
   if len(classes) == 1:
     return classes[0]
   default = _default_kind(classes)

@@ -1,7 +1,7 @@
 """The recipes that come with the package: `sslx:selfsup/NAME.py`.
 
-They are the folder `configs` beside the package in a checkout, and within it
-where it is installed.
+In a checkout they are in the folder `configs` beside the package. In an
+installed package they are in `configs` inside it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
 def folder() -> pathlib.Path:
-  """Where they are; relative to the working directory if it is below that."""
+  """The folder of shipped recipes.
+
+  The path is relative to the working directory if the folder is below it.
+  """
   checkout, here = _PACKAGE.parent / "configs", pathlib.Path.cwd()
   found = checkout if (checkout / "_base_").is_dir() else _PACKAGE / "configs"
   return found.relative_to(here) if found.is_relative_to(here) else found
 
 
 def recipes(configs: pathlib.Path) -> list[pathlib.Path]:
-  """The files below a folder of configs that can be run: no `_base_` parts."""
+  """The config files below a folder, without the parts in `_base_`."""
   return sorted(
     file for file in configs.rglob("*.py") if "_base_" not in file.parts
   )
 
 
 def find(file: str, near: pathlib.Path) -> pathlib.Path:
-  """The file that a name stands for.
+  """The path of a config file.
 
   Args:
-    file: a path; `sslx:` and a path below the shipped folder; or `configs/...`,
-      which is shipped if there is no such file.
-    near: folder that a path is relative to.
+    file: a path; or `sslx:` and a path below the shipped folder; or
+      `configs/...`, which means the shipped file if no such file exists.
+    near: the folder that a path is relative to.
   """
   if file.startswith(PREFIX):
     return folder() / file.removeprefix(PREFIX)
@@ -48,17 +51,17 @@ def find(file: str, near: pathlib.Path) -> pathlib.Path:
 
 
 def copy(name: str, into: pathlib.Path) -> pathlib.Path:
-  """Copies a shipped recipe, to be edited; what it inherits stays shipped.
+  """Copies a shipped recipe for editing; the copy inherits shipped files.
 
   Args:
-    name: of the file, with or without its folder and suffix.
-    into: folder, which is made if it is not there.
+    name: file name, with or without its folder and suffix.
+    into: target folder; created if missing.
 
   Returns:
     The new file.
 
   Raises:
-    ConfigError: there is no such recipe, or the file exists.
+    ConfigError: there is no such recipe, or the target file exists.
   """
   stem = pathlib.PurePath(name.removeprefix(PREFIX)).stem
   known = {path.stem: path for path in recipes(folder())}
@@ -72,7 +75,7 @@ def copy(name: str, into: pathlib.Path) -> pathlib.Path:
     raise ConfigError(f"{target} exists; delete it, or give another --to.")
 
   def portable(match: re.Match) -> str:
-    """A path that the recipe names, as seen from any folder."""
+    """Replaces a relative path by one that works from any folder."""
     path = (source.parent / match[2]).resolve()
     if not path.is_file():
       return match[0]

@@ -1,7 +1,8 @@
-"""Plain trees, which configs are merged and changed as, and ConfigDicts.
+"""Conversion between ConfigDicts and plain trees.
 
-A tree is a dict of trees, a tuple of trees, or a leaf: None, bool, int, float,
-str or a reference. Trees are never changed in place.
+Configs are merged and changed as plain trees. A tree is a dict of trees, a
+tuple of trees, or a leaf: None, bool, int, float, str or a reference. Trees are
+never changed in place.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ DELETE = "_delete_"
 
 
 def plain(value: Any, path: str = "") -> Any:
-  """The tree of what a config file returned.
+  """Converts the return value of a config file to a tree.
 
   Args:
-    value: of mappings, ConfigDicts, lists, tuples and leaves.
-    path: its dotted place in the config, for messages.
+    value: nested mappings, ConfigDicts, lists, tuples and leaves.
+    path: dotted path of the value in the config, for messages.
 
   Raises:
-    ConfigError: a key that cannot be addressed, or a value that is no tree.
+    ConfigError: a key cannot be read as an attribute, or a value has an
+      unsupported type.
   """
   if isinstance(value, ConfigDict):
     items = value.items(preserve_field_references=True)
@@ -86,10 +88,10 @@ def _leaf(value: Any, path: str) -> Any:
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-  """Dotted path and value of every leaf.
+  """Yields the dotted path and the value of every leaf.
 
-  Sequences count as one leaf, unless there are groups in them; so does an empty
-  group. Lists do as tuples, so this takes JSON as well.
+  A sequence without groups is one leaf, and so is an empty group. Lists count
+  as sequences, so JSON values may be passed too.
   """
   if isinstance(tree, Mapping) and tree:
     items = tree.items()
@@ -105,12 +107,12 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def as_config(tree: dict, *, final: bool) -> ConfigDict:
-  """The ConfigDict of a tree, groups within sequences included.
+  """Converts a tree to a ConfigDict, including groups inside sequences.
 
   Args:
     tree: a plain tree.
-    final: whether it is locked, and refuses values of another type; else its
-      keys may be set to anything.
+    final: if true, the ConfigDict is locked and refuses values of another type.
+      If false, its keys may be set to anything.
   """
   config = ConfigDict(sort_keys=False, type_safe=final)
   for key, value in tree.items():

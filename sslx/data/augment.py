@@ -1,11 +1,11 @@
-"""Random views of a batch of images, drawn and made on the device inside jit.
+"""Random views of a batch of images, sampled and computed on the device in jit.
 
 Images are RGB [b, h, w, 3], uint8 or float in [0, 1]. `keys` are typed PRNG
-keys [b], one per image: a view depends on the seed and on the place of its
-example in the global batch, never on the devices or on its neighbours.
+keys [b], one per image. A view depends only on the seed and on the position of
+its example in the global batch, not on the devices or on the other images.
 
-Small images are cut here as well (`cut_views`); large ones have been cut on the
-host, and come in as uint8 views.
+Small images are also cut here (`cut_views`). Large images are cut on the host
+and arrive as uint8 views.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ from sslx.data.views import Patches, View, between
 Array = jax.Array
 Operation = Callable[[Array], Array]
 
-# Images from this side up are coloured one after another on a CPU. All at once
-# is faster for smaller ones.
+# On a CPU, images of at least this side are coloured one by one. Smaller images
+# are faster as a batch.
 _ALONE = 64
-# Streams of one key. An operation takes fixed places in its stream, so that
-# leaving it out changes no other.
+# Streams derived from one key. Each operation uses fixed positions in its
+# stream, so disabling one does not change the draws of the others.
 _BOX, _FLIP, _COLOUR, _THEN = range(4)
 _ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
-fold = jax.vmap(jax.random.fold_in, (0, None))  # a number into every key
+fold = jax.vmap(jax.random.fold_in, (0, None))  # folds a number into every key
 
 
 def example_keys(key: Array, positions: Array) -> Array:
-  """Keys [b] from this step's key and i32[b] places in the global batch."""
+  """Keys [b] from this step's key and i32[b] positions in the global batch."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
 
 
 def cut_views(
   views: tuple[View | Patches, ...], images: Array, keys: Array
 ) -> tuple[Array, ...]:
-  """All views of each image, f32[b, *view.shape] each, not yet coloured.
+  """Cuts all views of each image, f32[b, *view.shape]; no colour changes.
 
-  Every kind of view in turn, `count` times; the n-th folds n into the keys.
+  The views come in the order of `views`, `count` of each kind. View n folds n
+  into the keys.
   """
   return tuple(
     cut_view(view, images, fold(keys, n))
@@ -55,7 +56,7 @@ def cut_views(
 
 
 def cut_view(view: View | Patches, images: Array, keys: Array) -> Array:
-  """One view of each image, f32[b, *view.shape], not yet coloured."""
+  """Cuts one view of each image, f32[b, *view.shape]; no colour changes."""
   if isinstance(view, Patches):
     return cut_patches(view, images, keys)
   return random_resized_crop(view, images, keys)
@@ -64,19 +65,20 @@ def cut_view(view: View | Patches, images: Array, keys: Array) -> Array:
 def make_views(
   views: tuple[View | Patches, ...], images: Array, keys: Array
 ) -> tuple[Array, ...]:
-  """All views of small images, cut and coloured: f32[b, *view.shape] each."""
+  """Cuts and colours all views of small images: f32[b, *view.shape] each."""
   return colour_views(views, cut_views(views, images, keys), keys)
 
 
 def colour_views(
   views: tuple[View | Patches, ...], cut: tuple[Array, ...], keys: Array
 ) -> tuple[Array, ...]:
-  """What happens to views after they are cut, here or on the host.
+  """Augments the colours of views that were cut here or on the host.
 
   Args:
     views: kinds of views.
-    cut: u8 or float [b, *view.shape] of each kind in turn, `count` times.
-    keys: the same as `cut_views` has, if it cut them.
+    cut: u8 or float [b, *view.shape], in the order of `views`, `count` of each
+      kind.
+    keys: those given to `cut_views`, if it cut the views.
 
   Returns:
     f32[b, *view.shape] each, in [0, 1].
@@ -86,21 +88,22 @@ def colour_views(
 
 
 def colour_view(view: View | Patches, cut: Array, keys: Array) -> Array:
-  """What happens to one view of each image after it is cut."""
+  """Augments the colours of one view of each image."""
   if isinstance(view, Patches):
     return _grey_patches(view, cut, keys)
   return augment_colour(view, cut, keys)
 
 
 class Colour(NamedTuple):
-  """What is done to the colours of each image; all arrays are [b].
+  """Parameters of the colour augmentation of each image.
 
   Attributes:
-    jittered, greyed, blurred, solarized: whether the operation is done.
-    factors: f32[b, 4], of brightness, contrast and saturation, and the turn of
-      the hue.
+    jittered, greyed, blurred, solarized: bool[b], whether to apply the
+      operation.
+    factors: f32[b, 4], factors of brightness, contrast and saturation, and the
+      shift of the hue.
     order: i32[b, 4], see `operations.color_jitter`.
-    sigma: f32[b], of the blur.
+    sigma: f32[b], standard deviation of the blur.
   """
 
   jittered: Array
@@ -113,7 +116,7 @@ class Colour(NamedTuple):
 
 
 def draw_colour(view: View, keys: Array) -> Colour:
-  """Draws what `augment_colour` does for these keys."""
+  """Samples the parameters that `augment_colour` uses for these keys."""
   uniforms = _uniforms(keys, _COLOUR, 10)
   jitters, orders, greys, blurs, sigmas, solarizes = uniforms[:, 4:].T
   strength, middle = np.array(view.jitter), np.array([1, 1, 1, 0])
@@ -130,10 +133,10 @@ def draw_colour(view: View, keys: Array) -> Colour:
 
 
 def augment_colour(view: View, images: Array, keys: Array) -> Array:
-  """Jitter, grey, blur and solarize.
+  """Applies jitter, grey, blur and solarize at random.
 
-  An operation of probability or strength 0 is not computed. An image that does
-  not draw an operation keeps its pixels bit for bit.
+  An operation with probability or strength 0 is not computed. An image for
+  which an operation is not drawn keeps its pixels bit for bit.
   """
   colours = (view.jitter_prob and any(view.jitter), view.grey, view.blur)
   if not any((*colours, view.solarize, view.then)):
@@ -147,10 +150,10 @@ def augment_colour(view: View, images: Array, keys: Array) -> Array:
 
 
 def _one_by_one(view: View, images: Array, keys: Array) -> Array:
-  """The same for a CPU, three times as fast.
+  """`_augment_colour`, one image at a time: three times as fast on a CPU.
 
-  An image stays in the cache from the first operation to the last, and what it
-  does not draw is not computed.
+  An image stays in the cache from the first operation to the last, and
+  operations that are not drawn for it are not computed.
   """
 
   def one(image_and_key: tuple[Array, Array]) -> Array:
@@ -161,12 +164,12 @@ def _one_by_one(view: View, images: Array, keys: Array) -> Array:
 
 
 def _select(chosen: Array, operation: Operation, images: Array) -> Array:
-  """The operation on those of the images that are chosen."""
+  """Applies an operation to the chosen images; computes it for all."""
   return jnp.where(chosen[:, None, None, None], operation(images), images)
 
 
 def _branch(chosen: Array, operation: Operation, image: Array) -> Array:
-  """The same of one image."""
+  """Applies an operation to one image if it is chosen; else skips it."""
   return jax.lax.cond(chosen[0], operation, lambda x: x, image)
 
 
@@ -197,7 +200,7 @@ def _augment_colour(
 
 
 def random_resized_crop(view: View, images: Array, keys: Array) -> Array:
-  """Resizes a random box of each image to f32[b, size, size, 3], and flips."""
+  """Crops, resizes and flips at random: f32[b, size, size, 3]."""
   boxes = sample_boxes(view, keys, *images.shape[1:3])
   flips = sample_flips(view, keys)
   return operations.crop_resize(
@@ -206,36 +209,36 @@ def random_resized_crop(view: View, images: Array, keys: Array) -> Array:
 
 
 def sample_boxes(view: View, keys: Array, height: int, width: int) -> Array:
-  """Draws i32[b, 4] boxes: see `views.random_boxes`."""
+  """Samples i32[b, 4] boxes; see `views.random_boxes`."""
   uniforms = _uniforms(keys, _BOX, views_lib.BOX_UNIFORMS)
   return views_lib.random_boxes(view, uniforms, height, width, jnp)
 
 
 def sample_flips(view: View, keys: Array) -> Array:
-  """Draws bool[b], which views are mirrored."""
+  """Samples bool[b]: which views are mirrored."""
   return _uniforms(keys, _FLIP, 1)[:, 0] < view.flip
 
 
 def cut_patches(view: Patches, images: Array, keys: Array) -> Array:
-  """Nine patches of each image, f32[b, 9, size, size, 3]."""
+  """Cuts nine patches of each image, f32[b, 9, size, size, 3]."""
   corners = sample_patches(view, keys)
   sizes = view.resize, view.size
   return operations.resize_crops(images, corners, *sizes, view.interpolation)
 
 
 def sample_patches(view: Patches, keys: Array) -> Array:
-  """Draws i32[b, 9, 2] places: see `views.random_patches`."""
+  """Samples i32[b, 9, 2] positions; see `views.random_patches`."""
   uniforms = _uniforms(keys, _BOX, views_lib.PATCH_UNIFORMS)
   return views_lib.random_patches(view, uniforms, jnp)
 
 
 def draw_grey(view: Patches, keys: Array) -> Array:
-  """Draws bool[b], which images lose their colour."""
+  """Samples bool[b]: which images are converted to grey."""
   return _uniforms(keys, _COLOUR, 1)[:, 0] < view.grey
 
 
 def _grey_patches(view: Patches, patches: Array, keys: Array) -> Array:
-  """The mean of the channels, in all patches of an image or in none."""
+  """Replaces colour by the mean of the channels, in all patches or in none."""
   patches = operations.to_float(patches)
   if not view.grey:
     return patches

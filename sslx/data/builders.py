@@ -1,4 +1,4 @@
-"""TFDS's builders of sets: found, and prepared where they are not there yet."""
+"""Finds the TFDS builder of a data set, and prepares the set if needed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sslx.config import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Which set, and which of its splits.
+  """A data set and its splits.
 
   Attributes:
-    name: "shapes"; "folder", of image files; or a TFDS name: "cifar10",
-      "name/config", "name:1.0.0".
-    data_dir: the folder of image files, or the TFDS directory, of which None
-      is TFDS's default, TFDS_DATA_DIR or ~/tensorflow_datasets.
-    prepare: whether to download and prepare a set that is not there.
-    train: the split to train on. Of TFDS any slice such as "train[:10%]", and
-      None is "train"; of a folder see `files.open_files`.
-    test: the split to evaluate on; None is "test" or else "validation", if
-      there is one.
+    name: "shapes"; "folder", for a folder of image files; or a TFDS name:
+      "cifar10", "name/config", "name:1.0.0".
+    data_dir: the folder of image files, or the TFDS directory. None is TFDS's
+      default: TFDS_DATA_DIR or ~/tensorflow_datasets.
+    prepare: whether to download and prepare a set that does not exist.
+    train: the split to train on. For a TFDS set, any slice such as
+      "train[:10%]"; None is "train". For a folder, see `files.open_files`.
+    test: the split to evaluate on. None is "test", or "validation" if there is
+      no "test".
   """
 
   name: str
@@ -37,22 +37,22 @@ class Source:
 
 
 class Keys(NamedTuple):
-  """What errors call the name of a set, and the folder it is in."""
+  """How error messages refer to the name of a set and to its folder."""
 
   name: str
   folder: str
 
   def of(self, source: Source) -> str:
-    """The name, and what it is set to."""
+    """The key of the name, and its value."""
     return f"{self.name}={source.name!r}"
 
 
 CONFIG = Keys("config.data.source", "config.data.data_dir")
-ARGUMENTS = Keys("NAME", "--out")  # Of sslx.prepare.
+ARGUMENTS = Keys("NAME", "--out")  # arguments of sslx.prepare
 
 
 def prepared(source: Source, keys: Keys = CONFIG) -> Any:
-  """TFDS's builder of a set, which is prepared first if it is not there.
+  """The TFDS builder of a set; prepares the set first if it does not exist.
 
   Raises:
     ConfigError: there is no such set, or it cannot be prepared here.
@@ -66,7 +66,7 @@ def prepared(source: Source, keys: Keys = CONFIG) -> Any:
 
 
 def _check_data_dir(data_dir: str | None, key: str) -> None:
-  """Refuses a directory that is not there, rather than fill a mistyped one."""
+  """Rejects a directory that does not exist: its name may be mistyped."""
   if data_dir is None:
     return
   key = f"{key}={data_dir!r}"
@@ -93,8 +93,9 @@ def _check_data_dir(data_dir: str | None, key: str) -> None:
 
 
 def _builder(source: Source, keys: Keys) -> Any:
-  """TFDS's builder of the set, prepared or not."""
-  import tensorflow_datasets as tfds  # Takes a second; `shapes` needs none.
+  """The TFDS builder of the set, prepared or not."""
+  # Imported here because it takes a second and `shapes` does not need it.
+  import tensorflow_datasets as tfds
 
   data_dir = source.data_dir and os.path.expanduser(source.data_dir)
   try:
@@ -110,7 +111,7 @@ def _builder(source: Source, keys: Keys) -> Any:
       f" {data_dir or 'the default data_dir'}.{hint} See"
       " https://www.tensorflow.org/datasets/catalog/overview for all names."
     ) from error
-  except Exception as error:  # TFDS raises many kinds, AssertionError too.
+  except Exception as error:  # TFDS raises many kinds, even AssertionError.
     raise ConfigError(
       f"{keys.of(source)} cannot be opened: {error}\nCorrect the name, version"
       " or config; if they are right, the set's json files are damaged: delete"
@@ -119,7 +120,7 @@ def _builder(source: Source, keys: Keys) -> Any:
 
 
 def _check_unfinished(source: Source, keys: Keys, data_dir: str | None) -> None:
-  """Names what is there of a set of which TFDS sees nothing."""
+  """Reports what exists of a set that TFDS does not find."""
   folder = os.path.join(data_dir or "", source.name.partition(":")[0])
   if data_dir is None or not os.path.isdir(folder):
     return
@@ -141,7 +142,7 @@ def _check_unfinished(source: Source, keys: Keys, data_dir: str | None) -> None:
 
 
 def command(source: Source) -> str:
-  """What prepares the set, here or on another machine."""
+  """The command that prepares the set, here or on another machine."""
   command = f"python -m sslx.prepare {shlex.quote(source.name)}"
   if source.data_dir is not None:
     command += f" --out={shlex.quote(os.path.expanduser(source.data_dir))}"
@@ -158,7 +159,7 @@ def again(source: Source, builder: Any) -> str:
 
 
 def _prepare(source: Source, builder: Any, keys: Keys) -> None:
-  """Downloads and prepares the set, or says why that cannot be."""
+  """Downloads and prepares the set; raises ConfigError if it cannot."""
   folder, version = os.path.split(builder.data_path)
   missing = (
     f"{keys.of(source)} is not prepared: {builder.data_path} does not exist."
@@ -199,7 +200,8 @@ def _prepare(source: Source, builder: Any, keys: Keys) -> None:
       f" {command(source)}"
     ) from error
   try:
-    tf.config.set_visible_devices([], "GPU")  # Or it would take their memory.
+    # Otherwise TensorFlow would allocate GPU memory.
+    tf.config.set_visible_devices([], "GPU")
     builder.download_and_prepare(file_format="array_record")
   except Exception as error:  # Network, disk, manual downloads, anything.
     raise ConfigError(

@@ -12,19 +12,19 @@ import numpy as np
 from sslx.config import ConfigError
 from sslx.data import crops, records, sums
 
-_SAMPLE = 256  # images of a split, and at least two of every file
+_SAMPLE = 256  # images to decode per split, but at least two of every file
 _CHUNK = 256  # records that a thread decodes at a time
 
 
 class Checked(NamedTuple):
-  """What was looked at, and what is wrong.
+  """The result of a check.
 
   Attributes:
-    problems: all that is wrong.
-    images: how many the set has.
-    decoded: how many of them were decoded.
-    summed: files whose checksums were compared; None if the set has none, or
-      they were not to be.
+    problems: one line per problem.
+    images: number of images in the set.
+    decoded: number of images that were decoded.
+    summed: number of files whose checksums were compared; None if the set has
+      no checksums or none were to be compared.
   """
 
   problems: list[str]
@@ -37,13 +37,13 @@ def check(folder: str, *, compare: bool, sample: bool) -> Checked:
   """Checks a set of ArrayRecord files.
 
   Args:
-    folder: of the set, with its dataset_info.json.
-    compare: compare the checksums of all files, where the set has them. A
-      sample of its images is decoded then.
-    sample: decode no more than a sample where no checksums were compared, too.
+    folder: the folder of the set, which holds dataset_info.json.
+    compare: compare the checksums of all files, if the set has checksums. Only
+      a sample of the images is decoded then.
+    sample: decode only a sample even if no checksums were compared.
 
   Raises:
-    ConfigError: its metadata cannot be read.
+    ConfigError: the set's metadata cannot be read.
   """
   changed, summed = [], None
   if compare:
@@ -86,13 +86,13 @@ def check(folder: str, *, compare: bool, sample: bool) -> Checked:
 
 
 def _open(folder: str) -> Any:
-  """TFDS's builder of the set."""
+  """The TFDS builder of the set."""
   import tensorflow_datasets as tfds
 
   try:
     builder = tfds.builder_from_directory(folder)
     formats = [f.value for f in builder.info.available_file_formats()]
-  except Exception as error:  # TFDS raises many kinds.
+  except Exception as error:  # TFDS raises many kinds of errors.
     raise ConfigError(
       f"{folder}: its dataset_info.json or features.json is missing or damaged:"
       f" {str(error).splitlines()[0]}. {remedy(folder)}"
@@ -106,12 +106,12 @@ def _open(folder: str) -> Any:
 
 
 def remedy(folder: str) -> str:
-  """What to do about a damaged set."""
+  """Advice on a damaged set, for messages."""
   return f"Delete it and prepare it again: rm -r {shlex.quote(folder)}"
 
 
 def message(folder: str, found: list[str]) -> str:
-  """The problems of a set, as an error."""
+  """The error message for the problems of a set."""
   more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
   return f"{folder} is damaged: {'; '.join(found[:5])}{more}. {remedy(folder)}"
 
@@ -119,7 +119,7 @@ def message(folder: str, found: list[str]) -> str:
 def _problem_inside(
   path: str, rows: np.ndarray, num_classes: int | None
 ) -> str | None:
-  """What is wrong with some records of a file."""
+  """The first problem found in some records of a file, or None."""
   chunks = [rows[i : i + _CHUNK].tolist() for i in range(0, len(rows), _CHUNK)]
   check = lambda chunk: _problem_of_records(path, chunk, num_classes)
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -141,7 +141,7 @@ def _problem_of_records(
   for row, record in zip(rows, found, strict=True):
     try:
       _check_record(record, num_classes)
-    except Exception as error:  # A record can be anything.
+    except Exception as error:  # A damaged record can raise anything.
       return f"is damaged: record {row}: {str(error).splitlines()[0]}"
   return None
 
@@ -160,5 +160,5 @@ def _check_record(record: bytes, num_classes: int | None) -> Any:
     crops.decode(feature["image"].bytes_list.value[0])
   if num_classes is not None:
     label = feature["label"].int64_list.value[0]
-    if not -1 <= label < num_classes:  # -1 is "not given".
+    if not -1 <= label < num_classes:  # -1 is "no label".
       raise ValueError(f"label {label} is not one of {num_classes} classes")

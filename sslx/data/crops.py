@@ -1,9 +1,10 @@
-"""From an encoded image to its views: decode once, then cut every view out.
+"""Decodes an image once and cuts all its views.
 
-The host's part of the augmentation: all that makes large images small. JPEGs go
-through our own decoder (`_native.c`), which decodes only what some view sees
-and works without the GIL; what it does not know, and all JPEGs where it was not
-built, are decoded whole (`pictures`), and resized by Pillow.
+This is the part of the augmentation that runs on the host: cropping and
+resizing large images. JPEGs are decoded by our own decoder (`_native.c`), which
+decodes only the regions that some view needs, and releases the GIL. Images that
+it does not support, and all images if it was not built, are decoded whole by
+`pictures` and resized by Pillow.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from sslx.data.views import Centre, Patches, View
 
 try:
   from sslx.data import _native
-except ImportError:  # No compiler or no libjpeg-turbo when it was installed.
+except ImportError:  # Installed without a compiler or without libjpeg-turbo.
   _native = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-  """Where one output comes from: a box of the image, resized.
+  """The source of one output: a box of the image, resized.
 
   Attributes:
     box: (top, left, height, width) in pixels of the image.
-    flip: whether to mirror it left to right.
-    cubic: bicubic filter instead of a bilinear one; both antialiased.
-    bounded: the filter sees the pixels of the box alone (first a crop, then a
-      resize; the box is of whole pixels), not those around it as well (first a
-      resize of the image, then a crop).
+    flip: whether to mirror the output left to right.
+    cubic: bicubic filter instead of a bilinear one; both are antialiased.
+    bounded: if True, crop then resize: the filter sees only the pixels of the
+      box, whose bounds are integers. If False, resize then crop: the filter
+      also sees the pixels around the box.
   """
 
   box: tuple[float, float, float, float]
@@ -48,27 +49,27 @@ class Cut:
 
 
 def decoder() -> str:
-  """What decodes JPEGs here; another one gives pixels that differ a little."""
+  """Name of the JPEG decoder in use; decoders differ slightly in pixels."""
   return "native" if _native else "simplejpeg"
 
 
 def cut(
   image: Picture | bytes | np.ndarray, cuts: list[Cut], outs: list[np.ndarray]
 ) -> None:
-  """Decodes an image once and writes all cuts of it.
+  """Decodes an image once and writes all its cuts.
 
   Args:
-    image: from `read`, or what that takes.
-    cuts: where they come from.
-    outs: uint8[height, width, c] each, contiguous, to write to.
+    image: a result of `read`, or an argument for it.
+    cuts: one per output.
+    outs: contiguous uint8[height, width, c] arrays to write to.
 
   Raises:
-    BadImage: it cannot be decoded.
+    BadImage: the image cannot be decoded.
   """
   picture = image if isinstance(image, Picture) else read(image)
   if picture.orientation == 1:
     return _cut(picture, cuts, outs)
-  # Cut out of the pixels as they are stored, and turned when they are small.
+  # Cut from the pixels as stored, then turn the small results upright.
   swap = pictures.TURNS[picture.orientation][0]
   shapes = [(w, h, 3) if swap else (h, w, 3) for h, w, _ in map(np.shape, outs)]
   stored = [np.empty(shape, np.uint8) for shape in shapes]
@@ -87,10 +88,10 @@ def _cut(picture: Picture, cuts: list[Cut], outs: list[np.ndarray]) -> None:
       options = np.array(options, np.int32)
       return _native.crops(data, boxes, options, tuple(outs))
     except ValueError:
-      pass  # Of a kind, or with damage, that Pillow may know.
+      pass  # Unsupported or damaged; `pictures` may still decode it.
   pixels = pictures.pixels(picture)
   bands = [pixels]
-  if pixels.shape[2] != 3:  # Pillow has no image of any number of channels.
+  if pixels.shape[2] != 3:  # Pillow has no images of any number of channels.
     bands = [np.ascontiguousarray(x) for x in np.moveaxis(pixels, 2, 0)]
   images = [Image.fromarray(band) for band in bands]
   for c, out in zip(cuts, outs, strict=True):
@@ -110,10 +111,10 @@ def _resized(image: Image.Image, cut: Cut, height: int, width: int) -> Any:
 
 
 def _as_stored(cut: Cut, picture: Picture) -> Cut:
-  """A cut of the turned picture, in the pixels as they are stored."""
+  """Maps a cut of the upright picture to the pixels as they are stored."""
   swap, rows, columns = pictures.TURNS[picture.orientation]
   top, left, tall, wide = cut.box
-  # A rounding may not put it outside.
+  # Rounding must not move the box outside the image.
   top = max(0, picture.size[0] - top - tall) if rows else top
   left = max(0, picture.size[1] - left - wide) if columns else left
   box = (left, top, wide, tall) if swap else (top, left, tall, wide)
@@ -121,7 +122,7 @@ def _as_stored(cut: Cut, picture: Picture) -> Cut:
 
 
 def uniforms_per_image(views: tuple[View | Patches, ...]) -> int:
-  """How many uniform numbers `random_cuts` takes for each image."""
+  """Number of uniform random numbers per image that `random_cuts` takes."""
   return sum(
     views_lib.PATCH_UNIFORMS
     if isinstance(view, Patches)
@@ -136,19 +137,19 @@ def random_cuts(
   height: np.ndarray,
   width: np.ndarray,
 ) -> list[list[list[Cut]]]:
-  """Draws the boxes and flips of all views of each image.
+  """Samples the boxes and flips of all views of each image.
 
   Args:
     views: kinds of views.
     uniforms: float64[b, uniforms_per_image(views)] in [0, 1).
-    height: int[b], of the images.
-    width: int[b].
+    height: int[b], heights of the images.
+    width: int[b], widths of the images.
 
   Returns:
     For each image and each of its views, the cuts: one for a `View`, nine for
     `Patches`.
   """
-  columns = []  # of each view, its cuts in every image
+  columns = []  # for each view, its cuts in every image
   for view in views_lib.each(views):
     cubic = view.interpolation == "bicubic"
     if isinstance(view, Patches):
@@ -175,6 +176,6 @@ def random_cuts(
 
 
 def centre_cut(view: Centre, height: int, width: int) -> Cut:
-  """The evaluation transform: resize the short side, take the centre."""
+  """The cut for evaluation: resize the short side, then crop the centre."""
   box = views_lib.centre_box(view, height, width)
   return Cut(tuple(box), False, view.interpolation == "bicubic", False)

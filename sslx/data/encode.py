@@ -1,4 +1,4 @@
-"""What a prepared set stores of an image: itself, a smaller JPEG, or pixels."""
+"""Encodes an image for a prepared set: unchanged, a smaller JPEG, or pixels."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """What is stored of each image of a set.
+  """How the images of a set are stored.
 
   Attributes:
-    short_side: of larger images, what it becomes; None keeps images as they
-      are.
-    quality: of the JPEG that a larger image becomes; None stores pixels.
-    jpeg: whether all images have to be JPEGs, as in TFDS's ImageNet. Else those
-      that readers disagree on (CMYK, 16 bits, transparency, WebP, ...) become
-      PNGs.
+    short_side: larger images are resized to this short side; None does not
+      resize.
+    quality: JPEG quality of resized images; None stores pixels.
+    jpeg: whether all images must be JPEGs, as in TFDS's ImageNet. Otherwise
+      images that decoders disagree on (CMYK, 16 bits, transparency, WebP, ...)
+      become PNGs.
   """
 
   short_side: int | None = None
@@ -43,7 +43,7 @@ class Form:
 
   @property
   def suffix(self) -> str:
-    """Of the set's name, so that it is not taken for the original."""
+    """Suffix that distinguishes the set's name from the original's."""
     if self.short_side is None:
       return ""
     if self.raw:
@@ -54,25 +54,25 @@ class Form:
 def encode(
   data: bytes, form: Form
 ) -> tuple[bytes, tuple[int, int, int] | None]:
-  """What is stored of an image.
+  """Encodes an image as the set stores it.
 
   Args:
     data: an encoded image.
-    form: of the set.
+    form: how the set stores images.
 
   Returns:
     An encoded image and None; or pixels and their (height, width, 3).
 
   Raises:
-    crops.BadImage: it does not decode.
+    crops.BadImage: the image cannot be decoded.
   """
-  image = crops.decode(data)  # One kept as it is too, to find the damaged ones.
+  image = crops.decode(data)  # Even if stored unchanged: finds damaged images.
   height, width, _ = image.shape
   short = min(height, width)
   if form.short_side is not None and short > form.short_side:
     scale = form.short_side / short
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    # Antialiased; OpenCV's INTER_AREA, if faster, is not as sharp.
+    # Antialiased. OpenCV's INTER_AREA is faster but less sharp.
     resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     image = np.asarray(resized)
     if not form.raw:
@@ -97,5 +97,5 @@ def _is_plain_jpeg(data: bytes) -> bool:
 
 
 def _is_plain_png(data: bytes) -> bool:
-  # Bit depth and colour type: 8 bits, grey or RGB.
+  # Bytes 24 and 25 are bit depth and colour type: 8 bits, grey or RGB.
   return data[:8] == _PNG and data[24] == 8 and data[25] in (0, 2)

@@ -1,8 +1,8 @@
-"""Image files on disk as a set: a folder, a glob pattern or a list file.
+"""A set of image files, given by a folder, a glob pattern or a list file.
 
 The classes of a folder are its sub-folders, as in torchvision's ImageFolder; a
-flat folder has no labels. Nothing is opened before an image is read, and a scan
-asks the file system for names only, so it takes seconds for a million files.
+flat folder has no labels. A scan only lists names and opens no file, so it
+takes seconds for a million files.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sslx.data.paths import Paths
 
 Classes = tuple[str, ...]
 
-_CHUNK = 1000  # files whose sizes a thread asks for at a time
+_CHUNK = 1000  # files whose sizes a thread reads at a time
 _TEST_FOLDERS = ("val", "validation", "test")
-_MAX_CLASSES = 1_000_000  # of integer labels; more is a mistake
+_MAX_CLASSES = 1_000_000  # maximum for integer labels; more is a mistake
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,11 +33,11 @@ class Files:
   """A set of image files.
 
   Attributes:
-    root: what the paths are relative to.
-    paths: as the file system spells them.
+    root: the folder that the paths are relative to.
+    paths: paths in the file system's encoding.
     labels: int32[n] in [0, num_classes), or None.
     classes: the names of the classes, or None if the images have no labels.
-    notes: what the user should be told once about the set.
+    notes: messages about the set, to be shown to the user once.
   """
 
   root: str
@@ -48,23 +48,23 @@ class Files:
 
   @property
   def num_classes(self) -> int | None:
-    """None if the images have no labels."""
+    """Number of classes; None if the images have no labels."""
     return None if self.classes is None else len(self.classes)
 
   def __len__(self) -> int:
     return len(self.paths)
 
   def name(self, index: int) -> str:
-    """The path of an image, for messages: always printable."""
+    """The path of an image for messages; always printable."""
     path = os.path.join(os.fsencode(self.root), self.paths[index])
     return path.decode(errors="backslashreplace")
 
   def file_name(self, index: int) -> str:
-    """The path below `root`: what a prepared set calls the image."""
+    """The path relative to `root`, the image's name in a prepared set."""
     return self.paths[index].decode(errors="backslashreplace")
 
   def fingerprint(self) -> Fingerprint:
-    """Of the paths below `root`, the labels, and the sizes of the files."""
+    """Fingerprint of the paths below `root`, the labels and the file sizes."""
     root = os.fsencode(self.root)
 
     def sizes(start: int) -> bytes:
@@ -95,7 +95,7 @@ class Files:
     indices = np.fromiter(indices, np.int64)
     root = os.fsencode(self.root)
     paths = [os.path.join(root, self.paths[i]) for i in indices]
-    # At the same time, since a network's file system takes its time for each.
+    # In parallel, because a network file system has a high latency per file.
     images = list((_pool().map if len(paths) > 1 else map)(_read, paths))
     if self.labels is None:
       return images, np.full(len(indices), -1, np.int32)
@@ -108,7 +108,7 @@ def _pool() -> futures.ThreadPoolExecutor:
 
 
 def _size(path: bytes) -> int:
-  """In bytes; -1 if it is not to be read."""
+  """Size of a file in bytes; -1 if it cannot be read."""
   try:
     return os.stat(path).st_size
   except OSError:
@@ -131,27 +131,31 @@ def open_files(
   *,
   key: str = "config.data.data_dir",
 ) -> Files | None:
-  """Finds the files of a split; sorted by path, a list in its own order.
+  """Finds the files of a split, sorted by path or in the order of a list.
 
   Args:
-    data_dir: folder that `split` is in.
-    split: a sub-folder; a pattern with `*` or `?`, where `**` is any depth,
-      capitals are as good as small letters, and the classes are the folders at
-      the first wildcard if all images are in one; a .txt file of lines `path`
-      or `path label`, the label the number or the name of a class. None is the
-      sub-folder `train`, or `data_dir` itself if there is none; for "test" the
-      first of `val`, `validation`, `test`; with or without capitals.
-    role: which of the two `split` is.
-    classes: for "test", those of the train split. They number the labels, and
-      without them there are no labels.
+    data_dir: folder that contains `split`.
+    split: one of
+      - a sub-folder;
+      - a case-insensitive pattern with `*` or `?`, where `**` matches any
+        depth. The classes are the folders that match the first wildcard, if
+        every image is in such a folder;
+      - a .txt file with lines `path` or `path label`, where the label is the
+        number or the name of a class;
+      - None. For "train": the sub-folder `train`, or `data_dir` itself if it
+        has none. For "test": the first of `val`, `validation`, `test`. Case
+        does not matter.
+    role: whether `split` is the train or the test split.
+    classes: for "test", the classes of the train split, which number the
+      labels. If None, the test split has no labels.
     key: how the user gave `data_dir`, for messages.
 
   Returns:
-    None if there is no test set.
+    The files, or None if there is no test split.
 
   Raises:
     ConfigError: there are no such files, they cannot be read, their layout is
-      ambiguous, or the test split has classes that the train split has not.
+      ambiguous, or the test split has a class that the train split does not.
   """
   if data_dir is None:
     raise ConfigError(f"{key} is not set. Give the folder of the images.")
@@ -200,7 +204,7 @@ def _default_split(root: str, role: str, where: str) -> str | None:
     return test
   if train:
     return train[0]
-  if test is not None:  # Else the test images would be a class.
+  if test is not None:  # Otherwise the test folder would become a class.
     raise ConfigError(
       f"{where} has a sub-folder {test!r} but no 'train'. Name it train, or set"
       " config.data.train to its name; '.' is the whole folder."
@@ -211,7 +215,7 @@ def _default_split(root: str, role: str, where: str) -> str | None:
 def _name_integers(
   found: find.Found, where: str, train_classes: Classes | None
 ) -> find.Found:
-  """Integer labels as names: of the train split's classes, or "0", "1", ..."""
+  """Maps integer labels to the train split's classes, or to "0", "1", ..."""
   if train_classes is not None and set(found.names) <= set(train_classes):
     return found
   top = max(map(int, found.names))
@@ -231,7 +235,7 @@ def _name_integers(
 def _number(
   found: find.Found, where: str, role: str, train_classes: Classes | None
 ) -> Files:
-  """The set: its labels as numbers, a test split's as in the train split."""
+  """Makes the set; labels are numbered by the classes of the train split."""
   paths, notes = found.paths, []
   if found.unread:
     notes.append(f"{where}: not read are {found.unread}.")

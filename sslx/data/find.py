@@ -1,8 +1,9 @@
 """Finds image files: below a folder, by a pattern, or in a list.
 
-Labels number names here; `files` makes classes of them. What is an image by its
-name, but is not read here (`formats`), is passed over and told of. A set may
-have many millions of files, so no Python object is kept for each.
+Labels are indices into names here; `files` turns them into classes. Files that
+have an image's extension but cannot be read (see `formats`) are skipped and
+reported. A set may have many millions of files, so no Python object is kept for
+each.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sslx.data import formats
 from sslx.data.paths import Paths
 
 _CHUNK = 1000  # paths of a list that a thread looks up at a time
-_SORTED = 1 << 16  # names of a folder that are Python's strings at a time
+_SORTED = 1 << 16  # names of a folder held as Python strings at a time
 _ARE = (
   "Images are files whose names end as those of a format that Pillow reads:"
   " .jpg, .JPEG, .png, .webp, .tif and so on."
@@ -33,10 +34,14 @@ _ARE = (
 
 
 class Found(NamedTuple):
-  """Paths below `root`, their labels, and the names that the labels number.
+  """Paths of images, their labels, and the names of the labels.
 
-  `labels` is int32[n]. `unread` says how many images there are that are not
-  read, and why; or "".
+  Attributes:
+    root: the folder that the paths are relative to.
+    paths: paths of the images.
+    labels: int32[n], indices into `names`, or None.
+    names: the names of the labels, or None.
+    unread: how many images cannot be read, and why; or "".
   """
 
   root: str
@@ -47,7 +52,7 @@ class Found(NamedTuple):
 
 
 def in_folder(root: str, split: str, where: str) -> Found:
-  """All images below a folder."""
+  """Finds all images below a folder."""
   folder = os.path.normpath(os.path.join(root, split))
   if not os.path.isdir(folder):
     raise _no_split(root, f"{folder} is not a folder", split, where)
@@ -76,7 +81,7 @@ def in_folder(root: str, split: str, where: str) -> Found:
 
 
 def by_pattern(root: str, split: str, where: str) -> Found:
-  """All images that a pattern matches."""
+  """Finds all images that a pattern matches."""
   parts = split.split("/")
   wild = next(i for i, part in enumerate(parts) if "*" in part or "?" in part)
   folder = os.path.join(root, "/".join(parts[:wild]))
@@ -100,7 +105,7 @@ def by_pattern(root: str, split: str, where: str) -> Found:
 def _sorted(
   labels: np.ndarray, names: list[str]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-  """The names sorted, and labels that number them so."""
+  """Sorts the names and renumbers the labels accordingly."""
   order = sorted(range(len(names)), key=names.__getitem__)
   place = np.empty(len(names), np.int32)
   place[order] = np.arange(len(names))
@@ -108,13 +113,13 @@ def _sorted(
 
 
 class _Folder(NamedTuple):
-  """A folder to look into.
+  """A folder to search.
 
   Attributes:
-    path: below the root; "" is the root itself.
-    patterns: what fits each part of the paths below it; "**" fits any number
-      of folders. Capitals are as good as small letters.
-    jumps: where links were followed on the way here.
+    path: relative to the root; "" is the root itself.
+    patterns: patterns for the paths below the folder, one string for each part
+      of a path. "**" matches any number of folders. Case does not matter.
+    jumps: real paths of the folders with the symbolic links that led here.
   """
 
   path: str
@@ -125,11 +130,11 @@ class _Folder(NamedTuple):
 def _scan(
   root: str, pattern: tuple[str, ...]
 ) -> tuple[Paths, np.ndarray, list[str], str]:
-  """The images below a folder that a pattern fits, in the order of their paths.
+  """Finds the images below a folder that match a pattern, sorted by path.
 
   Returns:
-    The paths; of each the first folder, int32[n], -1 for an image at the top;
-    the folders at the top; what is not read.
+    The paths; for each path the index of its top folder, int32[n], or -1 if it
+    is in `root` itself; the top folders; and a summary of unread images.
   """
   others: collections.Counter[str] = collections.Counter()
   folders, pieces = [], []
@@ -139,7 +144,8 @@ def _scan(
     return Paths(formats.sieve(_files(root, folder), unread)), unread
 
   top = _level(root, _Folder("", frozenset({pattern})))
-  with futures.ThreadPoolExecutor() as pool:  # Network disks answer slowly.
+  # Threads, because a network file system has a high latency.
+  with futures.ThreadPoolExecutor() as pool:
     for is_file, found in itertools.groupby(
       top, lambda found: isinstance(found, bytes)
     ):
@@ -161,7 +167,7 @@ def _scan(
 
 
 def _files(root: str, folder: _Folder) -> Iterator[bytes]:
-  """Paths of the files below a folder that fit, in their order."""
+  """Yields the paths of matching files below a folder, sorted."""
   for found in _level(root, folder):
     if isinstance(found, bytes):
       yield found
@@ -170,13 +176,13 @@ def _files(root: str, folder: _Folder) -> Iterator[bytes]:
 
 
 def _level(root: str, folder: _Folder) -> Iterator[bytes | _Folder]:
-  """What fits in a folder itself: paths of files, and folders to look into.
+  """Yields matching files (paths) and folders to search, without recursion.
 
   Raises:
-    ConfigError: a link leads back to a folder that it is in.
+    ConfigError: a link points to a folder that contains it.
   """
   active, more = set(folder.patterns), set(folder.patterns)
-  while more:  # "**" also fits none.
+  while more:  # "**" also matches no folder.
     more = {p[1:] for p in more if p[0] == "**" and len(p) > 1} - active
     active |= more
   tests = [(p, _fits(p[0])) for p in active]
@@ -189,7 +195,7 @@ def _level(root: str, folder: _Folder) -> Iterator[bytes | _Folder]:
         if fits and entry.is_dir():
           if entry.is_symlink():
             links.add(entry.name)
-          yield entry.name + "/"  # It sorts as the paths below it do.
+          yield entry.name + "/"  # It sorts like the paths below it.
         elif any(len(p) == 1 for p in fits):
           yield entry.name
 
@@ -210,7 +216,7 @@ def _level(root: str, folder: _Folder) -> Iterator[bytes | _Folder]:
 
 
 def _in_order(names: Iterator[str]) -> Iterator[bytes]:
-  """Sorts names; only some of them are Python's strings at a time."""
+  """Sorts names; holds only some of them as Python strings at a time."""
   chunks = []
   while chunk := [os.fsencode(x) for x in itertools.islice(names, _SORTED)]:
     chunks.append(np.array(chunk))
@@ -223,7 +229,10 @@ def _in_order(names: Iterator[str]) -> Iterator[bytes]:
 
 @functools.cache
 def _fits(part: str) -> Callable[[str], Any]:
-  """Whether a part of a pattern fits a name; a hidden one must be meant."""
+  """A test of a name against one part of a pattern.
+
+  A hidden name matches only if the part starts with a dot.
+  """
   match = re.compile(fnmatch.translate(part), re.IGNORECASE).match
   if part[0] == ".":
     return match
@@ -242,15 +251,16 @@ def _check_circle(link: str, jumps: tuple[str, ...]) -> None:
 
 
 def in_list(root: str, split: str, where: str) -> Found:
-  """The images that a text file lists."""
+  """Finds the images that a text file lists."""
   file = os.path.join(root, split)
   if not os.path.isfile(file):
     raise _no_split(root, f"{file} is not a file", split, where)
-  # The path ends at the last ending of an image, so it may hold spaces.
+  # The path ends at the last image extension, so it may contain spaces.
   endings = "|".join(formats.endings())
   parse = re.compile(rf"(.+\.(?:{endings}))(?:\s+(\S.*))?", re.I).fullmatch
   paths, labels, numbers = Paths(), array.array("i"), {}
-  bad, bare = [0, ""], [0, ""]  # How many lines, and the first.
+  # [number of lines, first line] without an image, and without a label.
+  bad, bare = [0, ""], [0, ""]
   with open(file, encoding="utf-8-sig", errors="surrogateescape") as text:
     for i, line in enumerate(map(str.strip, text), 1):
       if not line:
@@ -298,7 +308,7 @@ def _check_listed(root: str, paths: Paths, where: str) -> None:
     chunk = map(paths.__getitem__, range(len(paths))[start : start + _CHUNK])
     return [p for p in chunk if not os.path.exists(os.path.join(folder, p))]
 
-  with futures.ThreadPoolExecutor(32) as pool:  # It waits for the disk.
+  with futures.ThreadPoolExecutor(32) as pool:  # The threads wait for the disk.
     chunks = pool.map(missing, range(0, len(paths), _CHUNK))
     absent = [path for chunk in chunks for path in chunk]
   if absent:

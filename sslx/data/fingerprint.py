@@ -1,7 +1,7 @@
-"""What a set of images is, in a few numbers and hashes.
+"""Fingerprint of a set of images: a few numbers and hashes.
 
-A checkpoint keeps it, so that a run that goes on notices that its images are
-not those it began with.
+It is saved in each checkpoint, so that a resumed run detects that its images
+have changed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any
 
 Fingerprint = dict[str, int | str | None]
 
-# What it means that a value of it is another. A set from outside sslx may have
-# others.
+# What has changed if a value differs. Sets from outside sslx may add keys.
 _MEANINGS = {
   "images": "the number of images",
   "classes": "the number of classes",
@@ -27,7 +26,7 @@ _MEANINGS = {
 
 
 def digest(parts: Iterable[bytes]) -> str:
-  """16 hexadecimal digits of what the parts hold, one after the other."""
+  """Hash of the concatenated parts, as 16 hexadecimal digits."""
   found = hashlib.blake2b(digest_size=8)
   for part in parts:
     found.update(part)
@@ -35,11 +34,11 @@ def digest(parts: Iterable[bytes]) -> str:
 
 
 def of(images: Any) -> Fingerprint:
-  """The fingerprint of a set; of one from outside sslx perhaps only its size.
+  """The fingerprint of a set.
 
   Args:
-    images: as `sources.load` gives them. Its method `fingerprint`, if there is
-      one, gives what it knows besides.
+    images: a result of `sources.load`. The number of images and classes is
+      always included; the set's method `fingerprint`, if it has one, adds more.
   """
   known = {"images": len(images), "classes": images.num_classes}
   more = getattr(images, "fingerprint", None)
@@ -49,11 +48,11 @@ def of(images: Any) -> Fingerprint:
 def differences(
   then: Mapping[str, Fingerprint], now: Mapping[str, Fingerprint]
 ) -> list[str]:
-  """What is not the same, in words; empty if nothing is known to be.
+  """Describes each known difference between fingerprints.
 
   Args:
-    then: fingerprints of some sets, by what they are for.
-    now: those of the same sets now.
+    then: saved fingerprints, by the role of the set.
+    now: current fingerprints, by the role of the set.
   """
   found = []
   for name in sorted(then.keys() | now.keys()):
@@ -62,7 +61,7 @@ def differences(
       state = "is there now" if before is None else "is no longer there"
       found.append(f"the {name} {state}")
       continue
-    # What only one of them has is not known to differ.
+    # A key that only one of them has is not compared.
     for key, value in after.items():
       if before.get(key, value) != value:
         told = _MEANINGS.get(key, key)

@@ -1,6 +1,6 @@
-"""Which files are images by their names, and which of those are read here.
+"""File extensions of images, and which of them can be read.
 
-Read is what the installed Pillow decodes, with the plugins that there are.
+The readable formats are those that the installed Pillow and its plugins decode.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from PIL import Image
 
-# Documents, drawings and data that Pillow lists. Of some it starts a program.
+# Documents, drawings and data that Pillow lists as images. Pillow starts a
+# program to read some of them.
 _NO_IMAGES = frozenset("BUFR EPS FPX GRIB HDF5 MIC MPEG PDF WMF".split())
-_PLUGINS = ("pillow_heif", "pillow_jxl")  # modules that teach Pillow a format
+_PLUGINS = ("pillow_heif", "pillow_jxl")  # modules that add formats to Pillow
 _DRAWINGS = "drawings; convert them to PNG"
 _RAW = "camera raw; convert them to JPEG, or to TIFF of 16 bits"
 _SCIENCE = "not read by Pillow; convert them to PNG of 8 or 16 bits"
 _NOT_BUILT = "the Pillow that is installed cannot read them"
-# Endings of images that Pillow does not read by itself, and what to do.
+# Extensions of images that Pillow may not read by itself, by advice or reason.
 _ADVICE = {
   "pip install pillow-heif": "heic heics heif heifs hif",
   "pip install pillow-jxl-plugin": "jxl",
@@ -39,7 +40,7 @@ _REASONS = {
 
 @functools.cache
 def _readable() -> Mapping[str, str]:
-  """Ending to Pillow's name of the format."""
+  """Maps each readable extension to Pillow's name of the format."""
   for module in _PLUGINS:
     with contextlib.suppress(ImportError):
       plugin = importlib.import_module(module)
@@ -47,7 +48,7 @@ def _readable() -> Mapping[str, str]:
         plugin.register_heif_opener()
   Image.init()
   found = {ending[1:]: name for ending, name in Image.EXTENSION.items()}
-  found["mpo"] = "JPEG"  # Several in one file: the first is read.
+  found["mpo"] = "JPEG"  # Several images in one file: the first is read.
   return {
     ending: name
     for ending, name in found.items()
@@ -57,24 +58,24 @@ def _readable() -> Mapping[str, str]:
 
 @functools.cache
 def names() -> tuple[str, ...]:
-  """Pillow's names of all formats that are read."""
+  """Pillow's names of all readable formats."""
   return tuple(dict.fromkeys(_readable().values()))
 
 
 @functools.cache
 def endings() -> tuple[str, ...]:
-  """Of all images, be they read here or not."""
+  """The extensions of all images, readable or not."""
   return tuple(sorted({*_REASONS, *_readable()}))
 
 
 def sieve(
   paths: Iterable[bytes], others: collections.Counter[str]
 ) -> Iterator[bytes]:
-  """The images among some files that are read here, in their order.
+  """Yields the paths of readable images, in order.
 
   Args:
-    paths: of any files.
-    others: counts the images that are not read here, by their endings.
+    paths: paths of any files.
+    others: is updated with the number of unreadable images by extension.
   """
   here = _readable()
   for path in paths:
@@ -87,7 +88,7 @@ def sieve(
 
 
 def unread(others: Mapping[str, int]) -> str:
-  """Of images that are not read: how many of each ending, and why."""
+  """Lists how many images of each extension cannot be read, and why."""
   return ", ".join(
     f"{count:,} .{kind} ({_REASONS[kind]})"
     for kind, count in sorted(others.items())

@@ -1,7 +1,7 @@
-"""ImageNet 2012 as it is downloaded: two tar files, or the usual folders.
+"""Reads ImageNet 2012 from its two official tar files or the usual folders.
 
-The tar files are read in place. Labels are numbered as by TFDS, whose package
-brings the list of classes and that of the labels of the validation images.
+The tar files are read in place. Labels are numbered as in TFDS. The list of
+classes and the labels of the validation images come from the TFDS package.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from sslx.data import files
 
 _TRAIN, _VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 _SIZES = {"train": 1_281_167, "validation": 50_000}
-_OF_A_CLASS = {"train": (732, 1300), "validation": (50, 50)}  # least and most
-_BLOCK = 512  # bytes of a tar file; two of zeros are its end
+# Minimum and maximum number of images per class.
+_OF_A_CLASS = {"train": (732, 1300), "validation": (50, 50)}
+_BLOCK = 512  # bytes of a tar block; two blocks of zeros end the file
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tar:
-  """Images in a tar file, or in tar files inside of one.
+  """Images in a tar file, or in tar files inside a tar file.
 
   Attributes:
-    path: of the outer file.
-    names: bytes[n], of the images.
-    offsets: int64[n], where their bytes begin in the outer file.
-    sizes: int64[n], of them in bytes.
+    path: path of the outer tar file.
+    names: bytes[n], names of the images.
+    offsets: int64[n], where the images begin in the outer file, in bytes.
+    sizes: int64[n], sizes of the images in bytes.
     labels: int32[n].
-    num_classes: of ImageNet.
+    num_classes: number of classes of ImageNet.
   """
 
   path: str
@@ -71,7 +72,7 @@ class Tar:
 
 
 class Folder(files.Files):
-  """Images in files, called by the last part of their path as in TFDS."""
+  """Images in files, named by the last part of their path as in TFDS."""
 
   def file_name(self, index: int) -> str:
     """See `shards.Images`."""
@@ -79,7 +80,7 @@ class Folder(files.Files):
 
 
 def classes() -> tuple[str, ...]:
-  """WordNet names of the 1000 classes, in the order of their labels."""
+  """WordNet IDs of the 1000 classes, in the order of their labels."""
   return tuple(_lines("labels.txt"))
 
 
@@ -96,16 +97,17 @@ def open_splits(
   """Finds the images of both splits.
 
   Args:
-    folder: of the two tar files under their official names, or of `train` with
-      a folder for each class and `val` with such folders or none.
-    partial: accept other numbers of images than the original has.
+    folder: a folder with the two tar files under their official names, or with
+      the sub-folders `train` and `val`. `train` has a folder for each class;
+      `val` has such folders or is flat.
+    partial: accept numbers of images that differ from the original's.
 
   Returns:
-    The splits, as TFDS calls them, and what the user should be told of them.
+    The splits by their TFDS names, and notes for the user.
 
   Raises:
-    ConfigError: they are not there, are not ImageNet's, end early, or have
-      other numbers of images.
+    ConfigError: the images do not exist, are not ImageNet's, are truncated, or
+      differ in number from the original.
   """
   where = f"--from={folder!r}"
   folder = os.path.expanduser(folder)
@@ -145,7 +147,7 @@ def open_splits(
 
 
 def _counts(split: str, images: Tar | Folder) -> list[str]:
-  """What differs from the numbers that the original has."""
+  """Lists differences from the original's numbers of images."""
   found = []
   if len(images) != _SIZES[split]:
     found.append(
@@ -164,12 +166,12 @@ def _counts(split: str, images: Tar | Folder) -> list[str]:
 
 
 def _train_tar(path: str) -> Tar:
-  """The index of a tar file that holds one of each class."""
+  """Indexes the tar file that contains one tar file per class."""
   members = _members(path, 0, os.path.getsize(path))
   inner = [member for member in members if member[0].endswith(".tar")]
   synsets = [name[: -len(".tar")] for name, *_ in inner]
   numbers = _numbers(synsets, path)
-  with futures.ThreadPoolExecutor() as pool:  # It waits for the disk.
+  with futures.ThreadPoolExecutor() as pool:  # The threads wait for the disk.
     found = pool.map(lambda item: _members(path, *item[1:]), inner)
     members = [
       (*member, number)
@@ -189,8 +191,8 @@ def _members(path: str, offset: int, size: int) -> list[tuple[str, int, int]]:
   """Name, offset and size of the files in the tar file of `size` at `offset`.
 
   Raises:
-    tarfile.TarError: it is damaged or ends early, which `tarfile` itself takes
-      for the end.
+    tarfile.TarError: it is damaged or truncated. `tarfile` itself does not
+      detect this: it takes the damaged place for the end of the file.
   """
   with open(path, "rb") as file:
     file.seek(offset)
@@ -232,7 +234,7 @@ def _tar(path: str, members: list[tuple[str, int, int, int]]) -> Tar:
 
 
 def _folder(folder: str, split: str) -> Folder:
-  """A split in files: a folder for each class; or flat, for validation."""
+  """Opens a split in files: one folder per class, or flat for validation."""
   found = files.open_files(folder, split, "train", key="--from")
   if found.classes is None:
     names = [os.path.basename(found.file_name(i)) for i in range(len(found))]
@@ -257,7 +259,7 @@ def _numbers(synsets: list[str], path: str) -> list[int]:
 
 
 def _val_labels(names: list[str], path: str) -> list[int]:
-  """Labels of validation images, from the numbers in their names."""
+  """Labels of validation images, looked up by the numbers in their names."""
   labels = _lines("validation_labels.txt")
   matches = [_VAL_NAME.fullmatch(name) for name in names]
   wrong = [

@@ -1,7 +1,7 @@
-"""Batches on the host: images are read, and those of varying size are cut.
+"""Makes batches on the host: reads images, and cuts those of varying size.
 
-Every batch is a function of its number, which any thread or worker process of
-any host computes alike.
+A batch is a pure function of its number, so every thread, worker process and
+host computes the same one.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from sslx.data.order import Order
 from sslx.data.sources import Arrays, Encoded, channels_of
 from sslx.data.views import Centre, Patches, Slot, View
 
-# A stream of the seed of its own, as in `order`.
+# The seed's stream for the cuts; `order` has other streams.
 _CUTS = 0x63757473
-# More damaged neighbours than this, and it is not the images that are damaged.
+# If more consecutive images fail to decode, the cause is not a damaged image.
 _NEIGHBOURS = 100
 
 
 class HostBatch(NamedTuple):
-  """What one Grain element is.
+  """One Grain element.
 
   Attributes:
-    arrays: `label`, int32[b], -1 where there is none; and `views`, a tuple of
-      uint8[b, *view.shape(c)] for each slot, or `image`, uint8[b, h, w, c]. If
-      some slot is shuffled also `place`, int32[b], which example of the global
-      batch is in each of its rows; `back`, int32[b], in which of its rows each
-      example is; and `shuffled_image` beside `image`.
-    bad: (index, reason) of each image that had to be replaced.
+    arrays: `label`, int32[b], -1 where there is none; and either `views`, a
+      tuple of uint8[b, *view.shape(c)] with one array per slot, or `image`,
+      uint8[b, h, w, c]. If a slot is shuffled, also `place`, int32[b], the
+      example of the global batch in each row of the shuffled slot; `back`,
+      int32[b], the global row of the shuffled slot that holds each example;
+      and, if there is `image`, `shuffled_image`.
+    bad: (index, reason) of each image that was replaced.
   """
 
   arrays: dict[str, Any]
@@ -51,7 +52,7 @@ def shapes(
   views: tuple[View | Patches, ...],
   slots: tuple[Slot, ...],
 ) -> dict[str, Any]:
-  """ShapeDtypeStructs of `HostBatch.arrays`; no image is read."""
+  """ShapeDtypeStructs of `HostBatch.arrays`; reads no image."""
   struct = lambda shape, dtype: jax.ShapeDtypeStruct(
     (batch_size, *shape), dtype
   )
@@ -72,13 +73,13 @@ def shapes(
 
 @dataclasses.dataclass(frozen=True)
 class Gather:
-  """Makes this process's rows of a batch, of images in memory.
+  """Makes this process's rows of a batch from images in memory.
 
   Attributes:
     images: the set.
-    order: of the examples.
-    rows: int[b], those of each global batch that this process loads.
-    slots: what the method is given.
+    order: the order of the examples.
+    rows: int[b], the rows of each global batch that this process loads.
+    slots: the arrays that the method receives.
   """
 
   images: Arrays
@@ -103,18 +104,18 @@ class Gather:
 
 @dataclasses.dataclass(frozen=True)
 class CutViews:
-  """Makes this process's rows of a batch, of encoded images.
+  """Makes this process's rows of a batch from encoded images.
 
-  An image is decoded once, in whichever rows of whichever slots it is wanted.
+  Each image is decoded once, even if several slots use it in different rows.
 
   Attributes:
     images: the set.
-    order: of the examples.
-    rows: int[b], those of each global batch that this process loads.
-    views: what is cut out of each image.
-    slots: what the method is given.
-    threads: that cut.
-    exif: whether EXIF's orientation turns an image.
+    order: the order of the examples.
+    rows: int[b], the rows of each global batch that this process loads.
+    views: the views to cut from each image.
+    slots: the arrays that the method receives.
+    threads: number of threads that decode and cut.
+    exif: whether to apply the EXIF orientation.
   """
 
   images: Encoded
@@ -126,10 +127,10 @@ class CutViews:
   exif: bool = True
 
   def __call__(self, batch: int) -> HostBatch:
-    """Reads, decodes and cuts."""
+    """Reads, decodes and cuts the images of a batch."""
     mine, b = self.rows, len(self.rows)
     shuffled = _shuffled(self.order, batch, self.rows, self.slots)
-    # Of each slot: which example of the global batch is in each of its rows.
+    # For each slot: the example of the global batch in each of its rows.
     held = [shuffled["place"] if s.shuffled else mine for s in self.slots]
     places = np.unique(np.concatenate([mine, *held]))
     row_of = [dict(zip(x.tolist(), range(b), strict=True)) for x in held]
@@ -146,16 +147,16 @@ class CutViews:
     outs = [np.empty((b, *shape), np.uint8) for shape in shapes]
 
     def cut(i: int) -> list[tuple[int, str]]:
-      """One image, into all its rows."""
+      """Cuts one image into all its rows; returns the images it replaced."""
       targets = [[] for _ in kinds]
       for slot, rows, out in zip(self.slots, row_of, outs, strict=True):
         row = rows.get(int(places[i]))
         if row is not None:
-          # Single pictures: a patch is one of nine of its view.
+          # Single pictures: [1, h, w, c], or [9, h, w, c] for patches.
           pictures = out[row].reshape(-1, *out.shape[-3:])
           targets[slot.view].append(pictures)
       data, picture, wanted = encoded[i], opened[i], cuts.get(i)
-      encoded[i] = opened[i] = None  # Freed as soon as it is decoded.
+      encoded[i] = opened[i] = None  # Frees the memory after decoding.
       index, bad = int(indices[i]), []
       while True:
         try:
@@ -176,7 +177,7 @@ class CutViews:
               f"{len(bad)} images in a row cannot be decoded, the first"
               f" being {self.images.name(bad[0][0])}: {bad[0][1]}."
             ) from error
-        # The neighbour in the set, and so the same one on every machine.
+        # The next image in the set: the same one on every machine.
         index = (index + 1) % len(self.images)
         (data,), labels[i : i + 1] = self.images.read([index])
         picture = None
@@ -193,14 +194,14 @@ class CutViews:
   def cuts(
     self, batch: int, places: np.ndarray, sizes: list[tuple[int, int]]
   ) -> list[list[list[crops.Cut]]]:
-    """What is cut out of each image: for every view, one `Cut` or nine.
+    """Samples the cuts of each image: for every view, one `Cut` or nine.
 
     Args:
-      batch: its number.
-      places: int[n], of the images in the global batch.
-      sizes: height and width of each of them.
+      batch: number of the batch.
+      places: int[n], positions of the images in the global batch.
+      sizes: height and width of each image.
     """
-    # Drawn for the whole global batch, of which this process has some rows.
+    # Sampled for the whole global batch; this process uses some of its rows.
     bits = np.random.Philox(
       np.random.SeedSequence([self.order.seed, batch, _CUTS])
     )
@@ -213,7 +214,7 @@ class CutViews:
 def _shuffled(
   order: Order, batch: int, rows: np.ndarray, slots: tuple[Slot, ...]
 ) -> dict[str, np.ndarray]:
-  """`place` and `back` of `HostBatch`, if some slot is shuffled."""
+  """`place` and `back` of `HostBatch`; empty if no slot is shuffled."""
   if not any(slot.shuffled for slot in slots):
     return {}
   place = order.shuffle(batch)
@@ -226,12 +227,12 @@ def _shuffled(
 
 @functools.cache
 def _pool(threads: int) -> futures.ThreadPoolExecutor:
-  """One for all batches of a process, and another in each worker process."""
+  """The thread pool for all batches; each worker process has its own."""
   return futures.ThreadPoolExecutor(threads, thread_name_prefix="cut")
 
 
 def default_threads() -> int:
-  """One per core that this process may use."""
+  """The number of cores that this process may use."""
   return len(os.sched_getaffinity(0))
 
 
@@ -245,16 +246,17 @@ def evaluation_batches(
   exif: bool = True,
   on_bad: Callable[[int, str], None] = lambda index, reason: None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """A set in its own order, nothing dropped: this process's rows.
+  """Yields this process's rows of the whole set, in its own order.
 
   Args:
     images: the set.
-    batch_size: global; the last batch is padded.
-    rows: int[rows], those of each global batch that this process loads.
-    centre: the view of encoded images.
-    limit: only so many images.
-    exif: whether EXIF's orientation turns an image.
-    on_bad: told of each image of these rows that cannot be decoded, and why.
+    batch_size: global batch size; the last batch is padded.
+    rows: int[rows], the rows of each global batch that this process loads.
+    centre: the evaluation view of encoded images.
+    limit: maximum number of images; None is all.
+    exif: whether to apply the EXIF orientation.
+    on_bad: called with the index of each image in these rows that cannot be
+      decoded, and the reason.
 
   Yields:
     uint8[rows, h, w, c], and int32[rows] labels: -1 for padding and for an
@@ -286,7 +288,8 @@ def evaluation_batches(
     return pixels, labels
 
   firsts = range(0, total, batch_size)
-  with futures.ThreadPoolExecutor(1) as ahead:  # Reads on while we encode.
+  # Loads the next batch while the caller uses the current one.
+  with futures.ThreadPoolExecutor(1) as ahead:
     pending = None
     for first in firsts:
       loading = ahead.submit(load, first)
@@ -299,7 +302,7 @@ def evaluation_batches(
 def _centres(
   images: Encoded, indices: np.ndarray, centre: Centre, exif: bool
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-  """Pixels, labels, and the reason of each row that cannot be decoded."""
+  """Pixels, labels, and for each row that cannot be decoded the reason."""
   encoded, labels = images.read(indices)
   shape = (centre.size, centre.size, channels_of(images))
   out = np.zeros((len(indices), *shape), np.uint8)

@@ -1,6 +1,6 @@
-"""What can be done to a batch of images on the device, with given parameters.
+"""Image operations on the device, with given parameters.
 
-Every operation is batched over a leading axis b, pure, and equal to
+Every operation is pure, batched over a leading axis b, and equal to
 torchvision's on float tensors. Images are RGB f32[b, h, w, 3] in [0, 1].
 """
 
@@ -16,11 +16,11 @@ import numpy as np
 from sslx.data.views import HUE
 
 Array = jax.Array
-_CONTRAST, _SATURATION = 1, 2  # brightness is 0, hue is 3
+_CONTRAST, _SATURATION = 1, 2  # Brightness is 0, hue is 3.
 
 
 def to_float(images: Array) -> Array:
-  """float32 in [0, 1]; ValueError if they are neither uint8 nor float."""
+  """Converts to float32 in [0, 1]; ValueError if neither uint8 nor float."""
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 255
   if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -33,15 +33,16 @@ def crop_resize(
 ) -> Array:
   """Resizes a box of each image with an antialiased filter, as Pillow does.
 
-  The filter widens when the box shrinks. It sees the pixels of the box alone,
-  with weights normalised over them: first a crop, then a resize.
+  The filter widens when the box is made smaller. It uses only the pixels of the
+  box, and its weights are normalised over them: first a crop, then a resize.
 
   Args:
     images: u8 or float [b, h, w, 3].
     boxes: i32[b, 4], (top, left, height, width) inside the image.
     flips: bool[b], which results to mirror left to right.
-    size: height and width of the results f32[b, size, size, 3].
-    interpolation: "bilinear", or "bicubic" with a = -1/2, clipped to [0, 1].
+    size: height and width of the results, f32[b, size, size, 3].
+    interpolation: "bilinear" or "bicubic" (with a = -1/2); the results are
+      clipped to [0, 1].
   """
   images = to_float(images)
   top, left, tall, wide = boxes.astype(jnp.float32).T
@@ -55,14 +56,15 @@ def crop_resize(
 def resize_crops(
   images: Array, corners: Array, resize: int, size: int, interpolation: str
 ) -> Array:
-  """Resizes each image to a square, and cuts n squares out of it.
+  """Resizes each image to a square and crops n squares from it.
 
   Args:
     images: u8 or float [b, h, w, 3].
-    corners: i32[b, n, 2], top and left in the resized image.
-    resize: height and width of the resized image; only what is cut is computed.
-    size: height and width of the results f32[b, n, size, size, 3].
-    interpolation: as of `crop_resize`.
+    corners: i32[b, n, 2], top and left of the crops in the resized image.
+    resize: height and width of the resized image, of which only the crops are
+      computed.
+    size: height and width of the results, f32[b, n, size, size, 3].
+    interpolation: see `crop_resize`.
   """
 
   def matrices(length, start):  # f32[b, n, size, length]
@@ -85,19 +87,22 @@ def color_jitter(
   hue: Array | None,
   order: Array,
 ) -> Array:
-  """Changes the colours of each image, in an order of its own.
+  """Jitters the colours of each image, with one order of operations per image.
 
-  All but hue are clip(f x + (1 - f) y), with y black, the mean grey of the
-  image, or the grey of the pixel; f = 1 is the identity. So every image passes
-  three such slots, one turn of hue, and three more slots, with f = 1 in those
-  it has no use for: much cheaper than a branch per image.
+  Brightness, contrast and saturation are clip(f x + (1 - f) y), where y is
+  black, the mean grey of the image, or the grey of the pixel; f = 1 is the
+  identity. Every image passes through three such blends, one hue shift, and
+  three more blends; unused blends have f = 1. This is much cheaper than a
+  branch per image.
 
   Args:
     images: f32[b, h, w, 3].
-    brightness, contrast, saturation: f32[b], factors from 0 up.
-    hue: f32[b], in circles, -1/2 to 1/2. None leaves an operation out.
-    order: i32[b, 4], a permutation of 0 brightness, 1 contrast, 2 saturation,
-      3 hue for each image: the first to do, the second, ...
+    brightness, contrast, saturation: f32[b], factors of 0 or more; None omits
+      the operation.
+    hue: f32[b], shift in turns of the colour circle, -1/2 to 1/2; None omits
+      the operation.
+    order: i32[b, 4], a permutation of 0 brightness, 1 contrast, 2 saturation
+      and 3 hue for each image, in the order of application.
   """
   factors = (brightness, contrast, saturation, None)
   if all(factor is None for factor in factors):
@@ -121,15 +126,21 @@ def grayscale(images: Array) -> Array:
 
 
 def gaussian_blur(images: Array, sigma: Array, kernel: int) -> Array:
-  """Blurs each image by f32[b] sigma, in pixels, with an odd number of taps.
+  """Applies a Gaussian blur to each image; edges are reflected.
 
-  Edges are reflected; ValueError if an image is not larger than kernel // 2.
+  Args:
+    images: f32[b, h, w, 3].
+    sigma: f32[b], standard deviation in pixels.
+    kernel: number of taps, odd.
+
+  Raises:
+    ValueError: height or width is not greater than kernel // 2.
   """
   height, width = images.shape[1:3]
   if kernel // 2 >= min(height, width):
     raise ValueError(f"a {kernel}-tap blur is too wide for {height} x {width}.")
-  # The same values: a product is cheap for a matrix unit, but a CPU has ten
-  # times the work with it that the sums have.
+  # Both give the same values. Matrix units make products cheap; on a CPU,
+  # products take ten times as much work as sums.
   return jax.lax.platform_dependent(
     images,
     sigma,
@@ -139,16 +150,16 @@ def gaussian_blur(images: Array, sigma: Array, kernel: int) -> Array:
 
 
 def solarize(images: Array, threshold: float = 0.5) -> Array:
-  """Inverts the values that are not below the threshold."""
+  """Inverts values at or above the threshold."""
   return jnp.where(images < threshold, images, 1 - images)
 
 
 def normalize(
   images: Array, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Array:
-  """(images - mean) / std by channel, of u8 or float images.
+  """Computes (images - mean) / std per channel; images are u8 or float.
 
-  RGB images become their luma if there is one mean.
+  If there is one mean, RGB images become their luma first.
   """
   images = to_float(images)
   if images.shape[-1] == 3 and len(mean) == 1:
@@ -157,7 +168,7 @@ def normalize(
 
 
 def visible(images: Any) -> Any:
-  """RGB to be looked at: the first three channels, or the first as grey."""
+  """Returns RGB to look at: the first three channels, or the first as grey."""
   first = [0, 1, 2] if images.shape[-1] >= 3 else [0, 0, 0]
   return images[..., np.array(first)]
 
@@ -167,15 +178,20 @@ def _per_image(values: Array) -> Array:
 
 
 def _separable(rows: Array, columns: Array, images: Array) -> Array:
-  """Applies f32[b, s, h] down and f32[b, t, w] across the images."""
-  # By default a TPU multiplies in bfloat16: no better than the uint8 we have.
+  """Applies matrices to rows, f32[b, s, h], and to columns, f32[b, t, w]."""
+  # By default a TPU multiplies in bfloat16, whose precision is no better than
+  # that of uint8.
   product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
   images = product("bsh,bhwc->bswc", rows, images)
   return product("btw,bswc->bstc", columns, images)
 
 
 def _cubic(x: Array) -> Array:
-  """Keys 1981, "Cubic convolution interpolation", equation 15, for x >= 0."""
+  """Cubic kernel for x >= 0.
+
+  References:
+    Keys, Cubic convolution interpolation, 1981, equation 15.
+  """
   far = ((2.5 - 0.5 * x) * x - 4) * x + 2
   return jnp.where(x < 1, (1.5 * x - 2.5) * x * x + 1, (x < 2) * far)
 
@@ -184,7 +200,7 @@ _FILTERS = {"bilinear": lambda x: jnp.maximum(1 - x, 0), "bicubic": _cubic}
 
 
 def _resize_matrix(filter_, size_out, size_in, start, length) -> Array:
-  """f32[b, size_out, size_in] that resamples [start, start + length)."""
+  """Matrix f32[b, size_out, size_in] that resamples [start, start + length)."""
   start, length = start[:, None, None], length[:, None, None]
   scale = length / size_out
   centre = start + (np.arange(size_out)[:, None] + 0.5) * scale
@@ -195,15 +211,18 @@ def _resize_matrix(filter_, size_out, size_in, start, length) -> Array:
 
 
 def _blur_by_products(images: Array, sigma: Array, kernel: int) -> Array:
-  """A banded matrix per image and axis: a convolution each is far slower."""
+  """Blurs with one banded matrix per image and axis.
+
+  A convolution per image is far slower.
+  """
   rows, columns = (_blur_matrix(sigma, n, kernel) for n in images.shape[1:3])
   return _separable(rows, columns, images)
 
 
 def _blur_matrix(sigma: Array, size: int, kernel: int) -> Array:
-  """f32[b, size, size]: the taps, with those past either edge reflected."""
+  """Blur matrix f32[b, size, size]; taps beyond an edge are reflected."""
   i, j, last = np.arange(size)[:, None], np.arange(size), size - 1
-  # Distances from output i to input j and to its images in the two mirrors.
+  # Distances from output i to input j and to its reflections at the two edges.
   direct, left, right = i - j, i + j, 2 * last - i - j
   weights = 0
   for distance, exists in ((direct, True), (left, j > 0), (right, j < last)):
@@ -213,7 +232,7 @@ def _blur_matrix(sigma: Array, size: int, kernel: int) -> Array:
 
 
 def _blur_by_sums(images: Array, sigma: Array, kernel: int) -> Array:
-  """Sums of shifted planes, of one channel after the other."""
+  """Blurs each channel by sums of shifted planes."""
   height, width = images.shape[1:3]
   radius = kernel // 2
   pad = (radius, radius)
@@ -222,13 +241,14 @@ def _blur_by_sums(images: Array, sigma: Array, kernel: int) -> Array:
   taps /= taps.sum(-1, keepdims=True)
   shifts = [(k, taps[:, k, None, None]) for k in range(kernel)]
 
-  def blur(channel):  # f32[b, h, w]: rows without gaps, which are vectorised
+  def blur(channel):  # f32[b, h, w]: contiguous rows, which are vectorised
     plane = jax.lax.dynamic_index_in_dim(images, channel, 3, keepdims=False)
     plane = jnp.pad(plane, ((0, 0), pad, pad), mode="reflect")
     plane = sum(tap * plane[..., k : k + width] for k, tap in shifts)
     return sum(tap * plane[:, k : k + height] for k, tap in shifts)
 
-  # A loop: what comes next cannot be fused into the sums, nor spoil them.
+  # A loop, so that XLA cannot fuse later operations into the sums, which would
+  # slow them down.
   channels = np.arange(images.shape[-1])
   return jnp.moveaxis(jax.lax.map(blur, channels), 0, -1)
 
@@ -241,7 +261,7 @@ def _grey(images: Array) -> Array:
 
 
 def _blend(images: Array, factors: Array, ops: Array) -> Array:
-  """One blend after another: f32[b, n] factors of i32[b, n] operations."""
+  """Applies n blends in sequence: f32[b, n] factors, i32[b, n] operations."""
 
   def slot(images, factor_and_op):
     factor, op = map(_per_image, factor_and_op)
@@ -250,13 +270,13 @@ def _blend(images: Array, factors: Array, ops: Array) -> Array:
     other = jnp.where(op == _SATURATION, grey, other)
     return jnp.clip(factor * images + (1 - factor) * other, 0, 1), None
 
-  # A loop: slots written out would be fused into each other, and computed
-  # again for each channel that reads them (twice as slow on a CPU).
+  # A loop. XLA would fuse unrolled blends and recompute them for each channel
+  # that reads them (twice as slow on a CPU).
   return jax.lax.scan(slot, images, (factors.T, ops.T))[0]
 
 
 def _turn_hue(images: Array, turns: Array) -> Array:
-  """To HSV, round the circle, and back, with neither branch nor table."""
+  """Shifts the hue in HSV, without branches or tables."""
   red, green, blue = jnp.split(images, 3, axis=-1)
   top = jnp.maximum(jnp.maximum(red, green), blue)
   bottom = jnp.minimum(jnp.minimum(red, green), blue)

@@ -1,4 +1,4 @@
-"""Many paths in little memory."""
+"""A memory-efficient list of paths."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable, Iterator
 
 
 class Paths:
-  """A list of paths as one run of bytes, 8 bytes more for each.
+  """A list of paths in one byte array, with an overhead of 8 bytes per path.
 
-  A list of Python's strings would take 57 bytes more for each, and an array of
-  NumPy's as many bytes for each as the longest path has.
+  A list of Python strings has an overhead of 57 bytes per path. A NumPy array
+  takes the length of the longest path for every path.
   """
 
   def __init__(self, paths: Iterable[bytes] = ()):
-    """Holds some paths, as the file system spells them, in their order."""
+    """Stores paths, in the file system's encoding, in the given order."""
     self._text = bytearray()
     self._ends = array.array("q")
     for path in paths:
       self.append(path)
 
   def append(self, path: bytes) -> None:
-    """Adds one at the end."""
+    """Appends a path."""
     self._text += path
     self._ends.append(len(self._text))
 

@@ -1,8 +1,9 @@
-"""From the bytes of an image to its size and its pixels.
+"""Reads the size and the pixels of an encoded image.
 
-`read` says the size, and `pixels` holds the pixels to it; what either refuses
-is a `BadImage`. JPEG goes through simplejpeg; all else, and damage that can be
-lived with, through Pillow. README.md says what becomes of each kind of pixel.
+`read` returns the size from the header, and `pixels` checks the decoded pixels
+against it. Both raise `BadImage`. simplejpeg decodes JPEGs. Pillow decodes all
+other formats, and damaged JPEGs if the damage is tolerable. README.md says how
+each kind of pixel is converted.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from PIL import Image
 
 from sslx.data import formats
 
-# The bound is ours: what Pillow calls a "decompression bomb" may be a photo.
+# MAX_PIXELS replaces Pillow's limit: a photo may exceed that limit.
 Image.MAX_IMAGE_PIXELS = None
-# Larger images are refused by their header. A small file may claim more pixels
-# than there is memory: 2^28 take 805 MB as RGB, in each thread.
+# Larger images are rejected by their header. A small file may claim more pixels
+# than fit in memory: 2^28 pixels take 805 MB as RGB, in each thread.
 MAX_PIXELS = 2**28
 JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-_ORIENTATION = 0x0112  # EXIF's tag
-# Of each EXIF orientation: whether rows become columns, and whether the rows
-# and the columns are then reversed.
+_ORIENTATION = 0x0112  # the EXIF tag
+# For each EXIF orientation: whether to swap rows and columns, and whether to
+# reverse the rows and the columns afterwards.
 TURNS = {
   1: (False, False, False), 2: (False, False, True), 3: (False, True, True),
   4: (False, True, False), 5: (True, False, False), 6: (True, False, True),
   7: (True, True, True), 8: (True, True, False),
 }  # fmt: skip
-_BACK = {6: 8, 8: 6}  # what undoes an orientation, if not the same again
+_BACK = {6: 8, 8: 6}  # inverses of orientations that are not their own inverse
 
 
 class BadImage(ValueError):
@@ -47,8 +48,8 @@ class Picture:
 
   Attributes:
     data: an encoded image, or pixels uint8[h, w, c].
-    size: height and width of the image, when it is turned upright.
-    orientation: EXIF's, by which the decoded pixels are turned.
+    size: height and width of the upright image.
+    orientation: EXIF orientation to apply to the decoded pixels.
   """
 
   data: bytes | np.ndarray
@@ -57,14 +58,14 @@ class Picture:
 
 
 def read(data: bytes | np.ndarray, exif: bool = True) -> Picture:
-  """Reads the header of an image; what it refuses, nothing here decodes.
+  """Reads the header of an image; no function here decodes what it rejects.
 
   Args:
     data: an encoded image, or pixels uint8[h, w, c].
-    exif: whether EXIF's orientation turns the image.
+    exif: whether to apply the EXIF orientation.
 
   Raises:
-    BadImage: it is not an image, or has more than `MAX_PIXELS`.
+    BadImage: it is not an image, or has more than `MAX_PIXELS` pixels.
   """
   if isinstance(data, np.ndarray):
     return Picture(data, data.shape[:2])
@@ -78,7 +79,7 @@ def read(data: bytes | np.ndarray, exif: bool = True) -> Picture:
 
 
 def readable(data: bytes | np.ndarray, exif: bool = True) -> Picture | None:
-  """`read`, or None for what it refuses; a second `read` says why."""
+  """`read`, but returns None for a bad image; call `read` for the reason."""
   try:
     return read(data, exif)
   except BadImage:
@@ -88,7 +89,7 @@ def readable(data: bytes | np.ndarray, exif: bool = True) -> Picture | None:
 def _header(data: bytes, exif: bool) -> Picture:
   quick = None
   if data[:2] == JPEG:
-    # It refuses some samplings of the chroma, which Pillow knows.
+    # It rejects some chroma subsamplings that Pillow supports.
     with contextlib.suppress(Exception):
       size = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
       quick = Picture(data, size)
@@ -100,8 +101,8 @@ def _header(data: bytes, exif: bool) -> Picture:
   try:
     with Image.open(io.BytesIO(data), formats=formats.names()) as image:
       return _by_pillow(data, image, exif)
-  except Exception as error:  # Decoders raise whatever they like.
-    if quick:  # What Pillow refuses may decode all the same.
+  except Exception as error:  # Decoders raise many kinds of errors.
+    if quick:  # The image may decode although Pillow rejects it.
       return quick
     raise BadImage(_what(data, error)) from error
 
@@ -110,11 +111,11 @@ def _by_pillow(data: bytes, image: Image.Image, exif: bool) -> Picture:
   size = image.height, image.width
   try:
     orientation = image.getexif().get(_ORIENTATION, 1)
-  except Exception:  # Of damaged EXIF, any; it then says nothing.
+  except Exception:  # Damaged EXIF, which raises many kinds, is ignored.
     orientation = 1
   if orientation not in TURNS:
     orientation = 1
-  if image.format == "TIFF":  # Which Pillow turns as it decodes.
+  if image.format == "TIFF":  # Pillow itself turns TIFF when it decodes.
     orientation = 1 if exif else _BACK.get(orientation, orientation)
   elif not exif:
     orientation = 1
@@ -124,20 +125,23 @@ def _by_pillow(data: bytes, image: Image.Image, exif: bool) -> Picture:
 
 
 def _may_be_turned(data: bytes) -> bool:
-  """Whether a JPEG or PNG must be opened by Pillow to know; that takes long."""
+  """Whether a JPEG or PNG may have an orientation other than upright.
+
+  Only such images are opened by Pillow, which is slow.
+  """
   if data[:2] != JPEG:
     with_text = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}
     return any(name in with_text for name, _ in _chunks(data))
   try:
     return any(map(_turns, _app1(data)))
-  except (IndexError, struct.error):  # Damaged, or filled: Pillow knows more.
+  except (IndexError, struct.error):  # Damaged or padded: left to Pillow.
     return True
 
 
 def _app1(jpeg: bytes) -> Iterator[bytes]:
-  """The segments of the header that hold EXIF or XMP."""
+  """Yields the header segments that hold EXIF or XMP."""
   at = 2
-  while (marker := jpeg[at + 1]) != 0xDA:  # The image itself.
+  while (marker := jpeg[at + 1]) != 0xDA:  # Start of the image data.
     if jpeg[at] != 0xFF or marker == 0xFF:
       raise IndexError(at)
     end = at + 2 + (jpeg[at + 2] << 8 | jpeg[at + 3])
@@ -147,7 +151,7 @@ def _app1(jpeg: bytes) -> Iterator[bytes]:
 
 
 def _turns(segment: bytes) -> bool:
-  """Whether it holds an orientation other than upright."""
+  """Whether a segment may hold an orientation other than upright."""
   if not segment.startswith(b"Exif\0\0"):
     return b"tiff:Orientation" in segment
   tiff = segment[6:]
@@ -162,7 +166,7 @@ def _turns(segment: bytes) -> bool:
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-  """Name of each chunk, and all its bytes; up to where the file ends."""
+  """Yields the name and all bytes of each chunk, up to the end of the file."""
   at = 8
   while at + 12 <= len(png):
     end = at + 12 + int.from_bytes(png[at : at + 4], "big")
@@ -171,22 +175,22 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def decode(data: bytes, exif: bool = True) -> np.ndarray:
-  """The whole image, uint8[h, w, 3] RGB.
+  """Decodes a whole image to uint8[h, w, 3] RGB.
 
   Args:
     data: an encoded image.
-    exif: whether EXIF's orientation turns it.
+    exif: whether to apply the EXIF orientation.
 
   Raises:
-    BadImage: it is not an image, is damaged beyond what Pillow forgives, or has
-      more than `MAX_PIXELS`.
+    BadImage: it is not an image, is damaged beyond what Pillow tolerates, or
+      has more than `MAX_PIXELS` pixels.
   """
   picture = read(data, exif)
   return np.ascontiguousarray(turned(pixels(picture), picture.orientation))
 
 
 def pixels(picture: Picture) -> np.ndarray:
-  """Decodes it whole, and does not turn it: uint8[h, w, 3]."""
+  """Decodes a whole image to uint8[h, w, 3], without turning it upright."""
   data = picture.data
   if isinstance(data, np.ndarray):
     return data
@@ -201,7 +205,7 @@ def pixels(picture: Picture) -> np.ndarray:
 
 
 def turned(image: np.ndarray, orientation: int) -> np.ndarray:
-  """The image as EXIF's orientation wants it; a view."""
+  """Applies an EXIF orientation; returns a NumPy view."""
   swap, rows, columns = TURNS[orientation]
   image = image.swapaxes(0, 1) if swap else image
   image = image[::-1] if rows else image
@@ -210,7 +214,7 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def _decoded(data: bytes) -> np.ndarray:
   if data[:2] == JPEG:
-    with contextlib.suppress(Exception):  # Damaged: Pillow knows more.
+    with contextlib.suppress(Exception):  # Damaged: left to Pillow.
       return simplejpeg.decode_jpeg(data, "RGB", strict=True)
   known = _critical(data) if data[:8] == _PNG else data
   try:
@@ -224,21 +228,21 @@ def _decoded(data: bytes) -> np.ndarray:
 
 
 def _critical(png: bytes) -> bytes:
-  """The chunks that hold pixels; of others, damage is no matter."""
+  """Keeps only the chunks that hold pixels, so others may be damaged."""
   names = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
   return _PNG + b"".join(chunk for name, chunk in _chunks(png) if name in names)
 
 
 def _grey(image: Image.Image) -> np.ndarray:
-  """Grey of more than 8 bits, as float[h, w] in [0, 1].
+  """Converts grey of more than 8 bits to float[h, w] in [0, 1].
 
-  Pillow would clip it. What value is white the kind of the file says, and never
-  the one image: two images of a set stay comparable.
+  Pillow would clip the values. The value of white depends on the kind of file,
+  not on the image, so that the images of a set remain comparable.
   """
   tags = getattr(image, "tag_v2", {})
   values = np.asarray(image, np.float64)
   if image.mode == "F":
-    if not (values.min() >= 0 and values.max() <= 1):  # So put for NaNs.
+    if not (values.min() >= 0 and values.max() <= 1):  # Also rejects NaNs.
       raise ValueError(
         f"floats from {values.min():g} to {values.max():g}: which is white is"
         " not known; save 0 to 1, or integers of 16 bits"
@@ -251,7 +255,8 @@ def _grey(image: Image.Image) -> np.ndarray:
       "integers of 32 bits, or with a sign: which is white is not known; save"
       " integers of 16 bits without a sign"
     )
-  return 1 - values if tags.get(262) == 0 else values  # Pillow leaves it.
+  # Tag 262 is 0 if white is zero; Pillow does not invert such images.
+  return 1 - values if tags.get(262) == 0 else values
 
 
 def _what(data: bytes, error: Exception) -> str:

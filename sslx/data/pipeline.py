@@ -1,10 +1,10 @@
-"""From a source to batches on the devices: threads, processes, prefetch, state.
+"""Batches on the devices: threads, processes, prefetch and iterator state.
 
 One Grain element is one batch, so that Grain's overhead is paid per batch.
-Batch `i` of a run holds the same views of the same examples in the same order
-whatever the number of processes, devices, threads or worker processes, and the
-only state of an iterator is the number of batches taken, and the scheme that
-their order was drawn by.
+Batch `i` of a run holds the same views of the same examples in the same order,
+whatever the number of processes, devices, threads or worker processes. The
+state of an iterator is only the number of batches taken and the version of the
+scheme that draws their order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from sslx.data.sources import Arrays, Encoded, Source
 from sslx.data.views import Centre, Patches, Slot, View
 from sslx.errors import RunError
 
-_SHARED = "/dev/shm"  # what Python's shared memory is on Linux
+_SHARED = "/dev/shm"  # where Python's shared memory is on Linux
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,23 +42,23 @@ class Data:
 
   Attributes:
     source: `shapes`, `folder`, or the name of a TFDS data set.
-    batch_size: global batch, images per step over all devices.
-    views: what the method is given of each image.
-    mean: per channel, of images in [0, 1].
-    std: per channel, of images in [0, 1].
+    batch_size: global batch: images per step over all devices.
+    views: the views of each image that the method receives.
+    mean: mean per channel of images in [0, 1], for normalisation.
+    std: standard deviation per channel of images in [0, 1].
     data_dir: folder of images, or TFDS directory; None is TFDS's default.
-    prepare: whether to download and prepare a set that is not there.
+    prepare: whether to download and prepare a set that does not exist.
     train: the split to train on, see `sources.Source`.
     test: the split to evaluate on, see `sources.Source`.
-    channels: of the images that the network is given: 3 is RGB, 1 the luma; a
-      set that is not RGB has a number of its own.
-    centre: the view that large images are evaluated on; small ones are whole.
-    exif: whether an image is turned as its EXIF says.
-    max_bad: the share of images, rounded up to whole ones, that may fail to
-      decode before the run stops; of either set.
-    threads: that cut views; None is one per core of this process.
-    workers: processes that cut views, with `threads` each; 0 is this one, which
-      is the fastest up to some dozens of cores.
+    channels: number of channels of the network's input. 3 is RGB, 1 is the luma
+      of RGB; a set of other images has a number of its own.
+    centre: the evaluation view of large images; small images are not cropped.
+    exif: whether to apply the EXIF orientation.
+    max_bad: the fraction of images that may fail to decode before the run
+      stops, rounded up to a whole number; applies to each set.
+    threads: threads that cut views; None is one per core of this process.
+    workers: processes that cut views, with `threads` each. 0 cuts in this
+      process, which is the fastest up to a few dozen cores.
   """
 
   source: str
@@ -92,17 +92,17 @@ class Data:
     require(self, "workers", self.workers >= 0, "0 or more")
 
   def check_bad(self, bad: int, total: int, example: str | None) -> None:
-    """Ends a run of which too many images cannot be decoded.
+    """Raises an error if too many images cannot be decoded.
 
     Args:
-      bad: how many.
-      total: of how many.
-      example: the name of one, if it is known here.
+      bad: number of images that cannot be decoded.
+      total: number of images.
+      example: name of a bad image, if known.
 
     Raises:
-      ConfigError: they are more than `max_bad` allows.
+      ConfigError: there are more bad images than `max_bad` allows.
     """
-    # Without the rounding 0.07 of 100 would be 8.
+    # Without `round`, 0.07 * 100 would be rounded up to 8.
     if bad > math.ceil(round(self.max_bad * total, 6)):
       such = f", such as {example}" if example else ""
       raise ConfigError(
@@ -113,7 +113,7 @@ class Data:
 
   @property
   def records(self) -> Source:
-    """Where the records come from."""
+    """The source of the images."""
     return Source(
       self.source, self.data_dir, self.prepare, self.train, self.test
     )
@@ -128,15 +128,15 @@ def host_batches(
   slots: tuple[Slot, ...] | None = None,
   start: int = 0,
 ) -> Iterator[HostBatch]:
-  """This process's rows of each batch, as numpy.
+  """Iterates over this process's rows of each batch, as NumPy arrays.
 
   Args:
     images: the set.
-    order: of the examples.
-    rows: int[b], those of each global batch that this process loads.
-    data: views, threads and worker processes.
-    slots: what the method is given; every view by default.
-    start: the batch to begin with.
+    order: the order of the examples.
+    rows: int[b], the rows of each global batch that this process loads.
+    data: config section: views, threads and worker processes.
+    slots: the arrays that the method receives; every view once by default.
+    start: number of the first batch.
   """
   if slots is None:
     slots = views_lib.unshuffled(len(views_lib.each(data.views)))
@@ -144,7 +144,7 @@ def host_batches(
     load, ahead = loader.Gather(images, order, rows, slots), 1
   else:
     threads = data.threads or loader.default_threads()
-    # Two batches at a time: while one is read, the other is decoded.
+    # Two batches at a time: one is read while the other is decoded.
     load = loader.CutViews(
       images, order, rows, data.views, slots, threads, data.exif
     )
@@ -155,7 +155,7 @@ def host_batches(
   )
   if data.workers and not isinstance(images, Arrays):
     if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()  # Grain reads its own, with or without main.
+      flags.FLAGS.mark_as_parsed()  # Grain reads absl flags of its own.
     batches = batches.mp_prefetch(
       grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=2),
       _end_with_parent,
@@ -165,7 +165,7 @@ def host_batches(
 
 
 def _of_workers(batches: Iterator[HostBatch]) -> Iterator[HostBatch]:
-  """The same; says what may have ended a worker process."""
+  """Yields the batches; explains the error if a worker process dies."""
   try:
     yield from batches
   except RuntimeError as error:
@@ -181,19 +181,19 @@ def _of_workers(batches: Iterator[HostBatch]) -> Iterator[HostBatch]:
 
 
 def check_workers(batch: dict[str, Any], workers: int) -> None:
-  """Refuses worker processes that would die of a full /dev/shm.
+  """Checks that /dev/shm has room for the batches of the worker processes.
 
   Args:
     batch: ShapeDtypeStructs of this process's rows.
-    workers: their number.
+    workers: number of worker processes.
 
   Raises:
-    ConfigError: there is too little room for the batches on their way.
+    ConfigError: there is too little room; a worker process would crash.
   """
   if not workers or not os.path.isdir(_SHARED):
     return
   sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)]
-  # Each has two that wait and one in the making; two more are being taken.
+  # Each worker holds two finished batches and makes one; two more are in use.
   need = sum(sizes) * (3 * workers + 2)
   found = os.statvfs(_SHARED)
   free = found.f_bavail * found.f_frsize
@@ -208,29 +208,29 @@ def check_workers(batch: dict[str, Any], workers: int) -> None:
 
 
 def _end_with_parent(index: int, count: int) -> None:
-  """In a worker process: it ends when its parent ends, and not before."""
-  # A terminal and SLURM send signals to workers too. The parent heeds them: it
-  # may need batches until its last step is saved.
+  """Initialises a worker process: it ends with its parent, not before."""
+  # A terminal and SLURM also send signals to the workers, which ignore them.
+  # The parent handles them: it may need batches until its last step is saved.
   for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(signum, signal.SIG_IGN)
 
   def watch() -> None:
     multiprocessing.parent_process().join()
-    os._exit(1)  # Whatever the other threads wait for.
+    os._exit(1)  # Does not wait for other threads.
 
   threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 def iterator_state(taken: int) -> dict[str, int]:
-  """The state of an iterator that so many batches of a run were taken from."""
+  """The state of an iterator after `taken` batches of a run."""
   return {"next_index": taken, "order": SCHEME}
 
 
 class Batches(Iterator):
-  """Batches on the devices, made ahead by a thread.
+  """Batches on the devices, prefetched by a thread.
 
-  `state` is that of the batches handed out, not of those made ahead, so it is
-  exact to save at any moment.
+  `state` counts the batches that were returned, not those prefetched, so it is
+  correct to save at any time.
   """
 
   def __init__(
@@ -245,16 +245,17 @@ class Batches(Iterator):
     """Starts the thread.
 
     Args:
-      batches: on the host.
-      put: makes device arrays of one of them; called in the thread.
-      start: how many batches of the run came before these.
-      ahead: how many batches may wait on the devices.
-      on_bad: told once of each image that cannot be decoded; called in the
-        thread that takes the batches, whom an error that it raises reaches.
+      batches: batches on the host.
+      put: turns a host batch into device arrays; called in the thread.
+      start: number of batches of the run before these.
+      ahead: number of batches that may wait on the devices.
+      on_bad: called once for each image that cannot be decoded, with its index
+        and the reason. It is called by `__next__`, so its errors reach the
+        consumer.
     """
     self.state = iterator_state(start)
-    self.bad: set[int] = set()  # different images
-    self.replaced = 0  # how often one of them was drawn
+    self.bad: set[int] = set()  # indices of images that cannot be decoded
+    self.replaced = 0  # number of times that such an image was replaced
     self._on_bad = on_bad
     self._ready = queue.Queue(maxsize=ahead)
     self._closed = threading.Event()
@@ -273,7 +274,7 @@ class Batches(Iterator):
     except BaseException as error:  # Raised again in the consumer's thread.
       self._offer(error)
     finally:
-      # Ends worker processes now, and not when Python finds the time.
+      # Ends worker processes now, not when the garbage collector runs.
       getattr(batches, "close", lambda: None)()
 
   def _offer(self, item: Any) -> None:
@@ -286,7 +287,7 @@ class Batches(Iterator):
   def __next__(self) -> Any:
     item = self._ready.get()
     if isinstance(item, BaseException):
-      self._ready.put(item)  # Exhausted, or broken, for good.
+      self._ready.put(item)  # Later calls raise it again.
       raise item
     arrays, bad = item
     self.state = iterator_state(self.state["next_index"] + 1)
@@ -298,6 +299,6 @@ class Batches(Iterator):
     return arrays
 
   def close(self) -> None:
-    """Ends the thread; no batch can be taken after."""
+    """Ends the thread; no batch can be taken afterwards."""
     self._closed.set()
     self._thread.join()

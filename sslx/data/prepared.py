@@ -1,4 +1,4 @@
-"""A prepared TFDS set as what another is made of, of smaller images."""
+"""A prepared TFDS set as the source of a copy with smaller images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sslx.data import builders, records, sources
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-  """The images of a split, called by their place in it.
+  """The images of a split, named by their index.
 
   Attributes:
-    records: the split.
-    split: its name.
+    records: the records of the split.
+    split: the name of the split.
   """
 
   records: records.Records
@@ -25,7 +25,7 @@ class Prepared:
 
   @property
   def num_classes(self) -> int | None:
-    """None if the images have no labels."""
+    """Number of classes; None if the images have no labels."""
     return self.records.num_classes
 
   def __len__(self) -> int:
@@ -47,18 +47,18 @@ class Prepared:
 def open_splits(
   name: str, out: str
 ) -> tuple[str, dict[str, Prepared], tuple[str, ...] | None]:
-  """Opens the splits of a set that is prepared, or can be.
+  """Opens the splits of a set; prepares the set first if it does not exist.
 
   Args:
-    name: of the set.
+    name: name of the set.
     out: TFDS directory.
 
   Returns:
     The folder of the set, its splits, and the names of its classes or None.
 
   Raises:
-    ConfigError: it is not there and cannot be prepared, is damaged, or its
-      images are not of a kind that becomes smaller.
+    ConfigError: the set does not exist and cannot be prepared, is damaged, or
+      has small images, which are held in memory.
   """
   builder = builders.prepared(sources.Source(name, out), builders.ARGUMENTS)
   splits = {}

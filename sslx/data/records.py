@@ -1,4 +1,4 @@
-"""Images in the ArrayRecord files of a prepared TFDS set."""
+"""Reads images from the ArrayRecord files of a prepared TFDS set."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sslx.data import crops, sums
 from sslx.data.fingerprint import Fingerprint, digest
 
 _CHUNK = 1000  # records that a thread reads and decodes at a time
-_OTHER_FILES = 512  # that a process has open besides those of a set
+_OTHER_FILES = 512  # files that a process may open besides those of a set
 _AHEAD = 16  # records that a thread of `_pool` reads at a time
 
 
 class Records:
-  """One split, read in bulk and at random; a `sources.Encoded`."""
+  """One split with random and bulk access; a `sources.Encoded`."""
 
   def __init__(
     self,
@@ -35,27 +35,27 @@ class Records:
     num_classes: int | None,
     channels: int = 3,
   ):
-    """Compares every file with the set's metadata; reads no image.
+    """Checks every file against the set's metadata; reads no image.
 
     Args:
-      where: names the set in messages.
-      again: how to prepare it again, for messages.
-      builder: TFDS's.
+      where: name of the set and the split, for messages.
+      again: how to prepare the set again, for messages.
+      builder: the TFDS builder.
       split: a split or a slice of one.
-      info: TFDS's, of that split.
-      num_classes: None if the images have no labels.
-      channels: of its pixels.
+      info: TFDS's info on the split.
+      num_classes: number of classes; None if the images have no labels.
+      channels: number of channels of the pixels.
 
     Raises:
-      ConfigError: a file is missing, cut short or holds another number of
+      ConfigError: a file is missing, truncated or has an unexpected number of
         records; or there are more files than this process may open.
     """
-    import tensorflow_datasets as tfds  # Takes a second; `shapes` needs none.
+    # Imported here because it takes a second and `shapes` does not need it.
+    import tensorflow_datasets as tfds
 
     self._where, self._again = where, again
     self.num_classes, self.channels = num_classes, channels
-    # Raw records: TFDS's own parser takes ten times as long as the bare
-    # protobuf.
+    # Raw records: TFDS's own parser takes ten times as long as protobuf alone.
     self._records = builder.as_data_source(
       split,
       deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
@@ -66,7 +66,7 @@ class Records:
     _check_shards(where, again, self._shards)
 
   def fingerprint(self) -> Fingerprint:
-    """Of the files' names, sizes and checksums, and the slices of them."""
+    """Fingerprint of the files' names, sizes, slices and checksums."""
     paths = [os.fspath(shard.filename) for shard in self._shards]
     slices = [(s.examples_in_shard, s.skip, s.take) for s in self._shards]
     lines = [
@@ -91,28 +91,28 @@ class Records:
     self, indices: Sequence[int]
   ) -> tuple[list[bytes | np.ndarray], np.ndarray]:
     """See `sources.Encoded`."""
-    # One record at a time, whose memory the next one is given: a call for all
-    # takes three times as long, nearly all of it for fresh pages.
+    # One record per call, so that the next record reuses its memory. One call
+    # for all records takes three times as long, mostly to map new pages.
     chunks = [indices[i : i + _AHEAD] for i in range(0, len(indices), _AHEAD)]
     read = lambda rows: [self._read(int(i)) for i in rows]
-    # At the same time, since a network's file system takes its time for each.
+    # In parallel, because a network file system has a high latency per record.
     found = (_pool().map if len(chunks) > 1 else map)(read, chunks)
     images, labels = zip(*itertools.chain(*found), strict=True)
     return list(images), np.array(labels, np.int32)
 
   def _read(self, index: int) -> tuple[bytes | np.ndarray, int]:
-    """What `_parse` gives of a record; b"" and -1 if it is damaged."""
+    """Reads and parses a record; b"" and -1 if it is damaged."""
     try:
       return self._parse(self._records[index])
     except RuntimeError:
       return b"", -1
 
   def _parse(self, record: bytes) -> tuple[bytes | np.ndarray, int]:
-    """An image and its label, -1 if the images have none."""
+    """The image and its label, -1 if the images have no labels."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     feature = tf_example_pb2.Example.FromString(record).features.feature
-    if "image/shape" in feature:  # Pixels, of a varying size.
+    if "image/shape" in feature:  # Pixels; the size varies.
       shape = tuple(feature["image/shape"].int64_list.value)
       pixels = feature["image/value"].bytes_list.value[0]
       image = np.frombuffer(pixels, np.uint8).reshape(shape)
@@ -127,7 +127,7 @@ class Records:
     return f"record {index} of {self._where}"
 
   def file_name(self, index: int) -> str:
-    """The name that the set gives an image, or else its number."""
+    """The image's `file_name` in the set, or its index if it has none."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     record = tf_example_pb2.Example.FromString(self._records[index])
@@ -135,10 +135,10 @@ class Records:
     return found[0].decode(errors="backslashreplace") if found else str(index)
 
   def to_memory(self, shape: tuple[int, int, int]) -> Any:
-    """All images as one array, decoded in threads.
+    """Decodes all images into one array, in threads.
 
     Raises:
-      ConfigError: they do not fit, or one of them is damaged.
+      ConfigError: the images do not fit into memory, or one is damaged.
     """
     from sslx.data.sources import Arrays
 
@@ -148,7 +148,8 @@ class Records:
     labels = np.full(len(images), -1, np.int32)
 
     def read(rows):
-      # These are small, and a call for each would take twice as long.
+      # One call for all: these records are small, and a call for each would
+      # take twice as long.
       found = self._records.__getitems__(list(rows))
       for row, record in zip(rows, found, strict=True):
         data, labels[row] = self._parse(record)
@@ -161,12 +162,12 @@ class Records:
     chunks = [rows[i : i + _CHUNK] for i in rows[::_CHUNK]]
     try:
       with futures.ThreadPoolExecutor() as pool:
-        list(pool.map(read, chunks))  # Raises here what a thread raised.
+        list(pool.map(read, chunks))  # `list` raises the errors of the threads.
     except (RuntimeError, ValueError) as error:
       raise ConfigError(
         f"{self._where} is damaged: {error}. {self._again}"
       ) from error
-    if self.num_classes is None or labels.min() < 0:  # -1 is "not given".
+    if self.num_classes is None or labels.min() < 0:  # -1 is "no label".
       return Arrays(images, None, None)
     return Arrays(images, labels, self.num_classes)
 
@@ -187,10 +188,10 @@ def _pool() -> futures.ThreadPoolExecutor:
 
 
 def _let_open(where: str, count: int) -> None:
-  """Lets this process, and those it starts, hold so many more files open.
+  """Lets this process and its children open `count` more files.
 
-  ArrayRecord's reader holds every file open, and one that cannot be opened
-  looks as if its images were damaged. A shell often allows 1,024.
+  ArrayRecord's reader keeps every file open. If it cannot open a file, the
+  images in it look damaged. The limit of a shell is often 1,024.
   """
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   need = count + _OTHER_FILES
@@ -208,7 +209,7 @@ def _let_open(where: str, count: int) -> None:
 def _check_shards(where: str, again: str, shards: list[Any]) -> None:
   paths = [os.fspath(shard.filename) for shard in shards]
   lengths = [shard.examples_in_shard for shard in shards]
-  # At the same time: thousands take long on a network's file system.
+  # In parallel: thousands of files take long on a network file system.
   for path, problem in zip(
     paths, _pool().map(problem_of, paths, lengths), strict=True
   ):
@@ -217,16 +218,17 @@ def _check_shards(where: str, again: str, shards: list[Any]) -> None:
 
 
 def problem_of(path: str, length: int) -> str | None:
-  """What is wrong with a file that should hold `length` records, if anything.
+  """The problem with a file that should hold `length` records, or None.
 
-  Finds a file that is cut short; damage inside shows when it is read.
+  This detects truncated files. Damage inside a file is detected when the
+  damaged record is read.
   """
   from array_record.python import array_record_module
 
   try:
     reader = array_record_module.ArrayRecordReader(path)
     found = reader.num_records()
-    reader.close()  # Raises what went wrong when the file was opened.
+    reader.close()  # Raises the error of opening the file.
   except RuntimeError as error:
     return f"is missing, cut short or unreadable: {error}"
   if found != length:

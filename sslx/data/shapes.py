@@ -1,12 +1,13 @@
 """The `shapes` data set: generated figures on clutter, nothing to download.
 
-Four copies of one figure lie about each image; the class is its shape. All the
-rest is nuisance: colour, whether the figures are lighter or darker than the
-ground, their places, sizes, rotations and texture, and the texture and clutter
-of the ground. No pixel has the same meaning in two images of a class, so that
-neighbours in pixel space, or under an untrained network, tell little; but any
-crop of an image still shows the shape, and little else survives a change of
-colours, so a self-supervised method finds it within a few hundred steps.
+Each image shows four copies of one figure, whose shape is the class. Everything
+else is nuisance: colour; whether the figures are lighter or darker than the
+ground; their positions, sizes, rotations and texture; and the texture and
+clutter of the ground. No pixel has the same meaning in two images of a class,
+so nearest neighbours of pixels or of an untrained network's features predict
+the class poorly. But any crop still shows the shape, and little else survives
+colour augmentation, so a self-supervised method learns the shape within a few
+hundred steps.
 """
 
 from __future__ import annotations
@@ -17,26 +18,27 @@ from typing import Literal
 
 import numpy as np
 
-# Difficulty. Lengths are fractions of the image's side, light is in [0, 1].
-RADIUS = (0.16, 0.22)  # of the circle around a figure
-JITTER = 0.1  # of a figure's place in the two by two lattice of them
-ROTATION = 0.25  # radians, to either side
-GROUND = (0.4, 0.6)  # luminance
-CONTRAST = (0.3, 0.38)  # luminance of the figures against the ground
-COLOUR = (0.1, 0.3)  # strength of the image's one hue
+# Difficulty. Lengths are fractions of the image's side; luminance is in [0, 1].
+RADIUS = (0.16, 0.22)  # radius of the circle around a figure
+JITTER = 0.1  # shift of a figure from its position in the 2 x 2 lattice
+ROTATION = 0.25  # maximum rotation in radians, in either direction
+GROUND = (0.4, 0.6)  # luminance of the ground
+CONTRAST = (0.3, 0.38)  # difference in luminance of figures and ground
+COLOUR = (0.1, 0.3)  # strength of the image's single hue
 TEXTURE = (0.12, 0.05)  # amplitude of the noise on the ground, on the figures
 GRAIN = 6  # cells of that noise along a side
-CLUTTER = 4  # small bars under the figures
-CLUTTER_SIZE = (0.05, 0.02)  # half their length, half their width
+CLUTTER = 4  # number of small bars under the figures
+CLUTTER_SIZE = (0.05, 0.02)  # half the length and half the width of a bar
 CLUTTER_CONTRAST = 0.2
 NOISE = 0.02  # standard deviation of a pixel
 
 _LUMA = np.array([0.299, 0.587, 0.114])
-_CHUNK = 256  # images rendered at a time: what fits the cache of a core
+_CHUNK = 256  # images rendered at a time; they fit into the cache of a core
 
 
-# Signed distances (about; exact near the edge) to figures inside the unit
-# circle, negative inside. Coordinates are f64[b, size, size], y points down.
+# Signed distances to figures inside the unit circle: negative inside a figure,
+# exact near its edge and approximate elsewhere. Coordinates are
+# f64[b, size, size]; y points down.
 
 
 def _disc(x, y):
@@ -67,7 +69,7 @@ def _upright(x, y):
 
 
 def _triangle(x, y):
-  """The outline, of lines 0.3 wide."""
+  """The outline of a triangle, with lines of width 0.3."""
   triangle = np.maximum(y, np.abs(x) * np.sqrt(0.75) - y / 2) - 0.35
   return np.abs(triangle) - 0.14
 
@@ -98,22 +100,22 @@ def generate(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Renders one split.
 
-  The same arguments give the same images everywhere: all arithmetic is float64,
-  so that differences of the last bit between maths libraries do not reach the
-  rounding to uint8.
+  The same arguments give the same images everywhere. All arithmetic is float64,
+  so that last-bit differences between maths libraries do not change the uint8
+  results.
 
   Args:
-    split: "train" or "test"; each draws from its own random stream.
+    split: "train" or "test"; each has its own random stream.
     n: number of images; None means 4096 for train and 1024 for test.
-    size: side of the images, in pixels.
-    seed: another seed gives another set of the same kind.
+    size: side of the images in pixels.
+    seed: random seed of the set.
 
   Returns:
     images, uint8[n, size, size, 3], and labels, int32[n]: the index into
-    FIGURES. Classes are as equal in number as n allows, in random order.
+    FIGURES. Classes are as balanced as n allows, in random order.
 
   Raises:
-    ValueError: another split.
+    ValueError: `split` is neither "train" nor "test".
   """
   numbers = {"train": 4096, "test": 1024}
   if split not in numbers:
@@ -132,10 +134,10 @@ _SPLIT = re.compile(r"(train|test)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
 def load(split: str) -> tuple[np.ndarray, np.ndarray]:
-  """A split, or a slice of one as TFDS has them: "train[:10%]", "test[9:-5]".
+  """Renders a split or a TFDS-style slice: "train[:10%]", "test[9:-5]".
 
   Raises:
-    ValueError: there is no such split, or the slice holds nothing.
+    ValueError: there is no such split, or the slice is empty.
   """
   match = _SPLIT.fullmatch(split)
   if match is None:
@@ -157,12 +159,12 @@ def load(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _render(rng, labels, size):
-  """int32[b] -> uint8[b, size, size, 3]: ground, clutter, figures, noise."""
+  """Renders labels int32[b] as images uint8[b, size, size, 3]."""
   b = len(labels)
   axis = (np.arange(size) + 0.5) / size
   y, x = np.meshgrid(axis, axis, indexing="ij")
 
-  # Figures stand out from the ground in luminance, to either side.
+  # Figures are lighter or darker than the ground.
   ground = _uniform(rng, b, GROUND)
   polarity = np.where(rng.random((b, 1, 1)) < 0.5, -1, 1)
   figure = ground + polarity * _uniform(rng, b, CONTRAST)
@@ -193,7 +195,7 @@ def _render(rng, labels, size):
     cover = np.maximum(cover, _cover(distance * size))
   light = light + cover * (figure - light)
 
-  # Ground and figure in complementary hues, which adds no luminance.
+  # Ground and figures have complementary hues, which add no luminance.
   hue = 2 * rng.random((b, 3)) - 1
   hue -= hue @ _LUMA[:, None]
   hue /= np.linalg.norm(hue, axis=1, keepdims=True)
@@ -208,7 +210,7 @@ def _uniform(rng, b, bounds):
 
 
 def _around(centre, angle, x, y):
-  """Coordinates turned about a centre, on a plane that repeats every 1."""
+  """Rotated coordinates around a centre, on a plane with period 1."""
   x, y = (x - centre[0] + 0.5) % 1 - 0.5, (y - centre[1] + 0.5) % 1 - 0.5
   cos, sin = np.cos(angle), np.sin(angle)
   return cos * x + sin * y, cos * y - sin * x
@@ -217,8 +219,8 @@ def _around(centre, angle, x, y):
 def _texture(rng, b, axis):
   """Smooth noise in about [-1, 1]: random values on a grid, interpolated.
 
-  Its statistics are the same in every image, so that it tells images apart
-  pixel by pixel but is of no use to a network that pools over the image.
+  Its statistics are the same in every image. It distinguishes images pixel by
+  pixel, but carries no information for a network that pools over the image.
   """
   grid = 2 * rng.random((b, GRAIN + 1, GRAIN + 1)) - 1
   tent = 1 - np.abs(axis[:, None] * GRAIN - np.arange(GRAIN + 1))
@@ -227,5 +229,5 @@ def _texture(rng, b, axis):
 
 
 def _cover(distance):
-  """Signed distance in pixels -> what part of the pixel is inside."""
+  """Fraction of a pixel inside the shape, given signed distance in pixels."""
   return np.clip(0.5 - distance, 0, 1)

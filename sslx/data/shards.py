@@ -1,7 +1,7 @@
-"""Writes the ArrayRecord shards of a set, in parallel, each by one worker.
+"""Writes the ArrayRecord shards of a set in parallel, one worker per shard.
 
-A shard gets its name only once it is whole and its summary is on disk. What it
-holds depends on the job alone, not on which worker wrote it, nor when.
+A shard gets its final name only when it is complete and its summary is on disk.
+Its contents depend only on the job, not on the worker or the time.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from sslx.data import crops, sums
 from sslx.data.encode import Form, encode
 
 _READ = 16  # images that are read, and counted, at a time
-_MAX_SKIPPED = 0.01  # of the images; more is not a few damaged files
+_MAX_SKIPPED = 0.01  # maximum fraction of images that may be skipped
 
 
 class Images(Protocol):
-  """Encoded images on disk, as `sources.Encoded`, and what they are called."""
+  """Encoded images on disk with names; similar to `sources.Encoded`."""
 
   num_classes: int | None
 
@@ -37,13 +37,13 @@ class Images(Protocol):
     """Number of images."""
 
   def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
-    """Encoded images, b"" for unreadable ones, and labels, int32[n]."""
+    """Encoded images (b"" if unreadable) and labels, int32[n]."""
 
   def name(self, index: int) -> str:
     """Where an image is, for messages."""
 
   def file_name(self, index: int) -> str:
-    """What the set calls it."""
+    """The image's name in the set."""
 
 
 class Job(NamedTuple):
@@ -51,8 +51,8 @@ class Job(NamedTuple):
 
   Attributes:
     splits: the images, by the name of the split.
-    labelled: whether records have a label, -1 where an image has none.
-    form: what is stored of an image.
+    labelled: whether records have a label; -1 is an image without one.
+    form: how images are stored.
   """
 
   splits: Mapping[str, Images]
@@ -61,7 +61,7 @@ class Job(NamedTuple):
 
 
 class Shard(NamedTuple):
-  """One file, and which images of a split are for it, int64[n]."""
+  """One file and the images of a split that it holds; indices are int64[n]."""
 
   path: str
   split: str
@@ -69,13 +69,13 @@ class Shard(NamedTuple):
 
   @property
   def summary(self) -> str:
-    """Path of the file that says what is in the shard."""
+    """Path of the JSON file with the shard's `Summary`."""
     folder, name = os.path.split(self.path)
     return os.path.join(folder, "progress", f"{name}.json")
 
 
 class Summary(NamedTuple):
-  """What was written, its checksum, and a line on each image that was not."""
+  """Contents and checksum of a shard, and one line per skipped image."""
 
   images: int
   num_bytes: int
@@ -89,16 +89,16 @@ def write(
   workers: int,
   progress: Callable[[int], None],
 ) -> list[Summary]:
-  """Writes the shards that are not there yet.
+  """Writes the shards that do not exist yet.
 
   Args:
-    job: what they have in common.
-    shards: all of the set's, in one folder.
-    workers: processes.
-    progress: called now and then with the number of images done.
+    job: what the shards have in common.
+    shards: all shards of the set, in one folder.
+    workers: number of processes.
+    progress: called repeatedly with the number of images done.
 
   Returns:
-    The summary of each.
+    The summary of each shard.
 
   Raises:
     ConfigError: a shard cannot be written, or too many images are damaged.
@@ -112,7 +112,7 @@ def write(
       summaries[shard.path] = summary
   total = sum(len(shard.indices) for shard in shards)
   earlier = total - sum(len(shard.indices) for shard in todo)
-  # Spawned: a fork would share the locks of threads that it does not have.
+  # Not forked: a fork copies locks held by threads that it does not have.
   context = multiprocessing.get_context("spawn")
   done, stop = context.Value("q", 0), context.Value("b", 0)
   arguments, workers = (job, done, stop), min(workers, len(todo))
@@ -121,8 +121,8 @@ def write(
   else:
     pool = futures.ThreadPoolExecutor(1, "shards", _start, arguments)
   try:
-    # Workers inherit that Ctrl-C, which a terminal sends to all processes, is
-    # not for them. They start at the first `submit`.
+    # A terminal sends Ctrl-C to all processes. Workers start at the first
+    # `submit` and inherit the setting to ignore it.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
       waiting = {pool.submit(_write, shard): shard for shard in todo}
@@ -147,14 +147,14 @@ def write(
 
 
 def _finished(shard: Shard) -> Summary | None:
-  """What an earlier run wrote, if it wrote all of it."""
+  """The summary of a shard that an earlier run completed, or None."""
   if not os.path.exists(shard.path):
     return None
   try:
     with open(shard.summary) as file:
       return Summary(*json.load(file))
   except (OSError, ValueError, TypeError):
-    # A power failure lost it, or an older version wrote it.
+    # Lost in a power failure, or written by an older version.
     return None
 
 
@@ -168,11 +168,11 @@ def _check_skipped(summaries: Sequence[Summary], total: int, path: str) -> None:
     )
 
 
-_worker = None  # job, done and stop of this process
+_worker = None  # (job, done, stop) of this process
 
 
 def _start(job: Job, done, stop) -> None:
-  """Makes this process, or this thread, a worker."""
+  """Initialises this process or thread as a worker."""
   global _worker
   _worker = job, done, stop
   if multiprocessing.parent_process() is not None:
@@ -181,21 +181,21 @@ def _start(job: Job, done, stop) -> None:
 
 def _end_with_parent() -> None:
   multiprocessing.parent_process().join()
-  os._exit(1)  # It was killed, or else it would have ended this process.
+  os._exit(1)  # The parent was killed; otherwise it would end its workers.
 
 
 def _write(shard: Shard) -> Summary:
-  """Writes a shard, under another name until it is whole."""
+  """Writes a shard, under a temporary name until it is complete."""
   from array_record.python import array_record_module
 
   job, done, stop = _worker
   images = job.splits[shard.split]
   partial = f"{shard.path}.{os.getpid()}.partial"
   count, num_bytes, skipped = 0, 0, []
-  # The writer of ArrayRecord raises RuntimeError, whatever went wrong.
+  # ArrayRecord's writer raises RuntimeError for every kind of failure.
   with writing(shard.path, OSError, RuntimeError):
-    # JPEGs do not compress, and to read pixels from a compressed file takes
-    # longer than to decode a JPEG.
+    # Uncompressed, because JPEGs do not compress, and reading pixels from a
+    # compressed file takes longer than decoding a JPEG.
     options = "group_size:1,uncompressed"
     writer = array_record_module.ArrayRecordWriter(partial, options)
     for start in range(0, len(shard.indices), _READ):
@@ -228,7 +228,7 @@ def _write(shard: Shard) -> Summary:
 
 @contextlib.contextmanager
 def writing(path: str, *kinds: type[Exception]) -> Iterator[None]:
-  """Says what to do when the disk is full, or not to be written to."""
+  """Turns errors of writing, such as a full disk, into a ConfigError."""
   try:
     yield
   except kinds as error:
@@ -246,7 +246,7 @@ def _record(
   label: int | None,
   file_name: str,
 ) -> bytes:
-  """As TFDS serialises it."""
+  """Serialises a record as TFDS does."""
   from tensorflow_datasets.proto import tf_example_pb2
 
   example = tf_example_pb2.Example()
@@ -259,5 +259,5 @@ def _record(
   if label is not None:
     feature["label"].int64_list.value.append(label)
   feature["file_name"].bytes_list.value.append(file_name.encode())
-  # Maps have no order of their own, and the files should be the same each time.
+  # Maps have no fixed order, but the files should be reproducible.
   return example.SerializeToString(deterministic=True)

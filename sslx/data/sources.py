@@ -1,9 +1,9 @@
-"""Where images come from: the generated shapes, a TFDS set, or a folder.
+"""Opens a set of images: the generated shapes, a TFDS set, or a folder.
 
-A set of small images of one size is read whole into memory, and its views are
-cut on the device. Of any other set the encoded images are read batch by batch,
-and its views are cut on the host. TFDS sets are read from ArrayRecord files,
-which takes no TensorFlow; only downloading and preparing one does.
+A set of small images of one size is read into memory, and its views are cut on
+the device. For any other set, encoded images are read batch by batch, and views
+are cut on the host. TFDS sets are read from ArrayRecord files. Reading needs no
+TensorFlow; only downloading and preparing a set does.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sslx.data import builders, files, records, shapes
 from sslx.data.builders import Source
 from sslx.data.fingerprint import Fingerprint, digest
 
-# Sets from outside sslx, which a module of `runtime.custom_imports` adds: name
-# to a function that opens a split of a Source, as `load` does.
+# Sets from outside sslx, added by modules in `runtime.custom_imports`. Maps a
+# name to a function that opens a split of a Source, as `load` does.
 SOURCES: dict[str, Callable[[Source, str], Any]] = {}
 
-# Images of one size up to this side are held in memory. Fixed, and not a matter
-# of how much memory there is: where views are cut decides what is drawn.
+# Images of one size up to this side are held in memory. The limit does not
+# depend on the available memory, because host and device draw different views.
 IN_MEMORY_SIDE = 96
 
 
@@ -37,7 +37,7 @@ class Arrays:
   Attributes:
     images: uint8[n, h, w, c]; RGB if c is 3.
     labels: int32[n] in [0, num_classes), or None if the images have no labels.
-    num_classes: None if the images have no labels.
+    num_classes: number of classes; None if the images have no labels.
   """
 
   images: np.ndarray
@@ -48,7 +48,7 @@ class Arrays:
     return len(self.images)
 
   def fingerprint(self) -> Fingerprint:
-    """Of all that it holds."""
+    """Fingerprint of the images and labels."""
     arrays = {"pixels": self.images, "labels": self.labels}
     return {
       name: digest([np.ascontiguousarray(array)])
@@ -58,11 +58,11 @@ class Arrays:
 
 
 class Encoded(Protocol):
-  """A set of encoded images, read when they are needed.
+  """A set of encoded images that are read on demand.
 
-  It may be sent to a worker process. `num_classes` is None if the images have
-  no labels. It may have an attribute `channels`: how many its pixels have,
-  where they are not RGB.
+  It can be sent to a worker process. `num_classes` is None if the images have
+  no labels. If the images are not RGB, an attribute `channels` says how many
+  channels their pixels have.
   """
 
   num_classes: int | None
@@ -82,7 +82,7 @@ class Encoded(Protocol):
     """Where an image is, for messages."""
 
   def fingerprint(self) -> Fingerprint:
-    """What it knows of itself without reading an image."""
+    """The fingerprint of the set, computed without reading an image."""
 
 
 def channels_of(images: Arrays | Encoded) -> int:
@@ -100,19 +100,20 @@ def load(
   """Opens a split; sets of small images of one size are read into memory.
 
   Args:
-    source: which set.
-    split: which of the two splits that the source names.
-    classes: of the training split, if `split` is the test split of a folder.
+    source: the set and the names of its splits.
+    split: whether to open `source.train` or `source.test`.
+    classes: the classes of the training split, if `split` is the test split of
+      a folder.
 
   Returns:
     Images in the order of their files; None if the source names no test split
     and the set has none.
 
   Raises:
-    ConfigError: the set or the split does not exist; is not prepared, or only
-      in part, and cannot be prepared here; is damaged; or does not hold images,
-      or more of them than memory does. Damage inside a file shows when that
-      place is read, all else before the first image is.
+    ConfigError: the set or the split does not exist; it is missing or
+      incomplete and cannot be prepared here; it is damaged; it holds no images;
+      or it does not fit into memory. Damage inside a file is detected when the
+      damaged record is read, everything else before the first image is read.
   """
   if source.name in SOURCES:
     return SOURCES[source.name](source, split)
@@ -155,13 +156,13 @@ def load(
 
 
 class _Features(NamedTuple):
-  shape: tuple[int | None, int | None, int]  # None where it varies
+  shape: tuple[int | None, int | None, int]  # None if the size varies
   num_classes: int | None
-  raw: bool  # pixels, not an encoded image
+  raw: bool  # whether pixels are stored, not encoded images
 
 
 def _check_features(source: Source, builder: Any) -> _Features:
-  """What a set that can be read holds."""
+  """The features of a set; raises ConfigError if it cannot be read."""
   import tensorflow_datasets as tfds
 
   key = builders.CONFIG.of(source)

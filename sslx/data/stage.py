@@ -1,8 +1,8 @@
 """Copies a prepared set from a shared folder or a bucket to this host.
 
-A copy is made in `<version>.incomplete` beside its place, and renamed when all
-of it is there and has been checked. `progress/staging.json` says what is
-copied, so that a copy that was killed goes on.
+The copy is made in `<version>.incomplete` next to its final folder, and renamed
+when it is complete and has been checked. `progress/staging.json` records the
+source and its files, so that an interrupted copy can be resumed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Staged(NamedTuple):
-  """What is there now.
+  """A staged set.
 
   Attributes:
-    folder: of the set, `TARGET/name/version`.
-    files: how many it has.
-    num_bytes: of all of them.
-    copied: bytes that this call copied; None if the set was there.
+    folder: the folder of the set, `TARGET/name/version`.
+    files: number of files.
+    num_bytes: size of all files.
+    copied: bytes that this call copied; None if the set already existed.
   """
 
   folder: str
@@ -45,7 +45,7 @@ class Staged(NamedTuple):
 
 
 class _File(NamedTuple):
-  """A file of the set: its size in bytes, and its MD5 if the store has it."""
+  """A file of the set: name, size in bytes, and MD5 if the store knows it."""
 
   name: str
   size: int
@@ -59,26 +59,27 @@ def stage(
   workers: int,
   progress: Callable[[int, int], None],
 ) -> Staged:
-  """Copies a set, or what an earlier call left to copy of it.
+  """Copies a set to this host, or resumes an interrupted copy.
 
-  Several processes of a host may call it: one copies, the others wait.
+  Several processes of a host may call this: one copies, the others wait.
 
   Args:
-    name: of the set: "imagenet2012", "name/config", "name:1.0.0". Without a
-      version it is the newest there.
+    name: name of the set: "imagenet2012", "name/config", "name:1.0.0". Without
+      a version, the newest version is used.
     source: TFDS directory, a path or a URL such as gs://bucket/tfds.
     target: TFDS directory on this host.
-    workers: files that are copied at a time.
-    progress: called now and then with the bytes that are there, and all.
+    workers: number of files that are copied at a time.
+    progress: called repeatedly with the bytes present and the total.
 
   Raises:
-    ConfigError: the set is not there; the store cannot be read with what is
-      installed; there is no room for it; or the copy is damaged.
+    ConfigError: the set does not exist; the store cannot be read with the
+      installed packages; there is too little disk space; or the copy is
+      damaged.
   """
   path, _, version = name.partition(":")
   if not re.fullmatch(r"\w+(/[\w.-]+)?", path):
     raise ConfigError(f"NAME={name!r} is not like 'name' or 'name:1.0.0'.")
-  # What is whole needs no store: a host may start again without it.
+  # A complete copy needs no access to the store: a host may restart without it.
   there = _there(os.path.join(target, path), version)
   if there is not None:
     sizes = [entry.stat().st_size for entry in os.scandir(there)]
@@ -90,7 +91,7 @@ def stage(
   with shards.writing(folder, OSError):
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     with _claim(folder):
-      if os.path.exists(folder):  # By the process that had the claim before.
+      if os.path.exists(folder):  # Copied by the previous holder of the claim.
         return Staged(folder, len(files), sum(f.size for f in files), None)
       copied = _copy(
         fs, remote, f"{folder}.incomplete", files, workers, progress
@@ -100,7 +101,7 @@ def stage(
 
 
 def _there(folder: str, version: str) -> str | None:
-  """The staged set of this version, or the newest."""
+  """Path of the staged set of this version, or of the newest; None if none."""
   with contextlib.suppress(FileNotFoundError):
     versions = _newest_last(os.listdir(folder))
     found = [v for v in versions if version in ("", v)]
@@ -115,7 +116,7 @@ def _newest_last(names: list[str]) -> list[str]:
 
 def _open(source: str) -> tuple[Any, str]:
   """The file system of a path or URL, and the path on it."""
-  import fsspec  # Not before it is needed: it takes a quarter of a second.
+  import fsspec  # Imported here because it takes a quarter of a second.
 
   try:
     return fsspec.core.url_to_fs(source)
@@ -143,7 +144,7 @@ def _find(
     raise ConfigError(
       f"--from={source!r} has no set {name!r}: {folder} does not exist."
     ) from error
-  except Exception as error:  # Stores raise many kinds: no access, no network.
+  except Exception as error:  # Stores raise many kinds of errors.
     raise ConfigError(
       f"--from={source!r} cannot be read: {type(error).__name__}: {error}"
     ) from error
@@ -169,20 +170,21 @@ def _list(fs: Any, remote: str) -> list[_File]:
 
 
 def _md5(entry: dict[str, Any]) -> str | None:
-  """In hexadecimal, where the store knows it."""
-  if "md5Hash" in entry:  # Google's, unless the object was composed of parts.
+  """The MD5 of a file in hexadecimal, or None if the store does not know it."""
+  # Google stores an MD5, unless the object was composed of parts.
+  if "md5Hash" in entry:
     return base64.b64decode(entry["md5Hash"]).hex()
   tag = str(entry.get("ETag", "")).strip('"')
-  # Amazon's, unless it was uploaded in parts or is encrypted.
+  # Amazon's ETag is an MD5, unless the upload was in parts or is encrypted.
   return tag if re.fullmatch("[0-9a-f]{32}", tag) else None
 
 
 @contextlib.contextmanager
 def _claim(folder: str) -> Iterator[None]:
-  """Waits until no other process writes the folder."""
+  """Locks the folder; waits while another process writes it."""
   parent, name = os.path.split(folder)
   with open(os.path.join(parent, f".{name}.lock"), "w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)  # Ends with the process.
+    fcntl.flock(file, fcntl.LOCK_EX)  # Released when the process ends.
     yield
 
 
@@ -194,7 +196,7 @@ def _copy(
   workers: int,
   progress: Callable[[int, int], None],
 ) -> int:
-  """Copies what is not there yet and checks all; returns bytes copied."""
+  """Copies missing files and checks all; returns the number of bytes copied."""
   plan = {"source": fs.unstrip_protocol(remote), "files": files}
   plan = json.loads(json.dumps(plan))
   plan_path = os.path.join(folder, _PLAN)
@@ -209,7 +211,7 @@ def _copy(
   os.makedirs(os.path.dirname(plan_path), exist_ok=True)
   with open(plan_path, "w") as file:
     json.dump(plan, file)
-  # A file has its name only when it is whole.
+  # A file gets its final name only when it is complete.
   for name in os.listdir(folder):
     if name.endswith(".partial"):
       os.unlink(os.path.join(folder, name))
@@ -235,7 +237,7 @@ def _copy(
 
   pool = futures.ThreadPoolExecutor(workers, "stage")
   try:
-    # The largest first, so that all workers end at the same time.
+    # The largest first, so that all workers finish at about the same time.
     order = sorted(todo, key=lambda f: -f.size)
     waiting = {pool.submit(copy, file) for file in order}
     while waiting:
@@ -258,7 +260,7 @@ def _copy_file(fs: Any, remote: str, folder: str, file: _File) -> None:
   partial = f"{path}.partial"
   try:
     fs.get_file(f"{remote}/{file.name}", partial)
-  except Exception as error:  # Stores raise many kinds.
+  except Exception as error:  # Stores raise many kinds of errors.
     if getattr(error, "errno", None) in _NO_ROOM:
       raise
     raise ConfigError(

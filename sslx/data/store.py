@@ -1,8 +1,8 @@
 """Writes a set of images as TFDS does: ArrayRecord shards and their metadata.
 
-A set is made in `<version>.incomplete` beside its place, and renamed when all
-of it is there and has been checked. `progress/plan.json` in that folder says
-what was asked for, so that a run that was killed can go on, and shards of
+A set is written to `<version>.incomplete` next to its final folder, and renamed
+when it is complete and has been checked. `progress/plan.json` in that folder
+records the request, so that an interrupted run can be resumed and shards of
 different requests are never mixed.
 """
 
@@ -25,19 +25,19 @@ from sslx.config import ConfigError
 from sslx.data import check, shards, sums
 from sslx.data.encode import Form
 
-_SHARD = 1000  # images, or as many more as there would be too many files
-_MAX_SHARDS = 500  # Readers hold all files open; a shell often allows 1024.
+_SHARD = 1000  # images per shard; more if there would be too many shards
+_MAX_SHARDS = 500  # Readers keep all files open; a shell often allows 1024.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-  """What is to be written.
+  """A set to be written.
 
   Attributes:
-    folder: of the finished set, `.../name/version`.
+    folder: folder of the finished set, `.../name/version`.
     splits: the images, by the name of the split.
-    classes: their names, or None if the images have no labels.
-    form: what is stored of an image.
+    classes: names of the classes, or None if the images have no labels.
+    form: how images are stored.
     source: where the images come from.
   """
 
@@ -51,21 +51,21 @@ class Request:
 def write(
   request: Request, workers: int, progress: Callable[[int], None]
 ) -> dict[str, tuple[int, int]]:
-  """Writes a set, or what an earlier run left to write of it.
+  """Writes a set, or resumes an interrupted run.
 
   Args:
-    request: what is to be written.
-    workers: processes.
-    progress: called now and then with the number of images done.
+    request: the set to be written.
+    workers: number of processes.
+    progress: called repeatedly with the number of images done.
 
   Returns:
-    For each split, how many images it has and how many were skipped, which are
-    listed in the set's `skipped.txt`.
+    For each split, the number of images and the number of skipped images. The
+    skipped images are listed in the set's `skipped.txt`.
 
   Raises:
-    ConfigError: the set is there; an unfinished one of another request is, or
-      one that another process is at; the disk is full; too many images are
-      damaged; or what was written does not read.
+    ConfigError: the set exists; an unfinished set of another request exists;
+      another process is writing the set; the disk is full; too many images are
+      damaged; or the written set fails its check.
   """
   folder = f"{request.folder}.incomplete"
   names = {split: _names(images) for split, images in request.splits.items()}
@@ -105,7 +105,7 @@ def _names(images: shards.Images) -> list[bytes]:
 
 
 def _plan(request: Request, names: dict[str, list[bytes]]) -> dict[str, Any]:
-  """All that the content of the shards depends on."""
+  """Everything that the contents of the shards depend on."""
   plan = {"source": request.source, **dataclasses.asdict(request.form)}
   for split, all_ in names.items():
     digest = hashlib.blake2b(b"\0".join(all_), digest_size=8).hexdigest()
@@ -117,9 +117,9 @@ def _plan(request: Request, names: dict[str, list[bytes]]) -> dict[str, Any]:
 def _shards(
   request: Request, folder: str, names: dict[str, list[bytes]]
 ) -> Iterator[shards.Shard]:
-  """Images in the order of a hash of their names.
+  """Assigns images to shards in the order of a hash of their names.
 
-  So any slice is a fair sample, the same on every machine.
+  Therefore any slice is a random sample, and the same on every machine.
   """
   name = os.path.basename(os.path.dirname(request.folder))
   for split, all_ in names.items():
@@ -133,7 +133,7 @@ def _shards(
 
 @contextlib.contextmanager
 def _claim(target: str, folder: str, plan: dict[str, Any]) -> Iterator[None]:
-  """Keeps an unfinished set for one plan, and while open for this process."""
+  """Reserves an unfinished set for one plan, and locks it for this process."""
   if os.path.exists(target):
     raise ConfigError(
       f"{target} exists. Check it with --verify, or prepare the set anew after"
@@ -143,7 +143,8 @@ def _claim(target: str, folder: str, plan: dict[str, Any]) -> Iterator[None]:
   os.makedirs(os.path.dirname(path), exist_ok=True)
   with open(path, "a+") as file:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Ends with the process.
+      # Released when the process ends.
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
       raise ConfigError(
         f"{folder} is being written by another process. Wait for its end."
@@ -156,7 +157,7 @@ def _claim(target: str, folder: str, plan: dict[str, Any]) -> Iterator[None]:
       file.truncate(0)
       json.dump(plan, file, indent=2)
       file.flush()
-      os.fsync(file.fileno())  # Before any shard is.
+      os.fsync(file.fileno())  # Before any shard is written.
     for name in os.listdir(folder):
       if name.endswith(".partial"):
         os.unlink(os.path.join(folder, name))
@@ -182,7 +183,7 @@ def _check_plan(
 def _write_metadata(
   request: Request, folder: str, splits: dict[str, list[shards.Summary]]
 ) -> None:
-  """dataset_info.json, features.json and label.labels.txt."""
+  """Writes dataset_info.json, features.json and label.labels.txt."""
   import tensorflow_datasets as tfds
 
   if request.form.raw:
@@ -190,7 +191,8 @@ def _write_metadata(
       shape=(None, None, 3), dtype=np.uint8, encoding="bytes"
     )
   else:
-    encoding = "jpeg" if request.form.only_jpeg else None  # None: any.
+    # None allows any encoding.
+    encoding = "jpeg" if request.form.only_jpeg else None
     image = tfds.features.Image(encoding_format=encoding)
   features = {"image": image, "file_name": tfds.features.Text()}
   if request.classes is not None:
@@ -216,5 +218,5 @@ def _write_metadata(
     split_infos=infos,
     version=os.path.basename(request.folder),
     description=f"Prepared by sslx from {request.source}.",
-    check_data=False,  # It would take TensorFlow; `check` does it.
+    check_data=False,  # This would need TensorFlow; `check` does it instead.
   )

@@ -1,6 +1,6 @@
 """Checksums of the files of a prepared set, in its `SHA256SUMS`.
 
-The file has the form that `sha256sum --check SHA256SUMS` reads.
+`sha256sum --check SHA256SUMS` can read the file.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def write(folder: str, known: Mapping[str, str] | None = None) -> None:
   """Writes the checksums of all files of a folder.
 
   Args:
-    folder: of the set.
-    known: those that were taken when the files were written, by name.
+    folder: the folder of the set.
+    known: checksums that were computed when files were written, by file name.
   """
   known = known or {}
   names = sorted(_files(folder))
@@ -41,10 +41,10 @@ def write(folder: str, known: Mapping[str, str] | None = None) -> None:
 
 
 def read(folder: str) -> dict[str, str] | None:
-  """The checksums, by name; None if there are none.
+  """Reads the checksums, by file name; None if the set has none.
 
   Raises:
-    ValueError: the file is damaged.
+    ValueError: the file of checksums is damaged.
   """
   path = os.path.join(folder, FILE)
   try:
@@ -63,7 +63,7 @@ def read(folder: str) -> dict[str, str] | None:
 
 
 def problems(folder: str, sums: Mapping[str, str]) -> list[str]:
-  """What does not agree with the checksums; reads every file to its end."""
+  """Lists differences from the checksums; reads every file completely."""
   there = _files(folder)
   taken = _of_files(folder, [name for name in sums if name in there])
   found = []

@@ -1,8 +1,8 @@
-"""What a method is given of each image: the settings of views, and their boxes.
+"""Settings of the views of an image, and the sampling of their boxes.
 
-A view is cut out of the image on the host while the image is decoded
-(`data.crops`), or on the device if the images are small (`data.augment`). The
-rule that draws the boxes is the same text for both, over numpy or jax.numpy.
+A view is cut on the host while the image is decoded (`data.crops`), or on the
+device if the images are small (`data.augment`). The same code samples the boxes
+for both, with numpy or jax.numpy.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ import numpy as np
 
 from sslx.config import require
 
-# Augmentations from outside sslx, which a module of `runtime.custom_imports`
-# adds: name to a function of f32[b, h, w, 3] images in [0, 1] and keys [b],
-# pure and for use inside jit.
+# Augmentations from outside sslx, added by modules in `runtime.custom_imports`.
+# Maps a name to a pure function of images, f32[b, h, w, 3] in [0, 1], and keys
+# [b], which is called inside jit.
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {}
 INTERPOLATIONS = ("bilinear", "bicubic")
 TRIES = 10
-BOX_UNIFORMS = 2 * TRIES + 2  # what `random_boxes` takes for each image
-PATCH_UNIFORMS = 2 + 9 * 2  # what `random_patches` takes
-HUE = 3  # place in View.jitter, after brightness, contrast and saturation
+BOX_UNIFORMS = 2 * TRIES + 2  # random numbers per image for `random_boxes`
+PATCH_UNIFORMS = 2 + 9 * 2  # random numbers per image for `random_patches`
+HUE = 3  # index in View.jitter, after brightness, contrast and saturation
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
   """One kind of view of an image: how it is cropped and coloured.
 
-  A bare view is a random crop and a flip. `jitter` holds the strengths s of
-  brightness, contrast and saturation, which multiply by U(max(0, 1-s), 1+s),
-  and of hue, which turns by U(-s, s) circles; all four happen together, with
-  `jitter_prob`, in random order. `flip`, `grey`, `blur` and `solarize` are
-  probabilities. A value out of its range raises a ValueError.
+  By default a view is a random crop and a flip. `jitter` holds the strengths s
+  of brightness, contrast, saturation and hue. The first three are multiplied by
+  U(max(0, 1-s), 1+s). Hue is shifted by U(-s, s) turns of the colour circle.
+  All four are applied together, in random order, with probability
+  `jitter_prob`. `flip`, `grey`, `blur` and `solarize` are probabilities. A
+  value out of its range raises a ValueError.
   """
 
-  size: int  # of the view, size x size pixels
+  size: int  # height and width of the view in pixels
   kind: Literal["crop"] = "crop"
   count: int = 1  # views of this kind per image
   crop_scale: tuple[float, float] = (0.08, 1.0)  # crop area / image area
@@ -52,7 +53,7 @@ class View:
   blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels
   blur_kernel: int = 23  # taps, odd
   solarize: float = 0.0
-  then: tuple[str, ...] = ()  # of OPERATIONS, after all of these
+  then: tuple[str, ...] = ()  # names of OPERATIONS to apply last
 
   def __post_init__(self):
     for name in ("size", "count", "blur_kernel"):
@@ -76,7 +77,7 @@ class View:
     require(self, "blur_kernel", fits, f"below 2 * size = {2 * self.size}")
 
   def shape(self, channels: int = 3) -> tuple[int, int, int]:
-    """Of one view of one image."""
+    """Shape of one view of one image."""
     return (self.size, self.size, channels)
 
 
@@ -84,15 +85,15 @@ class View:
 class Patches:
   """Nine patches of a 3 x 3 grid, for relative location.
 
-  The image is resized to `resize` x `resize`, whatever its aspect, and cropped
-  at random to `crop` x `crop`; each cell of the grid over that gives one patch
-  of `size` x `size` in a random place. `grey` is the probability that the image
-  loses its colour (equal weights of the channels), so that chromatic aberration
-  does not give the place away.
+  The image is resized to `resize` x `resize`, whatever its aspect ratio, and
+  cropped at random to `crop` x `crop`. The crop is divided into a 3 x 3 grid,
+  and each cell gives one patch of `size` x `size` at a random position. `grey`
+  is the probability that the image is converted to grey (equal weights of the
+  channels), so that chromatic aberration does not reveal the position.
 
   References:
     Doersch, Gupta and Efros, Unsupervised Visual Representation Learning by
-    Context Prediction, ICCV 2015, section 3.1; figures of MMSelfSup.
+    Context Prediction, ICCV 2015, section 3.1; numbers as in MMSelfSup.
   """
 
   kind: Literal["patches"]
@@ -115,17 +116,18 @@ class Patches:
     _require_probability(self, "grey")
 
   def shape(self, channels: int = 3) -> tuple[int, int, int, int]:
-    """Of one view of one image."""
+    """Shape of one view of one image."""
     return (9, self.size, self.size, channels)
 
 
 @dataclasses.dataclass(frozen=True)
 class Centre:
-  """The view of evaluation: short side to `resize`, then the central square.
+  """The evaluation view: resize the short side, then crop the central square.
 
   Attributes:
-    size: of the square that the encoder is given.
-    resize: of the short side before.
+    size: side of the square that the encoder receives.
+    resize: length of the short side after the resize.
+    interpolation: filter of the resize, antialiased.
   """
 
   size: int = 224
@@ -139,12 +141,12 @@ class Centre:
 
 
 class Slot(NamedTuple):
-  """One of the arrays that a method is given.
+  """One of the arrays that a method receives.
 
   Attributes:
-    view: which of the views of `each`.
-    shuffled: whether its rows are in the order of `order_lib.Order.shuffle`
-      instead of that of the batch.
+    view: index into the views of `each`.
+    shuffled: whether its rows are in the order of `order.Order.shuffle` instead
+      of the order of the batch.
   """
 
   view: int
@@ -175,15 +177,16 @@ def random_boxes(
 ) -> Any:
   """Random boxes i32[b, 4], (top, left, height, width), inside their images.
 
-  The rule of torchvision's RandomResizedCrop: the first of ten draws of area
-  and ratio that fits, in a uniform place; if none fits, the greatest central
-  box with a ratio in range (after Szegedy et al. 2014, GoogLeNet, section 6).
+  The rule is that of torchvision's RandomResizedCrop, after Szegedy et al. 2014
+  (GoogLeNet), section 6. Area and ratio are drawn ten times, and the first box
+  that fits is used, at a uniform position. If none fits, the largest central
+  box with a ratio in range is used.
 
   Args:
-    view: its `crop_scale` and `crop_ratio`.
+    view: sets `crop_scale` and `crop_ratio`.
     uniforms: float[b, BOX_UNIFORMS] in [0, 1).
-    height: of the images: a number, or [b].
-    width: likewise.
+    height: heights of the images: a number, or [b].
+    width: widths of the images: a number, or [b].
     xp: numpy or jax.numpy.
   """
   b = uniforms.shape[0]
@@ -200,11 +203,11 @@ def random_boxes(
   fits = ((tries > 0) & (tries <= image[:, None])).all(axis=2)
   first = xp.argmax(fits, axis=1)[:, None, None]
   drawn = xp.take_along_axis(tries, first, axis=1)[:, 0]
-  # place < 1, so that the floor is never the whole of slack + 1.
+  # place < 1, so the corner is at most image - drawn.
   corner = xp.floor(place * (image - drawn + 1))
   narrow, broad = view.crop_ratio
   limits = xp.stack([image[:, 1] / narrow, image[:, 0] * broad], axis=1)
-  # At least one pixel: an image can be thinner than any ratio in range.
+  # At least one pixel, because an image can be thinner than any ratio in range.
   central = xp.maximum(xp.minimum(image, xp.round(limits)), 1)
   central = xp.concatenate([(image - central) // 2, central], axis=1)
   drawn = xp.concatenate([corner, drawn], axis=1)
@@ -213,10 +216,10 @@ def random_boxes(
 
 
 def random_patches(view: Patches, uniforms: Any, xp: Any = np) -> Any:
-  """Random places of the nine patches, i32[b, 9, 2], row by row.
+  """Random positions of the nine patches, i32[b, 9, 2], row by row.
 
   Args:
-    view: sizes.
+    view: sets the sizes.
     uniforms: float[b, PATCH_UNIFORMS] in [0, 1).
     xp: numpy or jax.numpy.
 
@@ -234,13 +237,13 @@ def random_patches(view: Patches, uniforms: Any, xp: Any = np) -> Any:
 def patch_boxes(
   view: Patches, corners: np.ndarray, height: Any, width: Any
 ) -> np.ndarray:
-  """The boxes of patches in their images, float64[b, 9, 4].
+  """The boxes of patches in the original images, float64[b, 9, 4].
 
   Args:
-    view: sizes.
+    view: sets the sizes.
     corners: int[b, 9, 2], from `random_patches`.
-    height: of the images: a number, or [b].
-    width: likewise.
+    height: heights of the images: a number, or [b].
+    width: widths of the images: a number, or [b].
   """
   b = len(corners)
   sides = [np.broadcast_to(side, b) for side in (height, width)]
@@ -250,11 +253,11 @@ def patch_boxes(
 
 
 def centre_box(view: Centre, height: int, width: int) -> np.ndarray:
-  """Float[4] box (top, left, height, width) of the evaluation transform."""
+  """The box of the evaluation view, float[4]: (top, left, height, width)."""
   side = min(height, width) * view.size / view.resize
   return np.array([(height - side) / 2, (width - side) / 2, side, side])
 
 
 def between(low: Any, high: Any, uniform: Any) -> Any:
-  """Uniform numbers in [low, high), from those in [0, 1)."""
+  """Maps uniform numbers in [0, 1) to [low, high)."""
   return low + (high - low) * uniform

@@ -1,8 +1,8 @@
 """Weighted k-nearest-neighbour accuracy of frozen features, on a sharded bank.
 
 The bank is never gathered: an ImageNet bank is 1.28M x 2048 float32, 10.5 GB.
-Each device finds the best candidates of its own shard for a chunk of queries,
-and only those candidates travel.
+For a chunk of queries, each device finds the best candidates in its own shard.
+Only those candidates move between devices.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class KNN:
 
   Attributes:
     k: numbers of neighbours; one accuracy is reported for each.
-    temperature: T of the vote weights exp(cosine / T), 0.07 in Wu et al. 2018
-      (Instance Discrimination) and in DINO; 0.1 in MoCo's CIFAR protocol.
+    temperature: T of the vote weights exp(cosine / T): 0.07 in Wu et al. 2018
+      (Instance Discrimination) and in DINO, 0.1 in MoCo's CIFAR protocol.
   """
 
   k: tuple[int, ...] = (10, 20, 100, 200)
@@ -51,31 +51,31 @@ def accuracy(
   mesh: Mesh,
   chunk: int = 256,
 ) -> dict[int, float]:
-  """Top-1 accuracy of the weighted vote of the k nearest bank rows.
+  """Computes the top-1 accuracy of a weighted vote of the k nearest bank rows.
 
-  Neighbours are nearest by cosine in float32: bfloat16 similarities change the
-  ranking (pitfall 17). Each votes for its class with weight exp(cosine / T).
-  Of equal similarities the earlier bank row is taken, and of equal votes the
-  lowest class, so the device count does not decide ties.
+  Neighbours are ranked by cosine similarity in float32, because bfloat16
+  similarities change the ranking. Each neighbour votes for its class with
+  weight exp(cosine / T). Ties do not depend on the number of devices: of equal
+  similarities the earlier bank row wins, and of equal votes the lowest class.
 
   Args:
     bank: f32[n, B, d], B sharded over the mesh axis "data"; any row norms.
     bank_labels: i32[n, B] in [0, num_classes), or -1 for a padding row.
-    queries: f32[m, B', d], sharded as the bank.
+    queries: f32[m, B', d], sharded like the bank.
     query_labels: i32[m, B'], -1 for a padding row.
     k: numbers of neighbours.
     temperature: T above.
     num_classes: number of classes.
-    mesh: the mesh that the arrays live on.
-    chunk: queries compared at once, over all devices. Bounds memory: a device
-      holds chunk x (bank rows / devices) float32 similarities.
+    mesh: the mesh that the arrays are on.
+    chunk: queries compared at once, over all devices. It bounds memory: a
+      device holds chunk x (bank rows / devices) float32 similarities.
 
   Returns:
     {k: fraction of the queries that are classified correctly}.
 
   Raises:
-    ValueError: a k exceeds the number of bank rows, or there is no query;
-      padding rows do not count.
+    ValueError: a k exceeds the number of bank rows, or there is no query.
+      Padding rows are not counted.
 
   References:
     Wu et al., Unsupervised Feature Learning via Non-Parametric Instance
@@ -113,7 +113,7 @@ def accuracy(
   static_argnames=("ks", "temperature", "num_classes", "mesh", "chunk"),
 )
 def _hits(bank, bank_labels, queries, query_labels, *, mesh, **settings):
-  """Numbers of correct queries, i32[len(ks)], replicated."""
+  """Counts the correct queries for each k: i32[len(ks)], replicated."""
   rows, labels = P(None, parallel.DATA, None), P(None, parallel.DATA)
   return jax.shard_map(
     functools.partial(_shard_hits, **settings),
@@ -134,11 +134,11 @@ def _shard_hits(
   num_classes,
   chunk,
 ):
-  """One device's part of `_hits`; the result is the sum over devices."""
+  """Does one device's part of `_hits`; returns the sum over devices."""
   axis = parallel.Axis(parallel.DATA)
   n, b, _ = bank.shape
-  # Place of every row in the whole bank, to settle ties in an order that does
-  # not depend on the number of devices.
+  # The place of every row in the whole bank, to break ties in an order that
+  # does not depend on the number of devices.
   place = (
     jnp.arange(n)[:, None] * (b * axis.size) + axis.positions(b)
   ).reshape(-1)
@@ -146,7 +146,10 @@ def _shard_hits(
   queries, query_labels = _rows(queries), query_labels.reshape(-1)
 
   def to_owner(x):
-    """[queries of all, c] of my shard -> [my queries, c of all shards]."""
+    """Sends candidates of each query to the device that holds the query.
+
+    [queries of all, c] from my shard -> [my queries, c from all shards].
+    """
     return lax.all_to_all(x, axis.name, split_axis=0, concat_axis=1, tiled=True)
 
   def chunk_hits(mine):
@@ -160,11 +163,12 @@ def _shard_hits(
     distance, _, label = lax.sort(
       [to_owner(x) for x in candidates], dimension=1, num_keys=2
     )
-    # Relative to the nearest: exp(1 / T) overflows for a small T.
+    # Relative to the nearest neighbour: exp(1 / T) overflows for a small T.
     weight = jnp.exp((distance[:, :1] - distance) / temperature)
     votes, start, hits = 0.0, 0, []
     for end in ks:
-      # A fused comparison and sum: exact order, and no [queries, k, classes].
+      # XLA fuses the comparison and the sum: the order of the sum is fixed, and
+      # no [queries, k, classes] array is stored.
       chosen = label[:, start:end, None] == jnp.arange(num_classes)
       votes += jnp.sum(chosen * weight[:, start:end, None], axis=1)
       hits.append(jnp.sum(jnp.argmax(votes, axis=-1) == mine_labels))
@@ -186,5 +190,5 @@ def _shard_hits(
 
 
 def _rows(features):
-  """[n, b, d] -> f32[n * b, d], each row of L2 norm 1 (or 0)."""
+  """Maps [n, b, d] to f32[n * b, d], with rows of L2 norm 1 (or 0)."""
   return losses.l2_normalize(features.reshape(-1, features.shape[-1]))

@@ -1,4 +1,4 @@
-"""Collapse monitors: numbers that show a representation losing dimensions."""
+"""Collapse monitors: they show when a representation loses dimensions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sslx import losses, parallel
 
 
 def feature_std(features: jax.Array, axis: parallel.Axis) -> jax.Array:
-  """Spread of the L2-normalised features over the global batch, times sqrt(d).
+  """Computes the spread of L2-normalised features over the global batch.
 
   Args:
     features: [b, d], any norm and float type; computed in float32.
     axis: the data axis.
 
   Returns:
-    f32[], the standard deviation of each dimension, averaged and multiplied by
-    sqrt(d): about 1 for isotropic noise, 0 when every image maps to one point.
+    f32[], the mean over dimensions of the standard deviation, times sqrt(d):
+    about 1 for isotropic noise, 0 if all images map to the same point.
 
   References:
     Chen & He, Exploring Simple Siamese Representation Learning, CVPR 2021,
@@ -38,18 +38,19 @@ def feature_std(features: jax.Array, axis: parallel.Axis) -> jax.Array:
 def effective_rank(
   features: jax.Array, labels: jax.Array, *, mesh: Mesh
 ) -> float:
-  """Effective rank of the feature matrix: how many dimensions are in use.
+  """Computes the effective rank of the features: how many dimensions they use.
 
-  The exponential of the entropy of the singular values divided by their sum,
-  of the uncentred rows as RankMe takes them: between 1 (every row on one line)
-  and min(rows, d). The singular values are the roots of the eigenvalues of the
-  d x d second moment, so the rows never leave their devices; float32 resolves
-  them down to about 3e-4 of the largest, and what is below counts as 0.
+  Divides the singular values by their sum, and returns the exponential of the
+  entropy: between 1 (all rows on one line) and min(rows, d). As in RankMe, rows
+  are not centred. The singular values are the square roots of the eigenvalues
+  of the d x d second moment, so the rows never leave their devices. Float32
+  resolves singular values down to about 3e-4 of the largest; smaller ones count
+  as 0.
 
   Args:
     features: f32[n, B, d], B sharded over the mesh axis "data".
-    labels: i32[n, B], -1 for a padding row; other values are not read.
-    mesh: the mesh that the arrays live on.
+    labels: i32[n, B], -1 for a padding row; other values do not matter.
+    mesh: the mesh that the arrays are on.
 
   Raises:
     ValueError: all rows are padding.
@@ -66,8 +67,9 @@ def effective_rank(
       f"no features to rank: all {labels.size} rows are padding."
     )
   eigenvalues = np.linalg.eigvalsh(covariance + np.outer(mean, mean))
-  # Roots magnify rounding: an empty dimension with eigenvalue 1e-8 would count
-  # as a singular value of 1e-4, and thousands of those as a rank.
+  # A square root magnifies rounding errors: an empty dimension with eigenvalue
+  # 1e-8 would have a singular value of 1e-4, and thousands of these would add
+  # to the rank.
   rounding = np.finfo(np.float32).eps * np.linalg.norm(covariance)
   values = np.sqrt(np.where(eigenvalues > rounding, eigenvalues, 0))
   share = values[values > 0] / values.sum()
@@ -76,10 +78,14 @@ def effective_rank(
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def _moments(features, labels, *, mesh):
-  """Valid rows f32[], their mean f32[d] and covariance f32[d, d], replicated.
+  """Computes moments of the valid rows, replicated.
 
-  The second moment is covariance + mean mean^T, but the mean of features after
-  a ReLU is large, and float32 would round the rest away against it.
+  The second moment is covariance + mean mean^T. The covariance is computed
+  separately, because features after a ReLU have a large mean, next to which
+  float32 would round the covariance away.
+
+  Returns:
+    Number of valid rows f32[], their mean f32[d], their covariance f32[d, d].
   """
   axis = parallel.Axis(parallel.DATA)
 

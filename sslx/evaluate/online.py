@@ -1,4 +1,4 @@
-"""Online evaluation: what frozen features know, while a run is under way."""
+"""Online evaluation: evaluates frozen features during a run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from sslx.methods.base import Method
 from sslx.parallel import Partitioner
 from sslx.state import TrainState
 
-_RANK_IMAGES = 2048  # of the training set, where there is no test set
-_PICTURED = 8  # images that a method's pictures are of
+_RANK_IMAGES = 2048  # training images for the rank, if there is no test set
+_PICTURED = 8  # images in a method's pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Evaluate:
   """Config section `runtime.evaluate`.
 
   Attributes:
-    every_epochs: between evaluations; may be a fraction. The untrained encoder
-      and the final one are always evaluated.
+    every_epochs: epochs between evaluations; may be a fraction. The untrained
+      and the final encoder are always evaluated.
     batch_size: images encoded at once, over all devices.
     knn: the kNN evaluator.
-    probe: the linear classifier that is trained beside the method; None for
-      none.
-    features: names of further features to evaluate by kNN, such as the
-      "stage3" of a ResNet; the "final" ones always are.
-    pixels: whether step 0 also evaluates raw pixels, as a baseline.
+    probe: the linear classifier that is trained alongside the method; None for
+      no probe.
+    features: names of further features to evaluate by kNN, such as "stage3" of
+      a ResNet; "final" is always evaluated.
+    pixels: whether to evaluate raw pixels too, at step 0, as a baseline.
   """
 
   every_epochs: float = 10.0
@@ -57,10 +57,10 @@ class Evaluate:
 
 
 class Features(NamedTuple):
-  """Features of a whole set, sharded over devices batch by batch.
+  """Features of a whole set; each batch is sharded over the devices.
 
   Attributes:
-    rows: f32[n, B, d], by the name of the features.
+    rows: f32[n, B, d], by name of the features.
     labels: int32[n, B], -1 for padding.
   """
 
@@ -81,7 +81,7 @@ class Online:
     partitioner: Partitioner,
     data: Data,
   ):
-    """Compiles nothing yet."""
+    """Prepares the functions; compiles nothing yet."""
     sets = (train, test)
     self._labelled = all(x and x.num_classes is not None for x in sets)
     mean, std = data.mean, data.std
@@ -123,18 +123,23 @@ class Online:
     """Evaluates a state; the test images are the queries.
 
     Args:
-      state: to evaluate.
-      note: told once of each image that cannot be decoded.
+      state: the state to evaluate.
+      note: called once for each image that cannot be decoded.
 
     Returns:
-      `knn_<k>` and `probe_test_accuracy`: fractions of the test set, if both
-      sets have labels, and `<features>_knn_<k>` of further features;
-      `effective_rank`: of the test features, or of those of the first training
-      images; `bad_images`: how many cannot be decoded, of both sets and of all
-      processes.
+      A dict of:
+
+      * `knn_<k>`, `<features>_knn_<k>` for further features, and
+        `probe_test_accuracy`: fractions of the test set, if both sets have
+        labels.
+      * `effective_rank` of the test features, or, without a test set, of the
+        features of the first training images.
+      * `bad_images`: number of images that cannot be decoded, in both sets and
+        all processes.
 
     Raises:
-      ConfigError: they are more than `config.data.max_bad` allows.
+      ConfigError: more images cannot be decoded than `config.data.max_bad`
+        allows.
     """
     self._bad, self._note = 0, note
     encode = lambda images: self._encode(
@@ -159,10 +164,10 @@ class Online:
     return results | {"bad_images": self._bad}
 
   def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
-    """Pictures that the method makes of a few test images, the same each time.
+    """Draws the method's pictures of a few images, the same each time.
 
     Returns:
-      uint8[h, w, 3] by name; none from a method without `pictures`.
+      uint8[h, w, 3] by name; empty for a method without `pictures`.
     """
     if self._pictures is None:
       return {}
@@ -182,7 +187,7 @@ class Online:
     )
 
   def run_pixels(self) -> dict[str, float]:
-    """KNN on raw pixels: what no learning at all gives."""
+    """Evaluates raw pixels by kNN: a baseline without any learning."""
     if not self._labelled:
       return {}
     encode = jax.jit(
@@ -201,16 +206,16 @@ class Online:
     images: Arrays | Encoded,
     limit: int | None = None,
   ) -> Features:
-    """Encodes a set in its own order; nothing is dropped.
+    """Encodes a set in its own order, including the last partial batch.
 
     Args:
-      encode: uint8[B, h, w, 3] to f32[B, d] by name, where B is the batch size
-        of the settings, rounded up to a multiple of the devices.
+      encode: maps uint8[B, h, w, 3] to f32[B, d] by name, where B is the batch
+        size of the settings, rounded up to a multiple of the number of devices.
       images: the set.
-      limit: only so many of its images.
+      limit: encode only this many images.
 
     Raises:
-      ConfigError: too many of them cannot be decoded.
+      ConfigError: too many images cannot be decoded.
     """
     total = min(len(images), limit or len(images))
     bad = []
@@ -247,7 +252,7 @@ class Online:
 
   def _knn(self, bank: Features, queries: Features) -> dict[str, float]:
     results = {}
-    # Less where images of the bank cannot be decoded.
+    # Reduce k if too few images of the bank can be decoded.
     there = int(jnp.sum(bank.labels >= 0))
     asked = {k: min(k, there) for k in self._settings.knn.k}
     for name, rows in bank.rows.items():
@@ -267,7 +272,7 @@ class Online:
 
 
 def _tiled(rows: jax.Array) -> jax.Array:
-  """f32[rows, b, h, w, 3] in [0, 1] as one picture, uint8[rows h, b w, 3]."""
+  """Tiles f32[rows, b, h, w, 3] in [0, 1] to one uint8[rows h, b w, 3]."""
   r, b, h, w, c = rows.shape
   picture = rows.swapaxes(1, 2).reshape(r * h, b * w, c)
   return jnp.round(jnp.clip(picture, 0, 1) * 255).astype(jnp.uint8)
@@ -276,7 +281,7 @@ def _tiled(rows: jax.Array) -> jax.Array:
 def _probe_hits(
   probe: OnlineProbe, state: Any, rows: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """int32 scalars: how many valid rows the probe classifies right, of all."""
+  """Counts correctly classified and all valid rows, as int32 scalars."""
   predicted = jnp.argmax(probe.logits(state, rows), axis=-1)
   valid = labels >= 0
   return jnp.sum((predicted == labels) & valid), jnp.sum(valid)

@@ -1,7 +1,7 @@
-"""Online linear probe: a classifier trained beside the method, on its features.
+"""Online linear probe: a classifier trained on the features during a run.
 
-It follows a run at no extra forward pass. The method never sees it: features
-are cut off from the gradient, and the probe has its own optimiser (pitfall 26).
+It needs no extra forward pass. It does not affect the method: no gradient flows
+into the features, and the probe has its own optimiser.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jax import lax
 from sslx import parallel
 from sslx.config import require
 
-# Share of the past in the running statistics of the features. They drift as
-# the encoder learns, so the memory is short: about ten batches.
+# Weight of the past in the running statistics of the features. The features
+# drift as the encoder learns, so the memory is short: about ten batches.
 _MEMORY = 0.9
 
 
@@ -29,8 +29,8 @@ class Probe:
 
   Attributes:
     lr: constant learning rate of Adam. Inputs are standardised, so one value
-      serves features of any scale and width: at 1e-3 the probe of fixed
-      features is near the fully fitted classifier after 100 batches of 256.
+      suits features of any scale and width. At 1e-3, on fixed features, the
+      probe is close to the fully fitted classifier after 100 batches of 256.
   """
 
   lr: float = 1e-3
@@ -41,11 +41,11 @@ class Probe:
 
 @flax.struct.dataclass
 class ProbeState:
-  """What the probe learns; the same on all devices.
+  """State of the probe; the same on all devices.
 
   Attributes:
     params: {"kernel": f32[d, num_classes], "bias": f32[num_classes]}.
-    opt_state: Adam's.
+    opt_state: state of Adam.
     mean: f32[d], running mean of the features.
     var: f32[d], running variance of the features.
     step: i32[], updates taken.
@@ -62,13 +62,13 @@ class ProbeState:
 class OnlineProbe:
   """Standardisation without scale or shift, then one linear layer.
 
-  The standardisation is that of the linear protocol of MAE (pitfall 16), but
-  with running statistics in training too: the logits of an image then do not
-  depend on the rest of its batch, in training as in evaluation.
+  Standardisation without scale or shift follows MAE's linear protocol. Unlike
+  MAE, training uses running statistics too, so that the logits of an image
+  never depend on the rest of its batch.
 
   Attributes:
     num_classes: number of classes.
-    settings: of the optimiser.
+    settings: settings of the optimiser.
   """
 
   num_classes: int
@@ -79,7 +79,7 @@ class OnlineProbe:
     return optax.adam(self.settings.lr)
 
   def init(self, rng: jax.Array, feature_dim: int) -> ProbeState:
-    """The state before any update; kernel N(0, 0.01^2), bias 0."""
+    """Returns the initial state: kernel from N(0, 0.01^2), bias 0."""
     shape = (feature_dim, self.num_classes)
     params = {
       "kernel": 0.01 * jax.random.normal(rng, shape, jnp.float32),
@@ -94,9 +94,9 @@ class OnlineProbe:
     )
 
   def logits(self, state: ProbeState, features: jax.Array) -> jax.Array:
-    """[..., d] features to f32[..., num_classes]."""
-    # The 1e-6 keeps dead dimensions small, and starts to damp live ones when
-    # their standard deviation falls to 1e-3.
+    """Maps features [..., d] to logits f32[..., num_classes]."""
+    # The 1e-6 keeps dead dimensions small. It starts to damp live dimensions
+    # when their standard deviation falls to 1e-3.
     scale = lax.rsqrt(state.var + 1e-6)
     x = (features.astype(jnp.float32) - state.mean) * scale
     kernel, bias = state.params["kernel"], state.params["bias"]
@@ -109,32 +109,32 @@ class OnlineProbe:
     labels: jax.Array,
     axis: parallel.Axis,
   ) -> tuple[ProbeState, dict[str, jax.Array]]:
-    """One step of Adam on the mean cross-entropy of the labelled rows.
+    """Takes a step of Adam on the mean cross-entropy of the labelled rows.
 
     Args:
-      state: before the step.
+      state: the state before the step.
       features: [b, d]; no gradient flows into them.
-      labels: i32[b] in [0, num_classes), or -1: the row counts nowhere.
+      labels: i32[b] in [0, num_classes), or -1 to ignore the row.
       axis: the data axis.
 
     Returns:
-      The state after, and f32 scalars "probe_loss" and "probe_accuracy" of the
-      global batch, with the parameters before. Without a labelled row the state
-      does not change and both are 0.
+      The state after the step; f32 scalars "probe_loss" and "probe_accuracy" of
+      the global batch, with the parameters from before the step. Without a
+      labelled row, the state does not change and both scalars are 0.
     """
     features = lax.stop_gradient(features).astype(jnp.float32)
     valid = labels >= 0
     rows = axis.psum(jnp.sum(valid, dtype=jnp.int32))
 
     def mean(x):
-      """Over the labelled rows of the global batch, however they are spread."""
+      """Averages over the labelled rows of the global batch."""
       mask = valid.reshape(-1, *[1] * (x.ndim - 1))
       return axis.psum(jnp.sum(x, axis=0, where=mask)) / jnp.maximum(rows, 1)
 
     batch_mean = mean(features)
     batch_var = mean(jnp.square(features - batch_mean))
-    # A plain average until the memory is full, so nothing of the initial
-    # values stays; then the mean and variance of a mixture of past and batch.
+    # Mean and variance of a mixture of past and batch. The first weights make
+    # it a plain average, so that the initial values leave no trace.
     step = state.step + 1
     share = jnp.maximum(1 / step, 1 - _MEMORY)
     drift = batch_mean - state.mean
@@ -149,7 +149,8 @@ class OnlineProbe:
       loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
       return mean(loss), mean((jnp.argmax(logits, axis=-1) == labels) * 1.0)
 
-    # The loss is global, so in both views the gradient is, too (design fact 1).
+    # The loss is global, so the gradient is global in both views, too: in the
+    # per-device view, JAX sums gradients of replicated parameters over devices.
     (loss, accuracy), grads = jax.value_and_grad(loss_fn, has_aux=True)(
       state.params
     )

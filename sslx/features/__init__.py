@@ -1,1 +1,1 @@
-"""Features of whole sets, as files; `python -m sslx.features`."""
+"""Writes features of a whole data set to a file: `python -m sslx.features`."""

@@ -2,11 +2,13 @@
 
   --data=/data/pets            a folder of images, see config.data.data_dir
   --data=cifar10               a TFDS set, with --data_dir and --split
-  --features=final,stage3      of any stage, or block: layer3_1, blocks_7
+  --features=final,stage3      outputs of stages, or of blocks: layer3_1,
+                               blocks_7
 
-Without --data they are of the run's own training set. A row is an image, in the
-order of the set: its features by name, its `labels` (-1 where there is none)
-and its `names`. A .parquet file holds the same as columns.
+Without --data, the images are the run's own training set. Each row is one
+image, in the order of the set. The .npz file holds an array for each feature
+name, `labels` (-1 for no label) and `names`. A .parquet file holds the same as
+columns.
 """
 
 from __future__ import annotations
@@ -30,13 +32,14 @@ from sslx.weights.run import Run, open_run
 def open_set(
   run: Run, data: str | None, data_dir: str | None, split: str | None
 ) -> Arrays | Encoded:
-  """The set that the command line names.
+  """Opens the data set that the command line names.
 
   Args:
-    run: whose training set is the default.
-    data: a folder of images, or the name of a set.
-    data_dir: where a set of that name is; the run's by default.
-    split: of the set, or a sub-folder, pattern or list of a folder.
+    run: the run; its training set is the default.
+    data: a folder of images, or the name of a data set.
+    data_dir: folder of the named data set; by default the run's.
+    split: split of the data set; for a folder of images, a sub-folder, pattern
+      or list.
 
   Raises:
     ConfigError: there is no such set or split, or it cannot be read.
@@ -55,7 +58,7 @@ def open_set(
 
 
 def main(argv: list[str]) -> None:
-  """Writes what the command line asks for."""
+  """Writes the features that the command line asks for."""
   parser = argparse.ArgumentParser(
     prog="sslx.features",
     description=__doc__,

@@ -1,4 +1,4 @@
-"""Features of all images of a set, from any stage or block of a network."""
+"""Extracts features of a data set from any stage or block of a network."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ def extract(
   batch_size: int = 512,
   devices: Sequence[jax.Device] | None = None,
 ) -> Table:
-  """Features of all images of a set, with running statistics.
+  """Extracts features of all images, with BatchNorm's running statistics.
 
   Args:
-    run: whose network.
-    images: the set.
-    names: of features: what the method's `encode` gives, or blocks. Those of a
-      block are pooled as the "final" ones are, without the last norm of a ViT.
-    batch_size: images at once, rounded up to a multiple of the devices.
-    devices: to run on; all by default.
+    run: the run whose network is used.
+    images: the data set.
+    names: names of features: those of the method's `encode`, or blocks. The
+      output of a block is pooled like the "final" features, but without the
+      last norm of a ViT.
+    batch_size: images per batch, rounded up to a multiple of the devices.
+    devices: devices to run on; by default all.
 
   Raises:
     ConfigError: the network has no features of that name.
@@ -96,7 +97,7 @@ def _encode(
   model_state: Any,
   pixels: jax.Array,
 ) -> dict[str, jax.Array]:
-  """f32[b, d] by name, of uint8[b, h, w, 3]."""
+  """Encodes uint8[b, h, w, 3] to f32[b, d] by name."""
   images = operations.normalize(pixels, run.data.mean, run.data.std)
   blocks = [name for name in names if re.fullmatch(_BLOCK, name)]
   features = {}
@@ -121,7 +122,7 @@ def _encode(
 
 
 def _pooled(backbone: Any, x: jax.Array) -> jax.Array:
-  """A block's tokens [b, t, d] or map [b, h, w, c] as f32[b, d]."""
+  """Pools a block's tokens [b, t, d] or map [b, h, w, d] to f32[b, d]."""
   x = x.astype(jnp.float32)
   if isinstance(backbone, ViT):
     return patches.pooled(x, backbone.class_token)[backbone.features]
@@ -129,7 +130,7 @@ def _pooled(backbone: Any, x: jax.Array) -> jax.Array:
 
 
 def _without_remat(backbone: Any) -> Any:
-  """Blocks that are computed anew in the backward pass capture nothing."""
+  """The backbone without `remat`: rematerialised blocks capture no outputs."""
   return backbone.clone(remat=False) if isinstance(backbone, ViT) else backbone
 
 
@@ -149,17 +150,17 @@ def _check_names(run: Run, names: Sequence[str]) -> None:
 
 
 def _centre(run: Run) -> Centre:
-  """The view of the images of a set that is not in memory."""
+  """The centre view, for images of a set that is not in memory."""
   how = preprocessing(run)
   keys = ("size", "resize", "interpolation")
   return Centre(**{key: how[key] for key in keys})
 
 
 class _Labelled:
-  """A set whose labels are kept as its images are read.
+  """Wraps a data set and keeps the labels of the images that were read.
 
-  To the loader it has none, so that the label of an image says only whether it
-  could be decoded.
+  The loader sees no labels. So the label that it returns for an image says only
+  whether the image could be decoded.
   """
 
   num_classes = None
@@ -172,7 +173,7 @@ class _Labelled:
     return len(self._images)
 
   def read(self, indices: Any) -> tuple[list[Any], np.ndarray]:
-    """Images, encoded or as pixels, and -1 for each."""
+    """Reads images, encoded or as pixels, and returns label -1 for each."""
     images, labels = self._images.read(indices)
     self.labels[indices] = labels
     return images, np.full(len(labels), -1, np.int32)

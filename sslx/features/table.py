@@ -1,4 +1,4 @@
-"""Features, labels and names of a set, and the files they are written to."""
+"""A table of features, labels and names, and its file formats."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from etils import epath
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Features of a set; rows are images.
+  """Features of a data set; each row is an image.
 
   Attributes:
     features: f32[n, d] by name.
-    labels: int32[n], -1 where there is none.
-    names: of the files, or of the rows where there are no files.
-    unread: names of the images that could not be decoded, which have no row.
+    labels: int32[n], -1 for no label.
+    names: file names, or row numbers if there are no files.
+    unread: names of images that could not be decoded. They have no row.
   """
 
   features: dict[str, np.ndarray]
@@ -28,7 +28,7 @@ class Table:
 
 
 def write(path: epath.Path, table: Table, metadata: dict[str, str]) -> None:
-  """Writes a table as the file's suffix says; a kill leaves no half of it."""
+  """Writes a table in the format of the file's suffix. Atomic."""
   path.parent.mkdir(parents=True, exist_ok=True)
   unfinished = path.parent / f"{path.name}.unfinished"
   with unfinished.open("wb") as file:

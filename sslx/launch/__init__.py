@@ -1,7 +1,7 @@
-"""Launchers: from a description of a job to the commands that run it.
+"""Launchers: turn the description of a job into the commands that run it.
 
-A launcher is a frozen dataclass that says where and what; its methods return
-commands and run nothing. `commands` is the only file that starts a program, so
-`DRY_RUN=1` shows what any launcher would do. Only the standard library is
-imported: a launcher works on a machine without jax.
+A launcher is a frozen dataclass that describes where the job runs. Its methods
+return commands. `commands` is the only file that starts programs, so
+`DRY_RUN=1` can show what any launcher would do. The launchers import only the
+standard library, so they work on a machine without jax.
 """

@@ -4,11 +4,12 @@ WHERE and VERB are one of:
   local                     run
   gpu_node                  run
   tpu_pod, tpu_mig          create setup run logs status stop delete
-  tpu_pod, tpu_mig          retry: all of these, until the job is done
+  tpu_pod, tpu_mig          retry: create, set up, run and delete; repeated
+                            after preemptions until the job is done
   gke_xpk, gke_jobset       create logs status delete
 
-ARGS are those of sslx.main: --config, --workdir, ... The scripts in `launch/`
-call this. DRY_RUN=1 shows the commands and runs none.
+ARGS are arguments of sslx.main: --config, --workdir, ... The scripts in
+`launch/` call this. DRY_RUN=1 shows the commands and runs none.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _VERBS = {
 
 
 def main(argv: list[str]) -> int:
-  """Does what the command line says; returns the exit code."""
+  """Runs the command given in `argv`; returns the exit code."""
   argv, args = _split(argv)
   parser = argparse.ArgumentParser(
     prog="python -m sslx.launch",
@@ -127,7 +128,7 @@ def _check_args(args: list[str], takes: bool) -> None:
 
 
 def _add_flags(parser: argparse.ArgumentParser, kind: type) -> None:
-  """A flag for each field, with what the docstring says of it."""
+  """Adds a flag for each field; the class docstring gives the help texts."""
   help_ = dict(
     re.findall(r"^  (\w+): (.*(?:\n    .*)*)", inspect.getdoc(kind), re.M)
   )

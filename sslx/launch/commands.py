@@ -1,6 +1,6 @@
 """Runs commands: the only file of `sslx.launch` that starts a program.
 
-With DRY_RUN=1 in the environment commands are printed and not run.
+If the environment has DRY_RUN=1, it prints commands and does not run them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 class Stopped(Exception):
-  """This launcher was told to end, by the signal `number`."""
+  """The signal `number` told this launcher to end."""
 
   def __init__(self, number: int):
     """Keeps the number of the signal."""
@@ -33,40 +33,40 @@ class Stopped(Exception):
 
 
 class Failure(Exception):
-  """The cloud did not do or say what was expected; it may do so later."""
+  """A command of the cloud failed in a way that may pass with time."""
 
 
 class Result(NamedTuple):
-  """What a command printed, on both streams, and its exit code."""
+  """The exit code of a command, and its output on stdout and stderr."""
 
   code: int
   output: str
 
 
 def dry_run() -> bool:
-  """Whether commands are shown rather than run."""
+  """Whether commands are printed and not run."""
   return os.environ.get("DRY_RUN", "0") not in ("", "0")
 
 
 def say(text: str) -> None:
-  """A message of the launcher itself; stdout is for what commands print."""
+  """Prints a message of the launcher to stderr; stdout is for commands."""
   print(f"launch: {text}", file=sys.stderr, flush=True)
 
 
 def fail(text: str) -> NoReturn:
-  """Ends the launcher with an error that the user has to mend."""
+  """Ends the launcher with a user error: no traceback."""
   sys.exit(f"error: {text}")
 
 
 def show(command: Command, stdin: str | None = None) -> None:
-  """Prints a command as a shell would take it."""
+  """Prints a command in shell syntax, and its standard input if any."""
   print(shlex.join(command), flush=True)
   if stdin is not None:
     print("".join(f"  | {line}\n" for line in stdin.splitlines()), end="")
 
 
 def run(command: Command, stdin: str | None = None) -> int:
-  """Runs a command, which writes where we write; returns its exit code."""
+  """Runs a command that shares our output streams; returns its exit code."""
   if dry_run():
     show(command, stdin)
     return 0
@@ -80,11 +80,11 @@ def run(command: Command, stdin: str | None = None) -> int:
 
 
 def ask(command: Command, dry: str = "") -> Result:
-  """Runs a command for what it prints.
+  """Runs a command and returns its output.
 
   Args:
-    command: what to run.
-    dry: what it is taken to print under DRY_RUN.
+    command: the command.
+    dry: output to assume under DRY_RUN.
   """
   if dry_run():
     show(command)
@@ -110,19 +110,20 @@ def together(
   stop: Callable[[], object] | None = None,
   grace: float = 90.0,
 ) -> list[int]:
-  """Runs commands at the same time, and marks their lines with their number.
+  """Runs commands in parallel; each output line starts with a command's number.
 
-  When one fails, the others have `grace` seconds to end by themselves; then, or
-  when this launcher is told to end, they are stopped.
+  After one fails, the others have `grace` seconds to end by themselves. Then
+  they are stopped. They are also stopped when this launcher is told to end.
 
   Args:
-    commands: one for each process.
-    environments: what each adds to the environment.
-    stop: asks all to end; by default by SIGTERM.
-    grace: seconds; again after `stop`, before processes here are killed.
+    commands: one command for each process.
+    environments: variables that each process adds to the environment.
+    stop: function that asks all processes to end; by default it sends SIGTERM.
+    grace: seconds to wait after a failure, and again between `stop` and killing
+      the local processes.
 
   Returns:
-    Exit codes; 128 + n of one that was ended by signal n.
+    Exit codes; 128 + n for a process that signal n ended.
 
   Raises:
     Stopped: this launcher was told to end. The processes have ended.
@@ -153,7 +154,7 @@ def together(
         text=True,
         errors="replace",
         env=os.environ | added,
-        start_new_session=True,  # Ctrl-C is for the launcher, which stops all.
+        start_new_session=True,  # Ctrl-C reaches only the launcher.
       )
       processes.append(process)
       readers.append(threading.Thread(target=_copy, args=(i, process.stdout)))
@@ -170,7 +171,7 @@ def together(
       (stop or terminate)()
       _wait(processes, grace)
     for process in processes:
-      process.kill()  # No-op on those that ended.
+      process.kill()  # No effect on processes that have ended.
       process.wait()
     for reader in readers:
       reader.join()
@@ -185,7 +186,10 @@ def _wait(
   seconds: float = float("inf"),
   until_failure: bool = False,
 ) -> None:
-  """Waits for the end of all, or for the first failure."""
+  """Waits until all have ended, for `seconds` at most.
+
+  With `until_failure`, it also returns after the first failure.
+  """
   end = time.monotonic() + seconds
   while time.monotonic() < end:
     codes = [process.poll() for process in processes]
@@ -200,12 +204,12 @@ def _copy(number: int, lines: Iterator[str]) -> None:
 
 
 def verdict(codes: Sequence[int]) -> int:
-  """One exit code for a job, of those of its processes.
+  """Combines the exit codes of a job's processes into one.
 
   Returns:
-    0 if all ended well; the code of one with an error that a restart does not
-    mend, if there is one; else 143 if one was terminated, and 175 for all
-    other ends, which a restart may mend.
+    0 if all succeeded. Otherwise the first code of an error that a restart does
+    not fix, if there is one. Otherwise 143 if a process was terminated, else
+    175; a restart may fix both.
   """
   lasting = [code for code in codes if code and not restarts(code)]
   if lasting or not any(codes):
@@ -214,10 +218,10 @@ def verdict(codes: Sequence[int]) -> int:
 
 
 def restarts(code: int) -> bool:
-  """Whether a process that ended so should be started again.
+  """Whether a process with this exit code should be started again.
 
-  So it is after a signal (128 + n), when sslx.main asks for it (175), and after
-  a lost connection (ssh's 255).
+  That is the case after a signal (128 + n), when sslx.main asks for a restart
+  (175), and after a lost connection (ssh's 255).
   """
   return code > 128
 
@@ -226,7 +230,7 @@ def restarts(code: int) -> bool:
 def listening() -> Iterator[None]:
   """Turns the first SIGTERM, SIGINT or SIGHUP into `Stopped`.
 
-  A second one ends the process, as if nobody listened.
+  A second signal has its default effect and ends the process.
   """
   numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

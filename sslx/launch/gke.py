@@ -1,7 +1,7 @@
-"""Google Kubernetes Engine: TPU slices by xpk or a JobSet, GPUs by xpk.
+"""Google Kubernetes Engine: TPU slices with xpk or a JobSet, GPUs with xpk.
 
-xpk restarts a job after exit codes 42 and 127 to 255 only: so after those of
-sslx.main that ask for it, and not after 1.
+xpk restarts a job only after exit codes 42 and 127 to 255. These include the
+codes with which sslx.main asks for a restart, and exclude 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import string
 from sslx.launch import commands, slices
 from sslx.launch.commands import Command
 
-# By GKE's name of the accelerator: chips of a host of a slice of several hosts.
+# Chips per host in a slice of several hosts, by GKE's name of the accelerator.
 _ACCELERATORS = {
   "tpu-v4-podslice": 4,
   "tpu-v5-lite-podslice": 4,
@@ -28,19 +28,20 @@ _ACCELERATORS = {
 
 @dataclasses.dataclass(frozen=True)
 class Xpk:
-  """A job by xpk, on a cluster that xpk knows.
+  """A job started with xpk, on a cluster that xpk knows.
 
   Attributes:
-    name: of the workload.
-    cluster: of GKE.
-    image: Docker image with sslx, of `launch/Dockerfile`.
-    project: default: xpk's.
-    zone: default: xpk's.
-    tpu: such as v6e-16 or tpu7x-4x4x8, which counts devices, two a chip.
-    gpu: such as h100-mega-80gb-8, instead of a TPU.
-    num: slices, or nodes of GPUs.
-    restarts: at most; xpk's default would be none.
-    capacity: how the machines are had; default: the cluster's.
+    name: name of the workload.
+    cluster: name of the GKE cluster.
+    image: Docker image with sslx, built from `launch/Dockerfile`.
+    project: Google Cloud project; by default xpk's.
+    zone: zone of the cluster; by default xpk's.
+    tpu: TPU type, such as v6e-16; tpu7x-4x4x8 counts devices, two per chip.
+    gpu: GPU type instead of a TPU type, such as h100-mega-80gb-8.
+    num: number of slices, or of GPU nodes.
+    restarts: maximum number of restarts; xpk's own default is none.
+    capacity: xpk's flag for the kind of capacity, without leading dashes; by
+      default that of the cluster.
   """
 
   name: str
@@ -60,20 +61,21 @@ class Xpk:
       commands.fail("give --tpu=TYPE or --gpu=TYPE, one of them.")
 
   def create(self, args: list[str]) -> tuple[Command, str | None]:
-    """The command, and its standard input."""
+    """The command that creates the workload; it has no standard input."""
     if self.tpu:
       machine = [f"--tpu-type={self.tpu}", f"--num-slices={self.num}"]
       command = shlex.join(main(args))
     else:
       machine = [f"--device-type={self.gpu}", f"--num-nodes={self.num}"]
-      # xpk sets these variables where there are GPUs.
+      # xpk sets these variables on GPU nodes.
       command = (
         "launch/gpu_node.sh --gpus=$GPUS_PER_NODE --nodes=$NNODES"
         " --node=$NODE_RANK --coordinator=$JAX_COORDINATOR_ADDRESS"
         f" --port=$JAX_COORDINATOR_PORT -- {shlex.join(args)}"
       )
-    # JAX asks the metadata server for these, also for one slice, and fails
-    # where pods may not ask (jax#40854). The pod is the first of xpk's JobSet.
+    # Without these variables JAX asks the metadata server, even for one slice,
+    # and fails where pods have no access to it (jax#40854). The address is that
+    # of the first pod of xpk's JobSet.
     of_slice = {
       "MEGASCALE_NUM_SLICES": "1",
       "MEGASCALE_SLICE_ID": "0",
@@ -87,7 +89,7 @@ class Xpk:
       *machine,
       f"--docker-image={self.image}",
       f"--max-restarts={self.restarts}",
-      # The default, 30 s, may be short for a checkpoint.
+      # The default, 30 s, may be too short for a checkpoint.
       "--termination-grace-period-seconds=120",
       *([f"--{self.capacity}"] if self.capacity else []),
       *[f"--env={k}={v}" for k, v in of_slice.items() if alone],
@@ -95,18 +97,18 @@ class Xpk:
     ], None
 
   def logs(self) -> Command:
-    """Prints what the processes print."""
+    """The command that shows the output of the processes."""
     return _logs(self.name)
 
   def status(self) -> Command:
-    """Lists the workload."""
+    """The command that lists the workload."""
     return [
       *("xpk", "workload", "list", f"--filter-by-job={self.name}"),
       *self._cluster(),
     ]
 
   def delete(self) -> Command:
-    """Deletes the workload."""
+    """The command that deletes the workload."""
     return [
       *("xpk", "workload", "delete", f"--workload={self.name}"),
       *self._cluster(),
@@ -122,16 +124,16 @@ class Xpk:
 
 @dataclasses.dataclass(frozen=True)
 class JobSet:
-  """A job by kubectl, from launch/jobset.yaml.
+  """A job started with kubectl, from launch/jobset.yaml.
 
   Attributes:
-    name: of the JobSet.
-    image: Docker image with sslx, of `launch/Dockerfile`.
+    name: name of the JobSet.
+    image: Docker image with sslx, built from `launch/Dockerfile`.
     accelerator: GKE's name: tpu-v6e-slice, tpu-v5-lite-podslice, tpu-v5p-slice,
       tpu-v4-podslice, tpu7x.
-    topology: chips along each side, 4x4 or 2x2x2, as the node pool has it.
-    num: slices.
-    restarts: at most.
+    topology: chips along each side, 4x4 or 2x2x2; that of the node pool.
+    num: number of slices.
+    restarts: maximum number of restarts.
   """
 
   name: str
@@ -152,7 +154,7 @@ class JobSet:
       commands.fail(f"--topology={self.topology!r} is not like 4x4 or 2x2x2.")
 
   def create(self, args: list[str]) -> tuple[Command, str | None]:
-    """The command, and its standard input."""
+    """The command that creates the JobSet, and its standard input."""
     chips = math.prod(map(int, self.topology.split("x")))
     per_host = min(chips, _ACCELERATORS[self.accelerator])
     text = (slices.ROOT / "launch" / "jobset.yaml").read_text()
@@ -170,21 +172,21 @@ class JobSet:
     return ["kubectl", "apply", "--filename=-"], manifest
 
   def logs(self) -> Command:
-    """Prints what the processes print."""
+    """The command that shows the output of the processes."""
     return _logs(self.name)
 
   def status(self) -> Command:
-    """Lists the JobSet and its pods."""
+    """The command that lists the JobSet and its pods."""
     label = f"--selector=jobset.sigs.k8s.io/jobset-name={self.name}"
     return ["kubectl", "get", "jobset,jobs,pods", label]
 
   def delete(self) -> Command:
-    """Deletes the JobSet."""
+    """The command that deletes the JobSet."""
     return ["kubectl", "delete", "jobset", self.name]
 
 
 def main(args: list[str]) -> list[str]:
-  """What runs in the container."""
+  """The command that runs in the container."""
   return ["python", "-m", "sslx.main", "--distributed", *args]
 
 
@@ -197,7 +199,7 @@ def _logs(name: str) -> Command:
 
 
 def _check_name(name: str) -> None:
-  # Kubernetes adds to it, and allows 63 characters.
+  # Kubernetes appends to the name, and allows 63 characters in all.
   if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", name):
     commands.fail(
       f"--name={name!r} is not up to 40 of a-z, 0-9 and -, from a letter on."

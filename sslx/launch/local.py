@@ -1,7 +1,7 @@
-"""Several processes of one job on this machine.
+"""Runs several processes of one job on this machine.
 
-`local` is the rehearsal of a pod on a CPU; `gpu_node` has one process a GPU, on
-one node or on each of several.
+`local` rehearses a pod on a CPU. `gpu_node` runs one process per GPU of this
+node; a job may have several nodes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Local:
   """Processes on this machine's CPU, over gloo.
 
   Attributes:
-    processes: how many.
-    devices: CPU devices of each.
-    port: of the coordinator; 0 is any free one.
-    grace: seconds that the others have to end after one has failed; more than
-      sslx.main's --heartbeat_timeout, by which they do.
+    processes: number of processes.
+    devices: CPU devices of each process.
+    port: port of the coordinator; 0 takes a free one.
+    grace: seconds that the other processes have to end after one has failed.
+      They end after sslx.main's --heartbeat_timeout, so give more than that.
   """
 
   processes: int = 2
@@ -34,7 +34,7 @@ class Local:
   def processes_of(
     self, args: list[str]
   ) -> list[tuple[Command, dict[str, str]]]:
-    """Command and added environment of each process."""
+    """The command and the added environment variables of each process."""
     port = self.port or free_port()
     environment = {
       "JAX_PLATFORMS": "cpu",
@@ -48,16 +48,16 @@ class Local:
 
 @dataclasses.dataclass(frozen=True)
 class GpuNode:
-  """One process a GPU, on this node; start it once on each node.
+  """One process per GPU, on this node; start it once on each node.
 
   Attributes:
-    gpus: of this node, all nodes having as many; 0 asks nvidia-smi.
-    nodes: of the job.
-    node: number of this one, from 0.
+    gpus: GPUs of this node, the same on all nodes; 0 asks nvidia-smi.
+    nodes: number of nodes of the job.
+    node: number of this node, from 0.
     coordinator: address of node 0.
-    port: of the coordinator, on node 0.
-    grace: seconds that the others have to end after one has failed; more than
-      sslx.main's --heartbeat_timeout, by which they do.
+    port: port of the coordinator, on node 0.
+    grace: seconds that the other processes have to end after one has failed.
+      They end after sslx.main's --heartbeat_timeout, so give more than that.
   """
 
   gpus: int = 0
@@ -70,7 +70,7 @@ class GpuNode:
   def processes_of(
     self, args: list[str]
   ) -> list[tuple[Command, dict[str, str]]]:
-    """Command and added environment of each process."""
+    """The command and the added environment variables of each process."""
     if not 0 <= self.node < self.nodes:
       commands.fail(f"--node={self.node} is not from 0 to {self.nodes - 1}.")
     if self.nodes > 1 and self.coordinator == "localhost":
@@ -88,7 +88,7 @@ class GpuNode:
 
 
 def main(args: list[str], coordinator: str, count: int, number: int) -> Command:
-  """Process `number` of `count`."""
+  """The command of process `number` of `count`."""
   return [
     sys.executable,
     "-m",
@@ -102,14 +102,14 @@ def main(args: list[str], coordinator: str, count: int, number: int) -> Command:
 
 
 def free_port() -> int:
-  """A TCP port that nobody listens on."""
+  """A free TCP port."""
   with socket.socket() as found:
     found.bind(("localhost", 0))
     return found.getsockname()[1]
 
 
 def count_gpus() -> int:
-  """GPUs that nvidia-smi lists."""
+  """The number of GPUs that nvidia-smi lists."""
   listed = commands.ask(["nvidia-smi", "--list-gpus"], dry="GPU 0\nGPU 1")
   count = len(listed.output.splitlines()) if listed.code == 0 else 0
   return count or commands.fail(

@@ -1,8 +1,9 @@
-"""TPU v5p and newer as Compute Engine's: a bulk managed instance group.
+"""TPU v5p and newer on Compute Engine, as a bulk managed instance group.
 
-A slice is a workload policy (its topology), an instance template (its hosts)
-and a group that gets all hosts or none. The Cloud TPU API does not see such
-hosts. See https://docs.cloud.google.com/compute/docs/accelerator-optimized-machines.
+A slice consists of a workload policy (its topology), an instance template (its
+hosts) and a group that gets all hosts or none. The Cloud TPU API does not see
+these hosts. See
+https://docs.cloud.google.com/compute/docs/accelerator-optimized-machines.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sslx.launch import commands, slices
 from sslx.launch.commands import Command
 from sslx.launch.slices import State, Step
 
-# Port of jax.distributed's coordinator, as JAX's own detection has it.
+# The port of jax.distributed's coordinator in JAX's own detection.
 _PORT = 8482
 
 _IMAGES = {
@@ -27,7 +28,7 @@ _IMAGES = {
 
 _MODELS = {
   "standard": ("STANDARD",),
-  # Stopped hosts stay listed, and so show that they were preempted.
+  # A stopped host stays in the list, which shows that it was preempted.
   "spot": ("SPOT", "--instance-termination-action=STOP"),
   "flex-start": (
     "FLEX_START",
@@ -44,16 +45,17 @@ _MODELS = {
 
 @dataclasses.dataclass(frozen=True)
 class InstanceGroup:
-  """One slice.
+  """A TPU slice as an instance group of Compute Engine.
 
   Attributes:
-    name: of the group; -wp and -it are added for the policy and the template.
+    name: name of the group; the policy is NAME-wp, and the template NAME-it.
     project: Google Cloud project.
-    zone: such as us-east5-b.
-    machine: of the hosts: ct6e-standard-4t, ct5p-hightpu-4t, tpu7x-standard-4t.
+    zone: zone, such as us-east5-b.
+    machine: machine type of the hosts: ct6e-standard-4t, ct5p-hightpu-4t,
+      tpu7x-standard-4t.
     topology: chips along each side: 4x4, or 2x2x2 for v5p and tpu7x.
-    model: how the machines are had. `flex-start` waits in a queue, for at most
-      seven days of use.
+    model: provisioning model. `flex-start` waits in a queue, and gives the
+      machines for at most seven days.
     reservation: name of the reservation, with model=reservation.
     internal_ip: hosts have no external address, and ssh uses the internal one.
     iap: ssh goes through Identity-Aware Proxy.
@@ -90,7 +92,7 @@ class InstanceGroup:
   def steps(self) -> list[Step]:
     """See `slices.Slice`."""
     region = self.zone.rpartition("-")[0]
-    # A bare name is refused: "The URL is malformed".
+    # gcloud refuses a bare name: "The URL is malformed".
     parent = f"projects/{self.project}/regions/{region}"
     policy, template = f"{self.name}-wp", f"{self.name}-it"
     model, *more = _MODELS[self.model]
@@ -132,7 +134,7 @@ class InstanceGroup:
         f"--zone={self.zone}",
         "--size=0",
         f"--template={parent}/instanceTemplates/{template}",
-        # All hosts or none; no host is replaced alone.
+        # The group gets all hosts or none, and never replaces a single host.
         "--target-size-policy-mode=bulk",
         "--default-action-on-vm-failure=do-nothing",
         f"--workload-policy={parent}/resourcePolicies/{policy}",
@@ -174,7 +176,7 @@ class InstanceGroup:
     return State(slices.WAITING, result.output or "no host yet")
 
   def hosts(self) -> list[str]:
-    """Names of the machines, in no order that means anything."""
+    """Names of the machines, sorted; the order has no meaning in the slice."""
     dry = [f"{self.name}-{i:04}" for i in range(self._count())]
     listed = commands.ask(self._list("value(name)"), dry="\n".join(dry))
     names = sorted(listed.output.split())
@@ -194,9 +196,11 @@ class InstanceGroup:
     return self._gcloud("scp", *files, f"{host}:", *self._reach())
 
   def flags(self, hosts: Sequence[str]) -> list[list[str]]:
-    """All three: whether JAX detects such a slice is not documented.
+    """Coordinator, number of processes and process id, for each host.
 
-    A host's number in the slice is not in its name, so each is asked.
+    It is not documented whether JAX detects such a slice, so all three are
+    given. A host's name does not contain its number in the slice, so each host
+    is asked.
     """
     numbers = []
     for i, host in enumerate(hosts):

@@ -1,7 +1,7 @@
-"""TPU v2 to v6e through the Cloud TPU API: queued resources.
+"""TPU v2 to v6e as queued resources of the Cloud TPU API.
 
-Google keeps this API for these generations, without new features; newer ones
-are Compute Engine's (`mig`) or GKE's (`gke`). See
+Google keeps this API for these generations, without new features. Newer
+generations need Compute Engine (`mig`) or GKE (`gke`). See
 https://docs.cloud.google.com/tpu/docs/queued-resources.
 """
 
@@ -15,8 +15,9 @@ from sslx.launch import commands, slices
 from sslx.launch.commands import Command
 from sslx.launch.slices import State, Step
 
-# By generation: TensorCores that the number in a type counts per chip, chips of
-# the largest slice with one host, and the software of the hosts.
+# By generation: how often the number in a type counts each chip (2 where it
+# counts TensorCores), chips of the largest slice with one host, and software
+# version of the hosts.
 _GENERATIONS = {
   "v2": (2, 4, "tpu-ubuntu2204-base"),
   "v3": (2, 4, "tpu-ubuntu2204-base"),
@@ -37,17 +38,17 @@ _STATES = {
 
 @dataclasses.dataclass(frozen=True)
 class QueuedResource:
-  """One slice, or several that train together.
+  """One TPU slice, or several that train together, from the Cloud TPU API.
 
   Attributes:
-    name: of the queued resource and, with -0, -1, ..., of its slices.
-    zone: such as us-east5-b.
-    type: such as v6e-16, v5litepod-32, v5p-16.
-    slices: of this type; data parallelism goes over all of them.
-    project: default: gcloud's.
-    runtime: software version of the hosts; default: that of the type.
-    spot: cheaper, and may be preempted.
-    reserved: from a reservation.
+    name: name of the queued resource. Several slices are NAME-0, NAME-1, ...
+    zone: zone, such as us-east5-b.
+    type: TPU type, such as v6e-16, v5litepod-32, v5p-16.
+    slices: number of slices; data parallelism goes over all of them.
+    project: Google Cloud project; by default gcloud's.
+    runtime: software version of the hosts; by default that of the type.
+    spot: use spot machines, which are cheaper and may be preempted.
+    reserved: use a reservation.
     internal_ip: hosts have no external address, and ssh uses the internal one.
   """
 
@@ -79,7 +80,7 @@ class QueuedResource:
       *(["--reserved"] if self.reserved else []),
       *(["--internal-ips"] if self.internal_ip else []),
     )
-    # --force: with its nodes.
+    # --force also deletes the nodes.
     undo = self._gcloud(
       "queued-resources", "delete", self.name, "--force", "--quiet"
     )
@@ -133,7 +134,7 @@ class QueuedResource:
     )
 
   def flags(self, hosts: Sequence[str]) -> list[list[str]]:
-    """None: JAX asks the metadata server of each host."""
+    """No flags: JAX asks the metadata server of each host."""
     return [[] for _ in hosts]
 
   def _generation(self) -> tuple[int, int, str]:

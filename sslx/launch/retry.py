@@ -1,11 +1,11 @@
-"""Keeps a job going on slices that are preempted.
+"""Runs a job to its end on slices that may be preempted.
 
   absent -> create        waiting -> wait        failed -> delete, create
-  ready  -> set up, run:  exit 0 or an error of the user's -> done
-                          preempted, lost, hung            -> again
+  ready  -> set up, run:  exit 0 or a user error -> done
+                          preempted, lost, hung  -> again
 
-Deletes only what it made, and does so however it ends: a slice that waits for
-someone to look at it costs as much as one that trains.
+It deletes only what it made. It does so however it ends, because an idle slice
+costs as much as one that trains.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from sslx.launch import commands, slices
 from sslx.launch.slices import Slice, Step
 
-# What gcloud says when it is worth asking again later. A quota is not: it does
-# not grow by itself.
+# Messages of gcloud after which a later attempt may succeed. Quota errors are
+# excluded: a quota does not grow by itself.
 _LATER = re.compile(
   r"RESOURCE_EXHAUSTED|STOCKOUT|RESOURCE_POOL_EXHAUSTED|UNAVAILABLE|INTERNAL|"
   r"DEADLINE_EXCEEDED|no more capacity|insufficient capacity|"
@@ -31,15 +31,15 @@ _NEVER = re.compile(r"quota|PERMISSION_DENIED|INVALID_ARGUMENT", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-  """How long to go on.
+  """When to try again, and when to give up.
 
   Attributes:
-    attempts: failures in a row before giving up. A run of more than `healthy`
-      seconds ends a row.
-    healthy: seconds.
-    wait: seconds before the first new attempt; doubled with each in a row.
-    max_wait: seconds, at most, between attempts.
-    poll: seconds between looks at a slice that is being made.
+    attempts: failures in a row before giving up.
+    healthy: seconds. After a longer run, the count of failures starts again.
+    wait: seconds before the first new attempt; doubled after each failure in a
+      row.
+    max_wait: maximum seconds between attempts.
+    poll: seconds between checks of a slice that is being made.
     patience: hours to wait for a slice.
     keep: do not delete the slice at the end.
   """
@@ -53,7 +53,7 @@ class Policy:
   keep: bool = False
 
   def seconds(self, failures: int) -> float:
-    """How long to wait after so many failures in a row."""
+    """Seconds to wait after this number of failures in a row."""
     return min(self.wait * 2 ** (failures - 1), self.max_wait)
 
 
@@ -62,7 +62,7 @@ def retry(
 ) -> int:
   """Runs a job to its end; returns its exit code.
 
-  That is 175 when it gave up: the same command may be given again.
+  If it gives up, it returns 175: the same command may be given again.
   """
   made: list[Step] = []
   try:
@@ -77,7 +77,7 @@ def retry(
 
 
 class _GivenUp(Exception):
-  """Too many failures in a row."""
+  """Too many failures in a row, or no slice in time."""
 
 
 def _loop(
@@ -87,14 +87,19 @@ def _loop(
   before: str,
   made: list[Step],
 ) -> int:
-  failures = short = 0  # In a row: all, and runs on the slice that is there.
+  # Failures in a row: all of them, and those of runs on the current slice.
+  failures = short = 0
   waiting_since = time.monotonic()
   is_set_up = False
-  # Shown without running, a slice is made, and ready at once.
+  # A dry run shows the creation of the slice, which is then ready at once.
   states = iter([slices.ABSENT] if commands.dry_run() else ())
 
   def failed(what: str) -> None:
-    """Notes a failure, and waits before the next attempt."""
+    """Counts a failure and waits before the next attempt.
+
+    Raises:
+      _GivenUp: there were too many failures in a row.
+    """
     nonlocal failures
     failures += 1
     commands.say(f"{what} (failure {failures} of {policy.attempts} in a row)")
@@ -103,7 +108,7 @@ def _loop(
     time.sleep(policy.seconds(failures))
 
   def attempt() -> int | None:
-    """Takes the job one state further; returns its exit code if it is done."""
+    """Does the next step of the job; returns the exit code once it is done."""
     nonlocal failures, short, waiting_since, is_set_up
     found = slices.state(where)
     state = next(states, found.state)
@@ -130,7 +135,7 @@ def _loop(
         )
         return 1
       failed(f"the slice is lost: {found.detail}")
-      slices.delete(made)  # If that fails, so it is found again.
+      slices.delete(made)  # If this fails, the next attempt deletes again.
     else:
       began = time.monotonic()
       code = 0 if is_set_up else slices.setup(where)
@@ -141,8 +146,8 @@ def _loop(
       if time.monotonic() - began > policy.healthy:
         failures = short = 0
       is_there = slices.state(where).state == slices.READY
-      # When hosts vanish ssh fails in many ways, so only if they are there is
-      # the exit code that of the job.
+      # When hosts vanish, ssh fails with many codes. The exit code is the job's
+      # only if the hosts are still there.
       if is_there and not commands.restarts(code):
         return code
       short += 1

@@ -1,6 +1,6 @@
-"""TPU slices: what both ways to get one have in common.
+"""TPU slices: the code that `pod` and `mig` share.
 
-A slice is set up and used over ssh, the same way on every host, through
+A slice is set up and used over ssh, in the same way on every host, through
 `launch/worker.sh`.
 """
 
@@ -25,12 +25,14 @@ ABSENT, WAITING, READY, FAILED = "absent", "waiting", "ready", "failed"
 
 
 class Step(NamedTuple):
-  """One thing to make.
+  """One resource of a slice, and how to make it.
 
   Attributes:
-    exists: succeeds if it is there; None if `make` may be repeated.
-    make: makes it.
-    undo: deletes it; None if that happens with another.
+    exists: command that succeeds if the resource exists; None if `make` may be
+      repeated.
+    make: command that makes it.
+    undo: command that deletes it; None if the deletion of another resource
+      deletes it too.
   """
 
   exists: Command | None
@@ -39,7 +41,7 @@ class Step(NamedTuple):
 
 
 class State(NamedTuple):
-  """One of the four states, and what the cloud says of it."""
+  """The state of a slice: one of the four, and the cloud's own words."""
 
   state: str
   detail: str
@@ -51,33 +53,35 @@ class Slice(Protocol):
   name: str
 
   def steps(self) -> list[Step]:
-    """What it is made of, in order."""
+    """Its resources, in the order in which they are made."""
 
   def describe(self) -> Command:
-    """Prints the state."""
+    """The command that prints the state."""
 
   def parse_state(self, result: commands.Result) -> State:
-    """The state, from what `describe` printed."""
+    """The state, from the result of `describe`."""
 
   def hosts(self) -> list[str]:
-    """The hosts, once it is ready."""
+    """The hosts of a slice that is ready."""
 
   def ssh(self, host: str, command: str) -> Command:
-    """Runs a shell command on a host, with its exit code, or 255."""
+    """The command that runs a shell command on a host.
+
+    Its exit code is that of the shell command, or 255 if the connection failed.
+    """
 
   def scp(self, host: str, files: Sequence[str]) -> Command:
-    """Copies files into the home directory of a host."""
+    """The command that copies files into the home directory of a host."""
 
   def flags(self, hosts: Sequence[str]) -> list[list[str]]:
-    """Flags of sslx.main on each host, by which the processes find another."""
+    """Flags of sslx.main for each host, by which processes find each other."""
 
 
 def create(where: Slice) -> tuple[list[Step], commands.Result]:
-  """Makes what is not there yet.
+  """Makes the resources that do not exist yet; stops at the first failure.
 
   Returns:
-    The steps that were made, and the result of the last command: the others
-    are not tried after one that failed.
+    The steps that were made, and the result of the last command.
   """
   made, result = [], commands.Result(0, "")
   for step in where.steps():
@@ -96,7 +100,11 @@ def create(where: Slice) -> tuple[list[Step], commands.Result]:
 
 
 def delete(steps: Sequence[Step]) -> int:
-  """Deletes what is there of these, the last first; 0 if all is gone."""
+  """Deletes the resources that exist, the last first.
+
+  Returns:
+    0 if all are deleted, else the exit code of a deletion that failed.
+  """
   worst = 0
   for step in reversed([step for step in steps if step.undo]):
     if commands.dry_run() or commands.ask(step.exists).code == 0:
@@ -105,15 +113,15 @@ def delete(steps: Sequence[Step]) -> int:
 
 
 def state(where: Slice) -> State:
-  """Asks for the state."""
+  """Asks the cloud for the state of the slice."""
   return where.parse_state(commands.ask(where.describe(), dry="ACTIVE"))
 
 
 def setup(where: Slice) -> int:
-  """Brings this commit to every host and installs it; returns an exit code.
+  """Copies the sources to every host and installs them; returns an exit code.
 
-  A second time it installs only what changed. While a run is going on, a host
-  keeps what it has.
+  The sources are those of HEAD, see `_archive`. A second call installs only
+  what changed. A host with a run in progress keeps what it has.
   """
   with _archive(where.name) as archive:
     files = [archive, str(ROOT / "launch" / "worker.sh")]
@@ -129,13 +137,12 @@ def setup(where: Slice) -> int:
 def run(where: Slice, args: Sequence[str], before: str = "") -> int:
   """Runs sslx.main on every host and waits for the end; returns an exit code.
 
-  A run outlives the connection: given again, the command waits for the one that
-  is going on.
+  A run outlives the connection. A second call waits for the run in progress.
 
   Args:
     where: the slice.
-    args: of sslx.main.
-    before: shell command for each host, before each start.
+    args: arguments of sslx.main.
+    before: shell command that runs on each host before each start.
   """
   hosts = where.hosts()
   started = []
@@ -165,7 +172,10 @@ def _everywhere(
 
 
 def check_sources() -> None:
-  """Ends the launcher unless it is in a checkout, whose files hosts get."""
+  """Ends the launcher unless it runs from a checkout.
+
+  The hosts get the files of the checkout.
+  """
   if not (ROOT / "launch" / "worker.sh").exists():
     commands.fail(
       f"{ROOT} has no launch/worker.sh: sslx.launch sends its own files to the "
@@ -175,9 +185,10 @@ def check_sources() -> None:
 
 @contextlib.contextmanager
 def _archive(name: str) -> Iterator[str]:
-  """The files that a host gets, as a tar file.
+  """Makes a tar file of the sources for the hosts; yields its path.
 
-  They are what is committed; all of the folder, if git knows nothing of it.
+  It holds the committed files, or all sources if the folder is not a git
+  checkout.
   """
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join("DIR" if commands.dry_run() else folder, f"{name}.tar")
@@ -202,7 +213,7 @@ def _archive(name: str) -> Iterator[str]:
 
 
 def _is_source(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-  """Leaves out hidden and built files, which fit this machine only."""
+  """Leaves out hidden files and files that were built for this machine."""
   name = os.path.basename(entry.name)
   built = name.endswith((".so", ".pyc", ".egg-info"))
   made = name in ("__pycache__", "build", "dist", "work_dirs")

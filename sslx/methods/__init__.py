@@ -1,4 +1,4 @@
-"""The methods, by the name that a config's `model.method` gives."""
+"""The methods, by their name in a config's `model.method`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class Common:
-  """Keys of section `model` that every method has.
+  """Keys that section `model` has for every method.
 
   Attributes:
     norm_groups: groups of the global batch that share BatchNorm statistics; 1
@@ -45,17 +45,22 @@ class Common:
 
 
 _COMMON = tuple(field.name for field in dataclasses.fields(Common))
-# Section `model`. What is given comes from `Common` and from the run.
+# Section `model`. The fields in `given` are set from `Common` and from the
+# run's `Plan`.
 MODEL = Choice(
   "method", METHODS, common=Common, given=(*_COMMON, *Plan._fields)
 )
 
 
 def build(section: ConfigDict, plan: Plan) -> Method:
-  """The method of config section `model`, for the run that `plan` is of.
+  """Builds the method of config section `model`.
+
+  Args:
+    section: config section `model`.
+    plan: describes the run.
 
   Raises:
-    ConfigError: an unknown method, or settings that it does not accept.
+    ConfigError: the method is unknown, or it does not accept the settings.
   """
   section = dict(section)
   cls = MODEL.of(section, "model")

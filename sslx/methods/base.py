@@ -1,4 +1,4 @@
-"""What a method is: a paper's algorithm as three pure functions."""
+"""The interface of a method: a paper's algorithm as pure functions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Plan(NamedTuple):
   """The run that a method is built for.
 
   Attributes:
-    batch_size: global.
-    steps_per_epoch: optimiser steps.
-    total_steps: of the whole run.
+    batch_size: global batch size.
+    steps_per_epoch: optimiser steps per epoch.
+    total_steps: optimiser steps of the whole run.
   """
 
   batch_size: int
@@ -31,14 +31,14 @@ class Plan(NamedTuple):
 
 
 class Output(NamedTuple):
-  """What a loss returns beside its value.
+  """What a loss returns in addition to its value.
 
   Attributes:
     model_state: updated BatchNorm statistics.
     aux: updated state of the method.
     features: f32[b, d] backbone features of one view of each image, for the
       online probe and the collapse monitors.
-    metrics: name to f32 scalar, means over the examples given.
+    metrics: f32 scalars by name, means over the examples given.
   """
 
   model_state: ModelState
@@ -50,28 +50,31 @@ class Output(NamedTuple):
 class Method(Protocol):
   """A frozen dataclass of hyper-parameters and modules; holds no arrays.
 
-  A method that keeps a copy of an encoder in `aux` also has
-  `adopt(params, model_state, aux)`, which gives `aux` where the weights of
-  another run take the place of those of `init`. It may have `accumulates`, true
-  if its loss is a mean over examples that nothing but BatchNorm groups couples,
-  so that a batch may be worked on in parts; and
-  `pictures(params, model_state, images, rng)`, which gives rows of normalised
-  images, f32[rows, b, s, s, 3] by name, to be looked at. `published` is
-  "teacher" if the paper evaluates the copy that `aux` holds under "params" and
-  "model_state", and not what the optimiser trains.
+  A method may also define:
+
+  * `adopt(params, model_state, aux)`: returns the `aux` to use when other
+    weights have replaced those drawn by `init`. Required if `aux` holds a copy
+    of an encoder.
+  * `accumulates`: True if the loss is a mean over examples and only BatchNorm
+    groups couple them, so that a batch can be cut into micro-batches.
+  * `pictures(params, model_state, images, rng)`: returns rows of normalised
+    images to display, f32[rows, b, s, s, 3] by name.
+  * `published`: "teacher" if the paper evaluates the copy that `aux` holds
+    under "params" and "model_state", instead of the parameters that the
+    optimiser trains.
   """
 
   def slots(self, views: int) -> tuple[Slot, ...]:
-    """What `loss` is given, of so many views of each image.
+    """Returns the slots that `loss` needs, given `views` views of each image.
 
     Raises:
-      ConfigError: the method cannot do with that many.
+      ConfigError: the method cannot use that number of views.
     """
 
   def init(
     self, rng: jax.Array, batch: Batch
   ) -> tuple[Params, ModelState, Aux]:
-    """Draws parameters; of `batch` only the shapes matter."""
+    """Draws the parameters; only the shapes of `batch` matter."""
 
   def loss(
     self,
@@ -83,15 +86,15 @@ class Method(Protocol):
     step: jax.Array,
     axis: Axis,
   ) -> tuple[jax.Array, Output]:
-    """The loss of these examples.
+    """Computes the loss of these examples.
 
     Args:
-      params: what the optimiser trains.
+      params: the parameters that the optimiser trains.
       model_state: BatchNorm statistics.
       aux: the method's own state.
       batch: `views`, a tuple of normalised f32[b, s, s, 3], one for each slot;
-        `label`, int32[b], which a self-supervised method must not use; if some
-        slot is shuffled `place` and `back`, see `loader.HostBatch`.
+        `label`, int32[b], which a self-supervised method must not use; and, if
+        some slot is shuffled, `place` and `back`: see `loader.HostBatch`.
       rng: the key of this step, the same on all devices.
       step: int32 scalar, optimiser steps taken before this one.
       axis: identity in the global view, collectives in the per-device view.
@@ -100,23 +103,23 @@ class Method(Protocol):
   def after_update(
     self, params: Params, aux: Aux, step: jax.Array
   ) -> tuple[Params, Aux]:
-    """What the paper does after the optimiser step: EMA, projections."""
+    """Does what the paper does after an optimiser step: EMA, projections."""
 
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
   ) -> dict[str, jax.Array]:
-    """Features of normalised f32[b, s, s, 3] images, for evaluation.
+    """Computes features of normalised f32[b, s, s, 3] images, for evaluation.
 
     Returns:
-      f32[b, d] by name: "final" is the one that `Output.features` are of.
+      f32[b, d] by name; "final" names the features in `Output.features`.
     """
 
 
 def two_views(method: str, views: int) -> tuple[Slot, ...]:
-  """The slots of a method that compares two views of each image.
+  """Returns the slots of a method that compares two views of each image.
 
   Raises:
-    ConfigError: the data has another number of views.
+    ConfigError: the number of views is not 2.
   """
   if views != 2:
     raise ConfigError(
@@ -129,12 +132,12 @@ def two_views(method: str, views: int) -> tuple[Slot, ...]:
 def init(
   modules: dict[str, Any], rng: jax.Array, x: jax.Array
 ) -> tuple[dict[str, Params], dict[str, ModelState]]:
-  """Draws a chain of modules, each of which is given what the last puts out.
+  """Initialises a chain of modules: each takes the output of the one before.
 
   Args:
     modules: by name, in the order of the chain.
-    rng: split once for each.
-    x: input of the first; only its shape matters.
+    rng: split into one key for each module.
+    x: input of the first module; only its shape matters.
   """
   params, model_state = {}, {}
   keys = jax.random.split(rng, len(modules))
@@ -148,7 +151,7 @@ def init(
 def encode(
   backbone: Any, params: Params, model_state: ModelState, images: jax.Array
 ) -> dict[str, jax.Array]:
-  """All features of a backbone, with running statistics; heads are left out."""
+  """Computes all features of a backbone, with running statistics, no heads."""
   variables = {
     "params": params["backbone"],
     "batch_stats": model_state["backbone"],
@@ -169,15 +172,15 @@ def apply(
 
   Args:
     module: a Linen module.
-    name: of its parameters in `params` and its statistics in `model_state`.
-    params: of the method.
-    model_state: of the method.
+    name: key of its parameters in `params`, of its statistics in `model_state`.
+    params: parameters of the method.
+    model_state: BatchNorm statistics of the method.
     x: input.
     axis: the data axis.
-    **arguments: of the module's call.
+    **arguments: further arguments of the module's call.
 
   Returns:
-    Its output, and its updated statistics.
+    The module's output, and its updated statistics.
   """
   y, updated = module.apply(
     {"params": params[name], "batch_stats": model_state[name]},

@@ -1,4 +1,4 @@
-"""MAE: the pixels of masked patches are predicted from the few that are seen.
+"""MAE: predicts the pixels of masked patches from the visible patches.
 
 He, Chen, Xie, Li, Dollar and Girshick, Masked Autoencoders Are Scalable Vision
 Learners, CVPR 2022.
@@ -29,14 +29,14 @@ class MAE:
   """Section 3: asymmetric encoder and decoder, random masking per image.
 
   Attributes:
-    backbone: the encoder, which looks at the visible patches alone.
-    decoder: all patches from the tokens of the visible ones.
-    mask_ratio: share of the patches that is masked, rounded up to whole ones.
-    norm_pix: whether the target is each patch less its mean, over its standard
-      deviation (section 3, "Reconstruction target").
+    backbone: the encoder, which sees only the visible patches.
+    decoder: predicts all patches from the tokens of the visible patches.
+    mask_ratio: fraction of masked patches, rounded up to a whole patch.
+    norm_pix: whether to normalise each target patch by its own mean and
+      standard deviation (section 3, "Reconstruction target").
   """
 
-  # The loss is a mean over examples that know nothing of each other.
+  # The loss is a mean over independent examples.
   accumulates: ClassVar[bool] = True
 
   backbone: models.BACKBONE
@@ -59,7 +59,7 @@ class MAE:
     config_lib.require(self, "mask_ratio", possible, "between 0 and 1")
 
   def slots(self, views: int) -> tuple[Slot, ...]:
-    """One view."""
+    """Returns a slot for the one view."""
     if views != 1:
       raise config_lib.ConfigError(
         f"config.data.views are {views} views of each image; MAE takes 1."
@@ -72,7 +72,7 @@ class MAE:
     """Draws encoder and decoder.
 
     Raises:
-      ConfigError: the mask leaves no patch to see, or none to predict.
+      ConfigError: the mask leaves no patch visible, or masks none.
     """
     images = batch["views"][0]
     visible, patches = self.visible(images)
@@ -105,25 +105,26 @@ class MAE:
     step: jax.Array,
     axis: Axis,
   ) -> tuple[jax.Array, Output]:
-    """Mean squared error of the masked patches."""
+    """Computes the mean squared error over the masked patches."""
     del step
     images = batch["views"][0]
-    # Keyed by example: what is masked does not depend on devices.
+    # One key per example: the mask does not depend on the number of devices.
     keys = augment.example_keys(rng, axis.positions(len(images)))
     tokens, predicted, masked = self._reconstruct(
       params, model_state, images, keys, axis
     )
     target = self._target(images)
     error = jnp.mean(jnp.square(predicted - target), axis=-1)  # [b, n]
-    # As many in every image, so the mean over devices is that over the batch.
+    # Every image has the same number of masked patches, so the mean over
+    # devices is the mean over the global batch.
     loss = jnp.sum(error * masked) / jnp.sum(masked)
     seen = jnp.sum(error * (1 - masked)) / jnp.sum(1 - masked)
     features = patches_lib.pooled(tokens)[self.backbone.features]
     output = Output(
       model_state=model_state,
       aux=aux,
-      # Of the visible patches: another pass over all would cost four times as
-      # much as this one.
+      # Features of the visible patches only: encoding all patches would cost
+      # four times as much.
       features=features,
       metrics={"visible_error": seen},
     )
@@ -137,7 +138,12 @@ class MAE:
     keys: jax.Array,
     axis: Axis,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Tokens f32[b, 1 + k, d], patches f32[b, n, p p 3], mask f32[b, n]."""
+    """Encodes the visible patches and predicts all of them.
+
+    Returns:
+      Tokens f32[b, 1 + k, d]; predicted patches f32[b, n, p p 3]; mask
+      f32[b, n], 1 for a masked patch.
+    """
     visible, patches = self.visible(images)
     order, restore = random_order(keys, patches)
     masked = (restore >= visible).astype(jnp.float32)
@@ -150,7 +156,7 @@ class MAE:
       axis,
       method="tokens",
       keep=order[:, :visible],
-      keys=augment.fold(keys, 1),  # Only drop path looks at them.
+      keys=augment.fold(keys, 1),  # Only drop path uses them.
     )
     predicted, _ = base.apply(
       self.decoder,
@@ -165,12 +171,12 @@ class MAE:
     return tokens, predicted, masked
 
   def visible(self, images: jax.Array) -> tuple[int, int]:
-    """Number of visible patches, and of all."""
+    """Returns the numbers of visible patches and of all patches."""
     rows, columns = self.backbone.grid(images)
     return int(rows * columns * (1 - self.mask_ratio)), rows * columns
 
   def decoded(self, images: jax.Array) -> dict[str, Any]:
-    """What the decoder has to put out."""
+    """Returns the decoder's arguments that describe its output."""
     return {
       "grid": self.backbone.grid(images),
       "trained": self.backbone.trained_grid,
@@ -178,7 +184,7 @@ class MAE:
     }
 
   def _target(self, images: jax.Array) -> jax.Array:
-    """Patches to predict, f32[b, n, p p 3]."""
+    """Returns the patches to predict, f32[b, n, p p 3]."""
     target = patches_lib.patchify(images, self.backbone.patch_size)
     if not self.norm_pix:
       return target
@@ -192,19 +198,19 @@ class MAE:
     images: jax.Array,
     rng: jax.Array,
   ) -> dict[str, jax.Array]:
-    """Images, what is seen of them, and what is made of that.
+    """Draws the images, their visible patches, and their reconstructions.
 
-    Visible patches of the reconstruction are those of the image, and a
-    normalised one gets the mean and the deviation of the patch that it is for.
+    A reconstruction keeps the visible patches of the image. With `norm_pix`, a
+    predicted patch is given the mean and standard deviation of the true patch.
 
     Args:
-      params: of the method.
-      model_state: of the method.
+      params: parameters of the method.
+      model_state: BatchNorm statistics of the method.
       images: f32[b, s, s, 3], normalised.
       rng: key of the mask.
 
     Returns:
-      "reconstructions": f32[3, b, s, s, 3], normalised as the images are.
+      "reconstructions": f32[3, b, s, s, 3], normalised like the images.
     """
     size, grid = self.backbone.patch_size, self.backbone.grid(images)
     keys = augment.example_keys(rng, jnp.arange(len(images)))
@@ -227,27 +233,27 @@ class MAE:
   def after_update(
     self, params: Params, aux: Aux, step: jax.Array
   ) -> tuple[Params, Aux]:
-    """Nothing."""
+    """Changes nothing."""
     del step
     return params, aux
 
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
   ) -> dict[str, jax.Array]:
-    """Features of the encoder, of all patches; the decoder is thrown away."""
+    """Computes the encoder's features of all patches; the decoder is unused."""
     return base.encode(self.backbone, params, model_state, images)
 
 
 def random_order(keys: jax.Array, patches: int) -> tuple[jax.Array, jax.Array]:
-  """A random order of the patches of each example.
+  """Draws a random order of the patches of each example.
 
   Args:
     keys: [b] keys of the examples.
-    patches: n, their number.
+    patches: n, the number of patches.
 
   Returns:
-    i32[b, n], patches in that order, of which the first ones are to be seen;
-    i32[b, n], the place in it of each patch.
+    i32[b, n], the patches in that order, the visible ones first; i32[b, n], the
+    inverse: the place of each patch in that order.
   """
   noise = jax.vmap(lambda key: jax.random.uniform(key, (patches,)))(keys)
   order = jnp.argsort(noise, axis=1)
@@ -255,9 +261,10 @@ def random_order(keys: jax.Array, patches: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _moments(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Mean and deviation of each patch [b, n, d]: f32[b, n, 1].
+  """Returns mean and standard deviation of each patch [b, n, d]: f32[b, n, 1].
 
-  The variance is unbiased, as torch's is (pitfall 19).
+  The variance is unbiased (divided by d - 1): torch's default, which the
+  official code uses.
   """
   mean = jnp.mean(patches, axis=-1, keepdims=True)
   var = jnp.var(patches, axis=-1, keepdims=True, ddof=1)

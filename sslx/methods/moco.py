@@ -1,4 +1,4 @@
-"""MoCo v2: a query finds its key among the keys of the last many batches.
+"""MoCo v2: contrasts queries with a queue of keys of past batches.
 
 He, Fan, Wu, Xie and Girshick, Momentum Contrast for Unsupervised Visual
 Representation Learning, CVPR 2020; Chen, Fan, Girshick and He, Improved
@@ -25,20 +25,20 @@ from sslx.parallel import Axis
 
 @dataclasses.dataclass(frozen=True)
 class MoCo:
-  """Section 3.2 and 3.3 of the first paper, with the head of the second.
+  """Sections 3.2 and 3.3 of the first paper, with the head of the second.
 
   Attributes:
-    backbone: images to f32[b, d].
-    projector: features to the queries and keys that the loss compares.
+    backbone: maps images to features f32[b, d].
+    projector: maps features to the queries and keys that the loss compares.
     temperature: tau of eq. 1.
     momentum: m of eq. 2.
     queue_size: K, the number of negatives.
-    symmetric: whether each view is the query once, and the loss the sum of
-      both; official code for CIFAR-10.
-    shuffle: whether keys are computed with other neighbours in their BatchNorm
-      group than their queries have (section 3.3). Of one group there are no
-      other neighbours.
-    batch_size: global, of the run.
+    symmetric: whether each view is the query once and the loss is the sum of
+      both, as in the official code for CIFAR-10.
+    shuffle: whether to shuffle the keys among BatchNorm groups, so that a key
+      does not share its group with the neighbours of its query (section 3.3).
+      No effect with one group.
+    batch_size: global batch size.
   """
 
   backbone: models.BACKBONE
@@ -65,7 +65,7 @@ class MoCo:
     return self.shuffle and self.projector.norm_groups > 1
 
   def slots(self, views: int) -> tuple[Slot, ...]:
-    """Queries, then keys; keys are the queries' own views if not shuffled."""
+    """Returns query slots, then key slots; both are the same if unshuffled."""
     queries = base.two_views("MoCo", views)
     if not self._shuffled:
       return queries
@@ -75,7 +75,7 @@ class MoCo:
   def init(
     self, rng: jax.Array, batch: Batch
   ) -> tuple[Params, ModelState, Aux]:
-    """The key encoder starts as a copy; the queue as random directions."""
+    """Draws the query encoder and a random queue; copies the key encoder."""
     rng_encoder, rng_queue = jax.random.split(rng)
     params, model_state = base.init(
       {"backbone": self.backbone, "projector": self.projector},
@@ -90,8 +90,8 @@ class MoCo:
     return params, model_state, self.adopt(params, model_state, aux)
 
   def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
-    """The key encoder becomes a copy of the query encoder."""
-    # In memory too: each is donated on its own.
+    """Returns `aux` with a copy of the query encoder as the key encoder."""
+    # A real copy in memory, because each buffer can be donated only once.
     copy = lambda tree: jax.tree.map(jnp.copy, tree)
     return {**aux, "params": copy(params), "model_state": copy(model_state)}
 
@@ -105,20 +105,20 @@ class MoCo:
     step: jax.Array,
     axis: Axis,
   ) -> tuple[jax.Array, Output]:
-    """Algorithm 1."""
+    """Computes the loss of algorithm 1."""
     del rng
     count = 2 if self.symmetric else 1
     queries, others = batch["views"][:count], batch["views"][-count:]
 
-    # Views pass on their own, as in the official code: BatchNorm sees B
-    # examples, and its running statistics move once for each.
+    # One forward pass per view, as in the official code: BatchNorm sees B
+    # examples at a time, and updates its running statistics once per view.
     q, k, h = [], [], []
     for x in queries:
       features, z, model_state = self._encode(params, model_state, x, axis)
       h.append(features)
       q.append(losses.l2_normalize(z))
     key_state = aux["model_state"]
-    for x in others[::-1]:  # Of two, the key of a query is of the other view.
+    for x in others[::-1]:  # If symmetric, a query's key is the other view.
       _, z, key_state = self._encode(aux["params"], key_state, x, axis)
       k.append(self._in_order(losses.l2_normalize(z), batch, axis))
 
@@ -132,11 +132,11 @@ class MoCo:
       accuracy += found / len(q)
       similarity += jnp.mean(positives) / len(q)
 
-    # After the loss: a key is never among the negatives of its own query.
+    # Enqueue after the loss: a key is never a negative of its own query.
     new = jnp.concatenate([everyones for _, everyones in k[::-1]])
     at = aux["pointer"]
     queue = jax.lax.dynamic_update_slice(aux["queue"], new, (at, 0))
-    held = jnp.minimum(step, self.queue_size // len(new))  # Batches in it.
+    held = jnp.minimum(step, self.queue_size // len(new))  # Batches held.
     output = Output(
       model_state=model_state,
       aux={
@@ -149,8 +149,8 @@ class MoCo:
       metrics={
         "contrast_accuracy": accuracy,
         "positive_similarity": similarity,
-        # Steps since a key was computed, on average over those in the queue:
-        # 1, 2, ... batch by batch. The random ones of the start do not count.
+        # Mean age of the keys in the queue, in steps. The batches in it are
+        # 1, 2, ... steps old; the random initial keys do not count.
         "queue_age": jnp.where(held > 0, (held + 1) / 2, 0.0),
         "embedding_std": monitors.feature_std(q[0], axis),
       },
@@ -160,7 +160,7 @@ class MoCo:
   def _encode(
     self, params: Params, model_state: ModelState, x: jax.Array, axis: Axis
   ) -> tuple[jax.Array, jax.Array, ModelState]:
-    """Features, projection and new statistics of one view."""
+    """Computes features, projection and new statistics of one view."""
     h, f_state = base.apply(
       self.backbone, "backbone", params, model_state, x, axis
     )
@@ -172,21 +172,27 @@ class MoCo:
   def _in_order(
     self, keys: jax.Array, batch: Batch, axis: Axis
   ) -> tuple[jax.Array, jax.Array]:
-    """Keys [b, d] of these examples, and [B, d] of all, the same everywhere."""
+    """Puts keys back in batch order.
+
+    Returns:
+      Keys [b, d] of these examples, and replicated keys [B, d] of the global
+      batch.
+    """
     everyones = axis.replicate(keys)
     if not self._shuffled:
       return keys, everyones
-    # All that shuffling moves between devices: B x d numbers, no image.
+    # Unshuffling moves only B x d numbers between devices, no images.
     back = axis.replicate(batch["back"])
     return everyones[batch["back"]], everyones[back]
 
   def after_update(
     self, params: Params, aux: Aux, step: jax.Array
   ) -> tuple[Params, Aux]:
-    """The key encoder follows, eq. 2.
+    """Updates the key encoder by eq. 2.
 
-    Official code does this before the next forward of the keys; the recursion
-    is the same, since its first update, of a copy, changes nothing.
+    The official code does this before the next forward pass of the keys. The
+    recursion is the same: its first update acts on an exact copy and changes
+    nothing.
     """
     del step
     followed = optax.incremental_update(
@@ -197,5 +203,5 @@ class MoCo:
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
   ) -> dict[str, jax.Array]:
-    """Features of the query encoder, with running statistics."""
+    """Computes features of the query encoder, with running statistics."""
     return base.encode(self.backbone, params, model_state, images)

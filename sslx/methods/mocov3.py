@@ -1,4 +1,4 @@
-"""MoCo v3: a query finds its key among the keys of the batch; no queue.
+"""MoCo v3: contrasts queries with the keys of the same batch; no queue.
 
 Chen, Xie and He, An Empirical Study of Training Self-Supervised Vision
 Transformers, ICCV 2021.
@@ -29,13 +29,14 @@ class MoCoV3:
   """Section 3: encoder with a predictor, and a momentum encoder without.
 
   Attributes:
-    backbone: images to f32[b, d]; a ViT with `frozen_patches` (section 4.1), or
-      a ResNet.
-    projector: features to keys.
-    predictor: projections to queries; only those of the encoder.
+    backbone: maps images to features f32[b, d]; a ViT with `frozen_patches`
+      (section 4.1), or a ResNet.
+    projector: maps features to projections; those of the momentum encoder are
+      the keys.
+    predictor: maps the encoder's projections to queries.
     temperature: tau of eq. 1.
     momentum: m of the first update; it rises to 1 along half a cosine.
-    total_steps: of the run.
+    total_steps: optimiser steps of the run.
   """
 
   backbone: models.BACKBONE
@@ -56,13 +57,13 @@ class MoCoV3:
       )
 
   def slots(self, views: int) -> tuple[Slot, ...]:
-    """Two views."""
+    """Returns the slots of two views."""
     return base.two_views("MoCo v3", views)
 
   def init(
     self, rng: jax.Array, batch: Batch
   ) -> tuple[Params, ModelState, Aux]:
-    """The momentum encoder starts as a copy, without predictor."""
+    """Draws the encoder; the momentum encoder is a copy, less the predictor."""
     params, model_state = base.init(
       {
         "backbone": self.backbone,
@@ -75,8 +76,8 @@ class MoCoV3:
     return params, model_state, self.adopt(params, model_state, {})
 
   def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
-    """The momentum encoder becomes a copy of the encoder."""
-    # In memory too: each is donated on its own.
+    """Returns `aux` with a copy of the encoder as the momentum encoder."""
+    # A real copy in memory, because each buffer can be donated only once.
     copy = lambda tree: jax.tree.map(jnp.copy, _encoder(tree))
     return {**aux, "params": copy(params), "model_state": copy(model_state)}
 
@@ -90,10 +91,10 @@ class MoCoV3:
     step: jax.Array,
     axis: Axis,
   ) -> tuple[jax.Array, Output]:
-    """Algorithm 1: ctr(q1, k2) + ctr(q2, k1)."""
+    """Computes the loss of algorithm 1: ctr(q1, k2) + ctr(q2, k1)."""
     del step
-    # Views pass on their own: BatchNorm sees B examples, and its running
-    # statistics move once for each.
+    # One forward pass per view: BatchNorm sees B examples at a time, and
+    # updates its running statistics once per view.
     q, k, h, key_state = [], [], [], aux["model_state"]
     for n, x in enumerate(batch["views"]):
       drop = self._drop_path(rng, n, len(x), axis)
@@ -113,7 +114,7 @@ class MoCoV3:
       losses.batch_nce(query, key, self.temperature, axis)
       for query, key in zip(q, k[::-1], strict=True)
     ]
-    # 2 tau keeps the size of the gradient whatever tau is (official code).
+    # The factor 2 tau keeps the gradient's size for any tau (official code).
     loss = 2 * self.temperature * sum(one for one, _ in pairs)
     similarity = sum(jnp.vdot(a, b) for a, b in zip(q, k[::-1], strict=True))
     output = Output(
@@ -136,7 +137,7 @@ class MoCoV3:
     axis: Axis,
     **arguments: Any,
   ) -> tuple[jax.Array, jax.Array, ModelState]:
-    """Features, projection and new statistics of one view."""
+    """Computes features, projection and new statistics of one view."""
     h, f_state = base.apply(
       self.backbone, "backbone", params, model_state, x, axis, **arguments
     )
@@ -148,7 +149,7 @@ class MoCoV3:
   def _drop_path(
     self, rng: jax.Array, view: int, b: int, axis: Axis
   ) -> dict[str, jax.Array]:
-    """Keys of the examples, for a backbone that has drop path."""
+    """Returns the keys of the examples if the backbone has drop path."""
     if not getattr(self.backbone, "drop_path", 0):
       return {}
     keys = augment.example_keys(rng, axis.positions(b))
@@ -157,10 +158,11 @@ class MoCoV3:
   def after_update(
     self, params: Params, aux: Aux, step: jax.Array
   ) -> tuple[Params, Aux]:
-    """The momentum encoder follows.
+    """Updates the momentum encoder.
 
-    Official code does this before the next forward of the keys, with the
-    momentum of that step; its first update, of a copy, changes nothing.
+    The official code does this before the next forward pass of the keys, with
+    the momentum of that step. Its first update acts on an exact copy and
+    changes nothing.
     """
     followed = optax.incremental_update(
       _encoder(params), aux["params"], 1 - self.momentum_at(step + 1)
@@ -168,17 +170,17 @@ class MoCoV3:
     return params, {**aux, "params": followed}
 
   def momentum_at(self, step: jax.Array) -> jax.Array:
-    """f32 scalar, the momentum at a step: from `momentum` to 1."""
+    """Returns the momentum at a step, f32 scalar from `momentum` to 1."""
     done = jnp.float32(step) / self.total_steps
     return 1 - 0.5 * (1 + jnp.cos(jnp.pi * done)) * (1 - self.momentum)
 
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
   ) -> dict[str, jax.Array]:
-    """Features of the encoder that is trained."""
+    """Computes features of the encoder that the optimiser trains."""
     return base.encode(self.backbone, params, model_state, images)
 
 
 def _encoder(tree: Any) -> Any:
-  """All but the predictor."""
+  """Returns the tree without the predictor."""
   return {name: tree[name] for name in ("backbone", "projector")}

@@ -1,8 +1,8 @@
-"""Relative location: in which of eight places is a patch, seen from the centre?
+"""Relative location: predicts where a patch lies around the centre patch.
 
 Doersch, Gupta and Efros, Unsupervised Visual Representation Learning by Context
-Prediction, ICCV 2015, in the form of MMSelfSup: a ResNet, and all eight pairs
-of an image in every batch.
+Prediction, ICCV 2015, in MMSelfSup's version: with a ResNet, and with all eight
+pairs of an image in the same batch.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from sslx.methods.base import Aux, Batch, ModelState, Output, Params
 from sslx.models import heads
 from sslx.parallel import Axis
 
-CENTRE, PATCHES = 4, 9  # Row by row.
+CENTRE, PATCHES = 4, 9  # Patches are numbered row by row.
 
 
 @dataclasses.dataclass(frozen=True)
 class RelativeLoc:
-  """Section 3: a siamese encoder, and a classifier of the pair of features.
+  """Section 3: a siamese encoder, and a classifier of pairs of features.
 
-  MMSelfSup encodes the centre anew for each of its eight neighbours; here each
-  of the nine patches passes once. The loss differs in BatchNorm alone, whose
-  statistics then give the centre the weight of the other patches.
+  MMSelfSup encodes the centre again for each of its eight neighbours; here each
+  of the nine patches is encoded once. The loss differs only through BatchNorm:
+  here the centre has the same weight in its statistics as any other patch.
 
   Attributes:
-    backbone: patches to f32[n, d].
-    head: pairs of features to logits of the eight places.
+    backbone: maps patches to features f32[n, d].
+    head: maps pairs of features to logits of the eight places.
     dropout: probability that a hidden unit of the head is dropped.
   """
 
-  # The loss is a mean over pairs, which only BatchNorm groups couple.
+  # The loss is a mean over pairs; only BatchNorm groups couple them.
   accumulates: ClassVar[bool] = True
 
   backbone: models.BACKBONE
@@ -53,7 +53,7 @@ class RelativeLoc:
     config_lib.require(self.head, "classes", right, "8, one for each place")
 
   def slots(self, views: int) -> tuple[Slot, ...]:
-    """One view, of nine patches."""
+    """Returns a slot for the one view, of nine patches."""
     if views != 1:
       raise config_lib.ConfigError(
         f"config.data.views are {views}; relative location takes one, of kind"
@@ -90,7 +90,7 @@ class RelativeLoc:
     step: jax.Array,
     axis: Axis,
   ) -> tuple[jax.Array, Output]:
-    """Cross-entropy of the place of each neighbour."""
+    """Computes the cross-entropy of the place of each neighbour."""
     del step
     patches = batch["views"][0]  # [b, 9, s, s, 3]
     b = len(patches)
@@ -109,7 +109,7 @@ class RelativeLoc:
     centre = jnp.broadcast_to(h[:, CENTRE, None], neighbours.shape)
     pairs = jnp.concatenate([centre, neighbours], axis=-1)
 
-    # Keyed by example, so that what is dropped does not depend on devices.
+    # One key per example: dropout does not depend on the number of devices.
     keys = augment.example_keys(rng, axis.positions(b))
     keep = 1 - self.dropout
     shape = (PATCHES - 1, self.head.hidden)
@@ -129,7 +129,7 @@ class RelativeLoc:
     output = Output(
       model_state={"backbone": f_state, "head": head_state},
       aux=aux,
-      # The nearest to the features of a whole image.
+      # The mean over patches is closest to the features of a whole image.
       features=jnp.mean(h, axis=1),
       metrics={"pretext_accuracy": jnp.mean(correct.astype(jnp.float32))},
     )
@@ -138,12 +138,12 @@ class RelativeLoc:
   def after_update(
     self, params: Params, aux: Aux, step: jax.Array
   ) -> tuple[Params, Aux]:
-    """Nothing."""
+    """Changes nothing."""
     del step
     return params, aux
 
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
   ) -> dict[str, jax.Array]:
-    """Features of the backbone; "stage3" is the best of this method."""
+    """Computes features of the backbone; "stage3" is best for this method."""
     return base.encode(self.backbone, params, model_state, images)

@@ -1,4 +1,4 @@
-"""SimCLR: two augmented views of an image attract, all others repel.
+"""SimCLR: two views of an image attract, views of different images repel.
 
 Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning
 of Visual Representations, ICML 2020.
@@ -26,9 +26,9 @@ class SimCLR:
   """Section 2.1: encoder f, projection head g, and NT-Xent on g(f(x)).
 
   Attributes:
-    backbone: f, images to f32[b, d].
-    projector: g, features to the embeddings that the loss compares.
-    temperature: of NT-Xent, eq. 1.
+    backbone: f, maps images to features f32[b, d].
+    projector: g, maps features to the embeddings that the loss compares.
+    temperature: tau of NT-Xent, eq. 1.
   """
 
   backbone: models.BACKBONE
@@ -39,7 +39,7 @@ class SimCLR:
     config_lib.require(self, "temperature", self.temperature > 0, "positive")
 
   def slots(self, views: int) -> tuple[Slot, ...]:
-    """Two views of an image; of more, NT-Xent says nothing."""
+    """Returns the slots of two views; NT-Xent needs exactly two."""
     return base.two_views("SimCLR", views)
 
   def init(
@@ -63,12 +63,12 @@ class SimCLR:
     step: jax.Array,
     axis: Axis,
   ) -> tuple[jax.Array, Output]:
-    """Algorithm 1."""
-    del rng, step  # All randomness of SimCLR is in its views.
+    """Computes the loss of algorithm 1."""
+    del rng, step  # The only randomness of SimCLR is in the views.
     x = jnp.stack(batch["views"], axis=1)  # [b, 2, s, s, 3]
     b = len(x)
     # Both views in one forward pass: BatchNorm sees 2B examples, as in the
-    # official code. The views of an image stay neighbours, so that merging the
+    # official code. The views of an image stay adjacent, so that merging the
     # two dimensions moves no image to another device or BatchNorm group.
     x = x.reshape(2 * b, *x.shape[2:])
     h, f_state = base.apply(
@@ -92,12 +92,12 @@ class SimCLR:
   def after_update(
     self, params: Params, aux: Aux, step: jax.Array
   ) -> tuple[Params, Aux]:
-    """Nothing: SimCLR has neither a momentum encoder nor prototypes."""
+    """Changes nothing: there is no momentum encoder, and no prototypes."""
     del step
     return params, aux
 
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
   ) -> dict[str, jax.Array]:
-    """H = f(x) with running statistics; g is thrown away (section 4.2)."""
+    """Computes h = f(x) with running statistics, without g (section 4.2)."""
     return base.encode(self.backbone, params, model_state, images)

@@ -1,4 +1,4 @@
-"""SwAV: the cluster that one view is assigned to is predicted from the others.
+"""SwAV: predicts the cluster assignment of one view from the other views.
 
 Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, Unsupervised Learning of
 Visual Features by Contrasting Cluster Assignments, NeurIPS 2020.
@@ -23,7 +23,7 @@ from sslx.methods.base import Aux, Batch, ModelState, Output, Params
 from sslx.models import heads
 from sslx.parallel import Axis
 
-CODE_VIEWS = 2  # The first two views are assigned; all are predicted from.
+CODE_VIEWS = 2  # Only the first two views get codes; all views predict them.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,18 +31,19 @@ class SwAV:
   """Section 3, with multi-crop (section 3.2) and the queue (section 4.1).
 
   Attributes:
-    backbone: images to f32[b, d].
-    projector: features to embeddings.
-    prototypes: K, their number.
+    backbone: maps images to features f32[b, d].
+    projector: maps features to embeddings.
+    prototypes: K, the number of prototypes.
     temperature: tau of eq. 2.
-    epsilon: of eq. 3; smoother assignments with larger values.
-    sinkhorn_iterations: of section 3.1.
-    queue_size: embeddings of past batches, of each of the two views, that are
-      assigned together with the batch's; 0 for none. Rounded down to whole
-      batches, as in the official code.
-    queue_start_epoch: from when on they are collected; they are used once the
-      queue is full.
-    batch_size, steps_per_epoch: of the run.
+    epsilon: of eq. 3; larger values give smoother assignments.
+    sinkhorn_iterations: number of iterations of section 3.1.
+    queue_size: how many embeddings of past batches, for each of the two views,
+      are assigned together with those of the batch; 0 for no queue. Rounded
+      down to whole batches, as in the official code.
+    queue_start_epoch: the epoch from which embeddings are queued; they are used
+      once the queue is full.
+    batch_size: global batch size.
+    steps_per_epoch: optimiser steps per epoch.
   """
 
   backbone: models.BACKBONE
@@ -69,11 +70,11 @@ class SwAV:
 
   @property
   def _held(self) -> int:
-    """The size of the queue in whole batches."""
+    """Embeddings that the queue holds: `queue_size` in whole batches."""
     return self.queue_size // self.batch_size * self.batch_size
 
   def slots(self, views: int) -> tuple[Slot, ...]:
-    """Two views that are assigned, and any number that are not."""
+    """Returns the slots of two views with codes and any number without."""
     if views < CODE_VIEWS:
       raise config_lib.ConfigError(
         f"config.data.views is {views} view of each image; SwAV needs 2 or"
@@ -84,7 +85,7 @@ class SwAV:
   def init(
     self, rng: jax.Array, batch: Batch
   ) -> tuple[Params, ModelState, Aux]:
-    """Prototypes start as a torch `nn.Linear`, on the unit sphere."""
+    """Draws all weights; prototypes like torch's `nn.Linear`, normalised."""
     rng_encoder, rng_prototypes = jax.random.split(rng)
     params, model_state = base.init(
       {"backbone": self.backbone, "projector": self.projector},
@@ -94,7 +95,7 @@ class SwAV:
     d = self.projector.dims[-1]
     prototypes = jax.random.uniform(
       rng_prototypes, (self.prototypes, d), minval=-1, maxval=1
-    )  # Their scale goes with the projection.
+    )  # Normalisation removes the scale.
     params["prototypes"] = losses.l2_normalize(prototypes)
     aux = {}
     if self._held:
@@ -114,7 +115,7 @@ class SwAV:
     step: jax.Array,
     axis: Axis,
   ) -> tuple[jax.Array, Output]:
-    """The swapped prediction problem, eq. 1 and 2, over all crops (eq. 6)."""
+    """Computes the swapped prediction loss, eq. 1, 2 and (all crops) 6."""
     del rng
     h, z, model_state = self._encode(params, model_state, batch["views"], axis)
     score = lambda x: jnp.matmul(
@@ -155,11 +156,12 @@ class SwAV:
     views: tuple[jax.Array, ...],
     axis: Axis,
   ) -> tuple[jax.Array, jax.Array, ModelState]:
-    """Features f32[b, views, d], and embeddings of unit length.
+    """Computes features f32[b, views, d], and embeddings of unit length.
 
-    One pass of the backbone for each resolution, so that its BatchNorm sees
-    images of one size, and then one of the projector over all crops
-    (pitfall 9). Views of an image are neighbours, which keeps it on its device.
+    The backbone runs once per resolution, so that its BatchNorm sees images of
+    one size. The projector runs once, so that its BatchNorm sees all crops.
+    The official code does the same. The views of an image stay adjacent, which
+    keeps them on its device.
     """
     b, features, f_state = len(views[0]), [], model_state["backbone"]
     for _, same in itertools.groupby(views, key=lambda x: x.shape[1:]):
@@ -188,9 +190,10 @@ class SwAV:
   def _past_scores(
     self, aux: Aux, i: int, score: Any, axis: Axis
   ) -> jax.Array | None:
-    """Scaled scores of this device's share of a queue; -inf until it is full.
+    """Scores this device's share of a queue; -inf until the queue is full.
 
-    With the prototypes of now: they have moved since the embeddings came in.
+    The scores are divided by epsilon. They use the current prototypes, which
+    have changed since the embeddings were queued.
     """
     if not self._held:
       return None
@@ -198,13 +201,13 @@ class SwAV:
     return lax.cond(
       aux["filled"] == self._held,
       lambda x: lax.stop_gradient(score(x)) / self.epsilon,
-      # Made from x, so that both sides are known to vary over the devices.
+      # Derived from x, so that both branches vary over the devices.
       lambda x: x[:, :1] * 0 + jnp.full(self.prototypes, -jnp.inf),
       rows,
     )
 
   def _push(self, aux: Aux, z: jax.Array, step: jax.Array, axis: Axis) -> Aux:
-    """The batch's embeddings go in after use, the newest first."""
+    """Puts the batch's embeddings at the front of the queue, after use."""
     if not self._held:
       return aux
     new = axis.replicate(z[:, :CODE_VIEWS]).swapaxes(0, 1)  # [2, B, d]
@@ -220,14 +223,14 @@ class SwAV:
   def after_update(
     self, params: Params, aux: Aux, step: jax.Array
   ) -> tuple[Params, Aux]:
-    """Prototypes return to the unit sphere; no gradient knows of it.
+    """Normalises the prototypes, without a gradient.
 
-    Official code does so before each forward, which is the same.
+    The official code does so before each forward pass, which is equivalent.
     """
     del step
     old = params["prototypes"]
     norm = jnp.linalg.norm(old, axis=-1, keepdims=True)
-    # One that is there already keeps its bits: frozen ones must not creep.
+    # Unit prototypes keep their bits: rounding must not move frozen ones.
     moved = jnp.abs(norm - 1) > 1e-6
     new = jnp.where(moved, losses.l2_normalize(old), old)
     return {**params, "prototypes": new}, aux
@@ -235,16 +238,17 @@ class SwAV:
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
   ) -> dict[str, jax.Array]:
-    """Features of the backbone, with running statistics."""
+    """Computes features of the backbone, with running statistics."""
     return base.encode(self.backbone, params, model_state, images)
 
 
 def _usage(codes: jax.Array, axis: Axis) -> dict[str, jax.Array]:
-  """How evenly the prototypes are used, of codes f32[b, K].
+  """Measures how evenly codes f32[b, K] use the prototypes.
 
   Returns:
-    `prototype_entropy`, of the mean code, as a share of log K: 1 is even;
-    `sinkhorn_marginal`, the most used prototype's share of the batch, times K.
+    `prototype_entropy`, the entropy of the mean code divided by log K: 1 if all
+    are used equally; `sinkhorn_marginal`, K times the share of the batch that
+    the most used prototype has.
   """
   used = axis.pmean(jnp.mean(codes, axis=0))
   k = codes.shape[-1]

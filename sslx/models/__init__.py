@@ -1,6 +1,6 @@
-"""Networks: the only folder that knows of Flax.
+"""Networks: the only folder that imports Flax Linen.
 
-Methods build them here and use them through `init` and `apply` alone.
+Methods build networks here and use them only through `init` and `apply`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ from sslx.models import resnet, vit
 BACKBONES = {"resnet": resnet.ResNet, "vit": vit.ViT}
 
 
-# The annotation of a backbone: a Linen module, called as
-# `module(images, train=..., axis=...)`, with the name that a config gives it.
+# The annotation of a backbone field: a Linen module, called as
+# `module(images, train=..., axis=...)`, that a config selects by name.
 BACKBONE = Choice("name", BACKBONES)

@@ -1,4 +1,4 @@
-"""MAE's decoder of patches; see `transformer` for the names of parameters."""
+"""MAE's decoder; see `transformer` for the names of parameters."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sslx.models import transformer
 
 
 class Decoder(nn.Module):
-  """MAE's decoder: all patches, out of the tokens of the visible ones.
+  """MAE's decoder: predicts all patches from the tokens of the visible ones.
 
   Attributes:
-    width: of its tokens.
+    width: width of its tokens.
     depth: number of blocks.
-    heads: of the attention.
-    mlp_ratio: width of the hidden layer of a block's MLP, over `width`.
+    heads: number of attention heads.
+    mlp_ratio: width of the hidden layer of a block's MLP, divided by `width`.
     remat: see `ViT`.
     attention: see `ViT`.
     dtype: compute dtype. Parameters, LayerNorm, softmax and output are float32.
@@ -61,13 +61,14 @@ class Decoder(nn.Module):
     """Predicts every patch.
 
     Args:
-      tokens: [b, 1 + k, d], the class token and those of the visible patches.
-      restore: i32[b, n], for each patch its place in the row of the visible
-        ones followed by the masked ones.
+      tokens: [b, 1 + k, d], the class token and the visible patches' tokens.
+      restore: i32[b, n], the place of each patch in the sequence of all visible
+        patches followed by all masked patches.
       grid: rows and columns of patches, n in all.
-      trained: rows and columns that positions are counted on.
-      outputs: numbers that a patch has.
-      train: makes no difference.
+      trained: rows and columns of the training grid; positions of other grids
+        are rescaled to it.
+      outputs: numbers per patch.
+      train: unused.
       axis: the data axis that the batch is split over.
 
     Returns:

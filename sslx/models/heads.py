@@ -17,9 +17,10 @@ from sslx.models import linear, norm
 class MLP(nn.Module):
   """Linear layers with BatchNorm and ReLU between them.
 
-  Weights and biases start as torch's `nn.Linear` has them, uniform within
-  1 / sqrt(inputs), as in the official code of every method below but SimCLR
-  (N(0, 0.01^2); the BatchNorm behind each of its layers takes the scale out).
+  Weights and biases are drawn as in torch's `nn.Linear`: uniform within
+  1 / sqrt(inputs). So does the official code of every method below except
+  SimCLR, which draws N(0, 0.01^2); there a BatchNorm follows each layer and
+  removes the scale.
 
   The heads of the papers, by `dims` (hidden, ..., output):
 
@@ -35,12 +36,13 @@ class MLP(nn.Module):
   ```
 
   Attributes:
-    dims: outputs of each linear layer.
-    use_bias: whether linear layers have biases. One that a BatchNorm follows
-      never does, since the BatchNorm would subtract it (official SwAV, SimSiam
-      and BYOL differ in which of these idle biases they keep).
+    dims: number of outputs of each linear layer.
+    use_bias: whether linear layers have biases. A layer followed by a BatchNorm
+      never has one, since the BatchNorm would subtract it. (Official SwAV,
+      SimSiam and BYOL each keep some of these useless biases.)
     norm: whether hidden layers have a BatchNorm before their ReLU.
-    last_norm: BatchNorm of the output: none, with scale and bias, or plain.
+    last_norm: BatchNorm of the output: "none", "affine" (with scale and bias)
+      or "plain" (without).
     norm_groups: groups of the global batch that share BatchNorm statistics.
     dtype: compute dtype. Parameters, statistics and the output are float32.
   """
@@ -97,11 +99,12 @@ class MLP(nn.Module):
 
 
 class PairHead(nn.Module):
-  """Classifier of pairs of features, of relative location.
+  """Classifier of pairs of features, for relative location.
 
-  A linear layer, BatchNorm, ReLU, dropout, and a linear layer; weights start at
-  N(0, 0.01^2) and N(0, 0.005^2), as in MMSelfSup. The first layer has no bias,
-  since the BatchNorm would subtract it; that of the second starts at 0.
+  A linear layer, BatchNorm, ReLU, dropout, and a second linear layer. Their
+  weights are drawn from N(0, 0.01^2) and N(0, 0.005^2), as in MMSelfSup. The
+  first layer has no bias, since the BatchNorm would subtract it. The bias of
+  the second starts at 0.
 
   Attributes:
     hidden: width of the hidden layer.
@@ -129,13 +132,13 @@ class PairHead(nn.Module):
     axis: parallel.Axis = parallel.Axis(),
     mask: jax.Array | None = None,
   ) -> jax.Array:
-    """Logits of pairs.
+    """Computes the logits of pairs.
 
     Args:
-      x: [n, 2 d], the features of both.
+      x: [n, 2 d], the features of both patches, concatenated.
       train: see `norm.BatchNorm`.
       axis: the data axis.
-      mask: f32[n, hidden], factors of the hidden units: dropout.
+      mask: f32[n, hidden], dropout factors of the hidden units.
 
     Returns:
       f32[n, classes].
@@ -162,7 +165,7 @@ _normal = nn.initializers.normal
 
 
 def uniform(bound: float) -> nn.initializers.Initializer:
-  """U(-bound, bound)."""
+  """Returns an initialiser that draws from U(-bound, bound)."""
 
   def init(key, shape, dtype=jnp.float32):
     return jax.random.uniform(key, shape, dtype, -bound, bound)

@@ -1,12 +1,12 @@
 """Settings of Flax's linear layers for gradients that are summed in float32.
 
-A layer that computes in bfloat16 casts its float32 weights, so their gradient
-is bfloat16 up to the cast, and so is its sum over devices: each device's part
-is rounded before the sum, and the sum at every step. With
-`Axis.float32_gradients` the matrix product of the gradient puts out float32,
-which costs a matrix unit nothing; twice as many bytes go between devices. The
-forward pass is the same but for the bias, which is added in float32, so the
-caller casts the result.
+A layer that computes in bfloat16 casts its float32 weights. In the backward
+pass, their gradient is bfloat16 until it reaches that cast, and it is summed
+over devices in bfloat16: each device's part is rounded before the sum, and the
+sum is rounded at every step. With `Axis.float32_gradients` the matrix product
+of the gradient outputs float32. A matrix unit does so at no extra cost, but
+twice as many bytes move between devices. The forward pass is the same except
+for the bias, which is added in float32, so the caller must cast the result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sslx.parallel import Axis
 
 
 def dense(axis: Axis) -> dict[str, Any]:
-  """Settings of `nn.Dense` and `nn.DenseGeneral`."""
+  """Returns settings for `nn.Dense` and `nn.DenseGeneral`."""
   if not axis.float32_gradients:
     return {}
   return {
@@ -33,7 +33,7 @@ def dense(axis: Axis) -> dict[str, Any]:
 
 
 def conv(axis: Axis) -> dict[str, Any]:
-  """Settings of `nn.Conv`."""
+  """Returns settings for `nn.Conv`."""
   if not axis.float32_gradients:
     return {}
   return {
@@ -49,7 +49,7 @@ def _cast_inputs(
   *,
   dtype: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-  """In place of Flax's cast of all three."""
+  """Casts the inputs only; Flax's own function casts all three."""
   return inputs.astype(dtype), kernel, bias
 
 
@@ -60,12 +60,15 @@ def _dot_general(
   dimension_numbers: Any,
   precision: Any = None,
 ) -> jax.Array:
-  """`lax.dot_general` of a layer: no batch, the kernel's first are summed."""
+  """`lax.dot_general` of a layer, with a float32 gradient of the kernel.
+
+  There are no batch dimensions; the kernel's first dimensions are contracted.
+  """
   ((summed, _), _) = dimension_numbers
   kept = tuple(d for d in range(x.ndim) if d not in summed)
 
   def gradient(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
-    del w  # The product is linear in it.
+    del w  # The product is linear in w.
     over = ((kept, tuple(range(len(kept)))), ((), ()))
     part = lax.dot_general(
       x, g, over, precision, preferred_element_type=jnp.float32
@@ -79,12 +82,12 @@ def _dot_general(
 def _conv_general_dilated(
   x: jax.Array, kernel: jax.Array, *arguments: Any, **settings: Any
 ) -> jax.Array:
-  """`lax.conv_general_dilated` of a layer."""
+  """`lax.conv_general_dilated`, with a float32 gradient of the kernel."""
   product = lambda x, w: lax.conv_general_dilated(x, w, *arguments, **settings)
 
   def gradient(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
-    # JAX has no convolution of bfloat16 whose gradient is float32. The operands
-    # are bfloat16 numbers, which a TPU multiplies as such.
+    # JAX has no bfloat16 convolution with a float32 gradient. The operands hold
+    # bfloat16 values, and a TPU multiplies them as bfloat16.
     wide = lambda w: product(x.astype(jnp.float32), w)
     (found,) = jax.vjp(wide, w)[1](g.astype(jnp.float32))
     return found
@@ -96,11 +99,12 @@ def _product(
   product: Callable[[jax.Array, jax.Array], jax.Array],
   gradient: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-  """A product of inputs and float32 weights with that gradient of the weights.
+  """Returns a product of inputs and float32 weights with a custom gradient.
 
   Args:
-    product: of inputs and weights of the same dtype; linear in both.
-    gradient: of inputs, weights and the product's gradient, float32.
+    product: function of inputs and weights of the same dtype; linear in both.
+    gradient: the float32 gradient of the weights, as a function of inputs,
+      weights and the gradient of the product.
   """
 
   @jax.custom_vjp

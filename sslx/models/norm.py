@@ -1,10 +1,10 @@
 """Grouped batch normalisation: the same result on any number of devices.
 
-BatchNorm couples the examples it sees together, so a method tuned with "BN over
-the 32 images of one GPU" trains differently when its batch is laid out
-otherwise. Here the recipe, not the hardware, says which examples share
-statistics: the *global* batch is cut in `groups` runs of consecutive examples.
-One group is SyncBN; 8 groups of a batch of 256 are 8 GPUs of 32 (pitfall 3).
+BatchNorm couples the examples that share its statistics. A method tuned with
+"BN over the 32 images of one GPU" trains differently if the batch is split in
+another way. Here the config decides which examples share statistics, not the
+hardware: the *global* batch is cut into `groups` runs of consecutive examples.
+One group is SyncBN; 8 groups of a batch of 256 equal 8 GPUs with 32 images.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from sslx import parallel
 class BatchNorm(nn.Module):
   """BatchNorm over contiguous groups of the global batch.
 
-  Statistics, running statistics and the normalisation are float32 whatever
-  `dtype` is. Running statistics are the mean over the groups of their
-  statistics, the variance unbiased as in torch. `init` leaves them at (0, 1)
-  and does not look at the batch, which may then be of any size.
+  Statistics, running statistics and the normalisation are float32 for any
+  `dtype`. The running statistics follow the mean of the groups' statistics; as
+  in torch, their variance is unbiased. `init` sets them to (0, 1) and ignores
+  the batch, which may then have any size.
 
   Variables: params `scale`, `bias`; batch_stats `mean`, `var`; all f32[c].
 
   Attributes:
-    groups: number of groups the global batch is cut into.
+    groups: number of groups that the global batch is cut into.
     momentum: share of the old running statistics kept (torch's 1 - momentum).
     eps: added to the variance.
     use_scale: whether to learn a factor per channel.
     use_bias: whether to learn an offset per channel.
     scale_init: initialiser of the factor.
     dtype: dtype of the output.
-    axis: the data axis that the batch is split over, if this is a per-device
-      view. Devices and groups must divide one another, so that a device holds
-      whole groups or a group whole devices.
+    axis: the data axis that the batch is split over. In the per-device view,
+      the number of groups must be a multiple or a divisor of the number of
+      devices: each device holds whole groups, or each group spans whole
+      devices.
 
   References:
     Ioffe and Szegedy, 2015, algorithm 1.
@@ -60,13 +61,14 @@ class BatchNorm(nn.Module):
 
     Args:
       x: the batch, or this device's consecutive part of it.
-      train: with the statistics of the batch, which also move the running ones
-        (collection `batch_stats` must be mutable), else with the running ones.
+      train: whether to use the statistics of the batch and update the running
+        statistics (collection `batch_stats` must be mutable); otherwise uses
+        the running statistics.
 
     Raises:
-      ValueError: when traced with `train`: the global batch does not divide
-        into `groups`, devices and groups do not divide one another, or a group
-        has one value per channel.
+      ValueError: with `train`, while tracing: the global batch does not divide
+        into `groups`, the numbers of devices and groups do not divide each
+        other, or a group has only one value per channel.
     """
     c = x.shape[-1]
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, c)
@@ -75,7 +77,7 @@ class BatchNorm(nn.Module):
     if train and not self.is_initializing():
       mean, var, n = group_statistics(x, self.groups, self.axis)  # [g, c] x 2
       update = jnp.stack([mean, var * (n / (n - 1))]).mean(1)
-      if self.groups > 1:  # one group has its statistics on every device
+      if self.groups > 1:  # every device already has those of a single group
         update = self.axis.pmean(update)
       keep = self.momentum
       running_mean.value = keep * running_mean.value + (1 - keep) * update[0]
@@ -98,7 +100,7 @@ class BatchNorm(nn.Module):
 def group_statistics(
   x: jax.Array, groups: int, axis: parallel.Axis
 ) -> tuple[jax.Array, jax.Array, int]:
-  """Statistics of the groups that this device holds, whole or in part.
+  """Computes statistics of the groups that this device holds, even in part.
 
   Args:
     x: [b, ..., c], the batch or this device's consecutive part of it.
@@ -106,8 +108,9 @@ def group_statistics(
     axis: the data axis.
 
   Returns:
-    mean f32[g, c] and biased variance f32[g, c], g the groups in `x` (at least
-    one), and the number of values per channel behind each.
+    Mean f32[g, c] and biased variance f32[g, c], where g is the number of
+    groups in `x` (at least one); and the number of values per channel in each
+    group.
 
   Raises:
     ValueError: see `BatchNorm`.
@@ -131,13 +134,13 @@ def group_statistics(
       " value per channel: its variance is unknown"
     )
 
-  # Moments rather than squared deviations: the activations are read once.
+  # Moments, not squared deviations: the activations are read only once.
   x = _split(x, max(1, groups // devices)).astype(jnp.float32)
   over = tuple(range(1, x.ndim - 1))
   moments = jnp.stack([x.mean(over), jnp.square(x).mean(over)])  # [2, g, c]
   if groups == 1:
     moments = axis.pmean(moments)
-  elif groups < devices:  # then g = 1: average over the devices of my group
+  elif groups < devices:  # here g = 1: average over the devices of the group
     everyones = axis.all_gather(moments[None])  # [devices, 2, 1, c]
     per_group = everyones.reshape(groups, devices // groups, *moments.shape)
     mine = axis.index() // (devices // groups)
@@ -148,5 +151,5 @@ def group_statistics(
 
 
 def _split(x: jax.Array, groups: int) -> jax.Array:
-  """[b, ...] as [groups, b / groups, ...]."""
+  """Reshapes [b, ...] to [groups, b / groups, ...]."""
   return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])

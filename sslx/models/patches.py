@@ -1,4 +1,4 @@
-"""Images as rows of patches, and where each of them is."""
+"""Conversion between images and patches, and the positions of patches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FEATURES = ("cls", "pooled", "cls+pooled")
 
 
 def patchify(images: jax.Array, size: int) -> jax.Array:
-  """[b, h, w, 3] to [b, n, size * size * 3], both row by row."""
+  """Cuts [b, h, w, 3] into [b, n, size * size * 3], both row by row."""
   b, h, w, c = images.shape
   x = images.reshape(b, h // size, size, w // size, size, c)
   return x.swapaxes(2, 3).reshape(b, -1, size * size * c)
@@ -19,29 +19,29 @@ def patchify(images: jax.Array, size: int) -> jax.Array:
 def unpatchify(
   patches: jax.Array, size: int, grid: tuple[int, int]
 ) -> jax.Array:
-  """[b, n, size * size * 3] back to [b, h, w, 3]."""
+  """Assembles [b, n, size * size * 3] into [b, h, w, 3]."""
   h, w = grid
   x = patches.reshape(len(patches), h, w, size, size, -1).swapaxes(2, 3)
   return x.reshape(len(patches), h * size, w * size, -1)
 
 
 def taken(x: jax.Array, indices: jax.Array) -> jax.Array:
-  """Rows i32[b, k] of each example of x[b, n, d]: [b, k, d]."""
+  """Takes rows `indices` i32[b, k] of each example of x[b, n, d]: [b, k, d]."""
   return jnp.take_along_axis(
     x, indices[..., None], axis=1, mode="promise_in_bounds"
   )
 
 
 def with_class(cls: jax.Array, x: jax.Array) -> jax.Array:
-  """Puts a class token [1 or b, 1, d] before x[b, n, d]."""
+  """Prepends a class token [1 or b, 1, d] to x[b, n, d]."""
   first = jnp.broadcast_to(cls.astype(x.dtype), (len(x), 1, x.shape[-1]))
   return jnp.concatenate([first, x], axis=1)
 
 
 def pooled(tokens: jax.Array, class_token: bool = True) -> dict[str, jax.Array]:
-  """`FEATURES` of tokens [b, 1 + n, d], the first of which is the class's.
+  """Computes `FEATURES` of tokens [b, 1 + n, d], of which the first is "cls".
 
-  Without a class token there is "pooled" alone, of tokens [b, n, d].
+  Without a class token, takes tokens [b, n, d] and returns only "pooled".
   """
   if not class_token:
     return {"pooled": jnp.mean(tokens, axis=1)}
@@ -53,15 +53,15 @@ def pooled(tokens: jax.Array, class_token: bool = True) -> dict[str, jax.Array]:
 def scaled(
   rows: int, columns: int, trained: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Row and column of each patch, f64[n]; see `ViT.image_size`.
+  """Returns row and column of each patch, f64[n], rescaled to another grid.
 
-  Patches are scaled about their centres, so that the corners of both grids of
-  patches meet.
+  The centres of the patches are rescaled, so that the corners of both grids
+  coincide. See `ViT.image_size`.
 
   Args:
-    rows: of patches.
-    columns: of patches.
-    trained: rows and columns of the grid to scale to.
+    rows: number of rows of patches.
+    columns: number of columns of patches.
+    trained: number of rows, and of columns, of the grid to rescale to.
   """
   place = lambda n: (np.arange(n) + 0.5) * trained / n - 0.5
   grid = np.meshgrid(place(rows), place(columns), indexing="ij")
@@ -71,12 +71,13 @@ def scaled(
 def sincos(
   places: tuple[np.ndarray, np.ndarray], width: int, style: str
 ) -> np.ndarray:
-  """Fixed positions, f32[n, width]; the class token has none.
+  """Computes fixed position embeddings, f32[n, width], of the patches.
 
   Args:
     places: row and column of each patch, f64[n].
     width: a multiple of 4.
-    style: MAE has sines and cosines of the column first, MoCo v3 of the row.
+    style: "mae" puts sines and cosines of the column first; "mocov3" puts those
+      of the row first.
   """
   omega = 1e4 ** -(np.arange(width // 4) / (width // 4))
   row, column = (place[:, None] * omega for place in places)
@@ -88,10 +89,10 @@ def sincos(
 def resized(
   positions: jax.Array, trained: tuple[int, int], grid: tuple[int, int]
 ) -> jax.Array:
-  """Learned positions f32[n, d] of one grid for another, f32[m, d].
+  """Resizes learned positions f32[n, d] to another grid, f32[m, d].
 
-  Bicubic with antialiasing, the grids covering the same area: what timm does,
-  and not DINOv2's own rule, which adds 0.1 to the size of the grid.
+  Bicubic with antialiasing; both grids cover the same area. This is timm's
+  rule. DINOv2's own rule adds 0.1 to the size of the grid.
   """
   if grid == trained:
     return positions

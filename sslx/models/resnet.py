@@ -1,9 +1,10 @@
 """ResNet v1.5, equal to torchvision's layer by layer.
 
 Paddings are explicit because "SAME" pads a strided convolution by (0, 1) where
-torch pads (1, 1): other features, and converted weights that are off by a pixel
-(pitfall 20). Parameters are named as in torchvision, a `/` for each dot and a
-`_` within: `layer1.0.conv1.weight` is `layer1_0/conv1/kernel`.
+torch pads by (1, 1). With "SAME", features would differ, and converted weights
+would be off by a pixel. Parameters have torchvision's names, with `/` between
+modules and `_` before a block number: `layer1.0.conv1.weight` is
+`layer1_0/conv1/kernel`.
 """
 
 from __future__ import annotations
@@ -33,23 +34,24 @@ LAYOUTS = {
 
 
 class ResNet(nn.Module):
-  """A ResNet trunk: images to globally average-pooled features.
+  """A ResNet trunk: maps images to globally average-pooled features.
 
   Attributes:
     depth: number of layers with weights, by the usual count.
     width: factor on the channels of every layer; the first stage has
-      `round(64 * width)`, at least 1, and each next stage twice as many.
+      `round(64 * width)` channels, at least 1, and each next stage has twice as
+      many.
     stem: "imagenet" is a 7x7 convolution of stride 2 and a 3x3 max pool of
       stride 2; "cifar" a 3x3 convolution of stride 1 and no pool.
-    zero_init_residual: start with every block as the identity, its last
-      BatchNorm's scale at zero (Goyal et al., 2017, section 5.1).
+    zero_init_residual: whether every block starts as the identity, with the
+      scale of its last BatchNorm at zero (Goyal et al., 2017, section 5.1).
     norm_groups: groups of the global batch that share BatchNorm statistics;
       1 is SyncBN.
     dtype: compute dtype. Parameters and statistics are float32.
 
   References:
-    He et al., 2015, table 1, "Deep Residual Learning"; v1.5 strides the 3x3 of
-    a bottleneck and not its first 1x1.
+    He et al., 2015, table 1, "Deep Residual Learning"; v1.5 puts the stride of
+    a bottleneck on its 3x3 convolution, not on its first 1x1.
   """
 
   depth: Literal[18, 34, 50, 101] = 50
@@ -75,20 +77,20 @@ class ResNet(nn.Module):
     axis: parallel.Axis = parallel.Axis(),
     every: bool = False,
   ) -> jax.Array | dict[str, jax.Array]:
-    """Features of images.
+    """Computes features of images.
 
     Args:
       x: [b, h, w, 3], normalised.
-      train: BatchNorm by the statistics of the batch, and update the running
-        ones.
+      train: whether BatchNorm uses the statistics of the batch, and updates its
+        running statistics.
       axis: the data axis that the batch is split over.
       every: whether to return the pooled features of the other stages too.
 
     Returns:
-      f32[b, d], with d = 8 times the first stage's channels, 32 times with
-      bottlenecks (50 layers and up): 512 or 2048 at width 1. With `every` a
-      dict of it as "final", and "stage1", "stage2", "stage3" before it (which
-      MMSelfSup calls feature2 to feature4).
+      f32[b, d]. d is 8 times the channels of the first stage, or 32 times with
+      bottlenecks (50 layers and more): 512 or 2048 at width 1. With `every`, a
+      dict with these features as "final", and those of the stages before as
+      "stage1", "stage2" and "stage3" (feature2 to feature4 in MMSelfSup).
     """
     conv = functools.partial(
       nn.Conv,
@@ -106,7 +108,7 @@ class ResNet(nn.Module):
     if self.stem == "imagenet":
       x = conv(channels, (7, 7), 2, padding=3, name="conv1")(x)
       x = nn.relu(bn(name="bn1")(x, train))
-      # Padded with -inf, so that the border never wins.
+      # Padded with -inf, so that the padding is never the maximum.
       x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     else:
       x = conv(channels, (3, 3), padding=1, name="conv1")(x)
@@ -134,9 +136,10 @@ class Block(nn.Module):
   """A residual block: two 3x3 convolutions, or a bottleneck 1x1, 3x3, 1x1.
 
   Attributes:
-    channels: of the 3x3 convolutions; a bottleneck puts out four times as many.
-    bottleneck: which of the two.
-    stride: of the first 3x3 convolution.
+    channels: channels of the 3x3 convolutions; a bottleneck outputs four times
+      as many.
+    bottleneck: whether the block is a bottleneck.
+    stride: stride of the first 3x3 convolution.
     zero_init: whether the last BatchNorm's scale starts at zero.
     conv: makes a convolution.
     bn: makes a BatchNorm.
@@ -151,7 +154,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """[b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), c']."""
+    """Maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), c']."""
     c, stride = self.channels, self.stride
     if self.bottleneck:
       layers = (c, 1, 1), (c, 3, stride), (4 * c, 1, 1)

@@ -1,9 +1,10 @@
-"""Transformer blocks: what an encoder and a decoder of patches are made of.
+"""Transformer blocks, used by the ViT encoder and by MAE's decoder.
 
-Parameters are named as in timm, a `/` for each dot and a `_` before a number:
-`blocks.0.attn.proj.weight` is `blocks_0/attn/proj/kernel`. There, `qkv` is one
-matrix to 3 d outputs; here its kernel is [d, 3, heads, d / heads], the same
-numbers in the same order, so that heads can be sharded.
+Parameters have timm's names, with `/` between modules and `_` before a block
+number: `blocks.0.attn.proj.weight` is `blocks_0/attn/proj/kernel`. In timm
+`qkv` is one matrix with 3 d outputs. Here its kernel is
+[d, 3, heads, d / heads], so that heads can be sharded; the numbers and their
+order are the same.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sslx.models import linear
 
 
 class Block(nn.Module):
-  """Attention and MLP, each on a residual branch with a LayerNorm before."""
+  """Attention and MLP, each in a residual branch that starts with LayerNorm."""
 
   heads: int
   mlp_ratio: float
@@ -34,7 +35,10 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, drop: jax.Array | None) -> jax.Array:
-    """Maps tokens [b, t, d]; `drop` f32[b, 2] are factors of the branches."""
+    """Maps tokens [b, t, d] to the same shape.
+
+    `drop` f32[b, 2] holds drop path's factors of the two branches.
+    """
     branches = (
       Attention(
         self.heads,
@@ -65,13 +69,13 @@ class LayerScale(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [..., d] to the same."""
+    """Maps [..., d] to the same shape."""
     start = nn.initializers.constant(self.start)
     return x * self.param("gamma", start, x.shape[-1:]).astype(x.dtype)
 
 
 class Attention(nn.Module):
-  """Self-attention of several heads, all tokens to all."""
+  """Multi-head self-attention without a mask."""
 
   heads: int
   style: str
@@ -81,10 +85,10 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [b, t, d] to the same; logits and softmax are float32.
+    """Maps [b, t, d] to the same shape; logits and softmax are float32.
 
     Raises:
-      ConfigError: there is no GPU for the fused kernel.
+      ConfigError: the fused kernel was requested without a GPU.
     """
     if self.attention == "cudnn" and jax.default_backend() != "gpu":
       raise ConfigError(
@@ -92,7 +96,7 @@ class Attention(nn.Module):
         f" runs on {jax.default_backend()}; use 'xla'."
       )
     width = x.shape[-1]
-    # MAE draws q, k and v as the one matrix that they are, MoCo v3 as three.
+    # Xavier's rule: MAE treats q, k and v as one matrix, MoCo v3 as three.
     matrices = 1 if self.style == "mae" else 3
     qkv = nn.DenseGeneral(
       (3, self.heads, width // self.heads),
@@ -122,7 +126,7 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [b, t, d] to the same."""
+    """Maps [b, t, d] to the same shape."""
     y = dense(self.hidden, self.dtype, "fc1", self.axis)(x)
     y = gelu(y)
     return dense(x.shape[-1], self.dtype, "fc2", self.axis)(y)
@@ -132,8 +136,8 @@ class MLP(nn.Module):
 def gelu(x: jax.Array) -> jax.Array:
   """The exact GELU, x Phi(x); computed in float32, returned in x's dtype.
 
-  Its derivative, Phi(x) + x phi(x), is written out since `shard_map` refuses
-  that of `lax.erfc` in jax 0.12.
+  The derivative, Phi(x) + x phi(x), is given explicitly, since `shard_map`
+  rejects the derivative of `lax.erfc` in jax 0.12.
   """
   y = x.astype(jnp.float32)
   return (y * _normal_cdf(y)).astype(x.dtype)
@@ -160,7 +164,7 @@ def blocks(
   axis: parallel.Axis,
   **settings: Any,
 ) -> jax.Array:
-  """The blocks and the last LayerNorm of a module, f32[b, t, d]."""
+  """Applies the blocks and the last LayerNorm of `module`: f32[b, t, d]."""
   kind = nn.remat(Block) if module.remat else Block
   x = axis.spread(x.astype(module.dtype))
   for i in range(depth):
@@ -175,7 +179,7 @@ def blocks(
 
 
 def norm(x: jax.Array, dtype: str, name: str) -> jax.Array:
-  """LayerNorm, computed in float32."""
+  """Applies LayerNorm, computed in float32; returns `dtype`."""
   layer = nn.LayerNorm(
     epsilon=1e-6, use_fast_variance=False, dtype=jnp.float32, name=name
   )
@@ -185,7 +189,7 @@ def norm(x: jax.Array, dtype: str, name: str) -> jax.Array:
 def dense(
   features: int, dtype: str, name: str, axis: parallel.Axis, **settings: Any
 ) -> Callable[[jax.Array], jax.Array]:
-  """A linear layer, drawn by Xavier's rule, that puts out `dtype`."""
+  """Returns a linear layer with Xavier's initialisation and output `dtype`."""
   layer = nn.Dense(
     features,
     kernel_init=xavier(),
@@ -198,7 +202,10 @@ def dense(
 
 
 def require_width(settings: Any, width: int, heads: int) -> None:
-  """Heads must divide it, and so must the 4 waves of a position."""
+  """Checks that the width is a multiple of `heads` and of 4.
+
+  Positions need the 4: a sine and a cosine for each of row and column.
+  """
   accepted = f"such that the width, {width}, is a multiple of it"
   require(settings, "heads", width % heads == 0, accepted)
   if width % 4:
@@ -206,13 +213,18 @@ def require_width(settings: Any, width: int, heads: int) -> None:
 
 
 def require_kernel(settings: Any) -> None:
-  """The fused kernel is of bfloat16 alone."""
+  """Checks that the fused kernel is only used with bfloat16."""
   can = settings.attention == "xla" or settings.dtype == "bfloat16"
   require(settings, "attention", can, "'xla', unless dtype is 'bfloat16'")
 
 
 def xavier(matrices: int = 1) -> nn.initializers.Initializer:
-  """Xavier's uniform, of one that is several matrices side by side."""
+  """Returns Xavier's uniform initialiser.
+
+  Args:
+    matrices: number of matrices that the kernel holds side by side; the bound
+      is that of a single one.
+  """
 
   def init(key, shape, dtype=jnp.float32):
     bound = math.sqrt(6 / (shape[0] + shape[1] / matrices))

@@ -28,34 +28,34 @@ VARIANTS = {
 
 
 class ViT(nn.Module):
-  """A ViT: images to the features of a class token, or of the patches.
+  """A ViT: maps images to features of the class token or of the patches.
 
   Attributes:
-    variant: width, depth and heads, each of which may be given instead.
-    width: of the tokens.
+    variant: sets width, depth and heads; each can be overridden.
+    width: width of the tokens.
     depth: number of blocks.
-    heads: of the attention; MoCo v3's ViT-S has 12, not 6.
-    mlp_ratio: width of the hidden layer of a block's MLP, over `width`.
-    patch_size: in pixels, which must divide the image's size.
-    image_size: that positions are counted on; the grid of another size is
-      scaled to it, so that a network can be used on images it was not trained
-      on.
-    style: whose initialisation and order of sine-cosine positions.
-    positions: "sincos" are fixed sines and cosines, the class token having
-      none; "learned" are parameters `pos_embed`, one for each token, which are
+    heads: number of attention heads; MoCo v3's ViT-S has 12, not 6.
+    mlp_ratio: width of the hidden layer of a block's MLP, divided by `width`.
+    patch_size: in pixels; must divide the image's size.
+    image_size: training resolution; positions of other grids are rescaled to
+      its grid, so that the network accepts images of other sizes.
+    style: the method whose initialisation and order of sine-cosine positions to
+      use.
+    positions: "sincos" are fixed sines and cosines, none for the class token;
+      "learned" are parameters `pos_embed`, one for each token, which are
       resized to the grid of an image of another size.
     class_token: whether there is one; I-JEPA has none. Without it `features`
       must be "pooled".
-    layer_scale: start of a factor per channel on each branch (`ls1`, `ls2`), or
-      None for no factor; DINOv2 has 1e-5.
-    frozen_patches: no gradient for the patch projection, which then is in
-      neither the optimiser's state nor its decay (MoCo v3, section 4.1).
-    features: the "final" ones.
-    drop_path: probability that a branch of the last block is left out, for an
-      example; it grows linearly from 0 at the first.
-    remat: whether blocks are computed anew in the backward pass, rather than
-      their activations kept.
-    attention: "cudnn" is a fused kernel for NVIDIA GPUs, of bfloat16 alone.
+    layer_scale: initial value of a factor per channel on each branch (`ls1`,
+      `ls2`), or None for no factor; DINOv2 has 1e-5.
+    frozen_patches: whether the patch projection is never trained: it has no
+      gradient, no optimiser state and no decay (MoCo v3, section 4.1).
+    features: which features are the "final" ones.
+    drop_path: probability, per example, to drop a branch of the last block; it
+      grows linearly from 0 at the first block.
+    remat: whether to recompute the blocks in the backward pass instead of
+      keeping their activations.
+    attention: "cudnn" is a fused kernel for NVIDIA GPUs, only for bfloat16.
     dtype: compute dtype. Parameters, LayerNorm, softmax and features are
       float32.
 
@@ -104,7 +104,7 @@ class ViT(nn.Module):
 
   @property
   def sizes(self) -> tuple[int, int, int]:
-    """Width, depth and heads."""
+    """Width, depth and number of heads."""
     given = (self.width, self.depth, self.heads)
     pairs = zip(given, VARIANTS[self.variant], strict=True)
     return tuple(own if x is None else x for x, own in pairs)
@@ -120,10 +120,10 @@ class ViT(nn.Module):
     return self.image_size // self.patch_size
 
   def grid(self, images: Any) -> tuple[int, int]:
-    """Rows and columns of patches of images [b, h, w, 3].
+    """Returns the rows and columns of patches of images [b, h, w, 3].
 
     Raises:
-      ConfigError: the size is not a multiple of the patch's.
+      ConfigError: the images' size is not a multiple of the patch size.
     """
     h, w = images.shape[1:3]
     if h % self.patch_size or w % self.patch_size:
@@ -143,20 +143,19 @@ class ViT(nn.Module):
     keep: jax.Array | None = None,
     keys: jax.Array | None = None,
   ) -> jax.Array | dict[str, jax.Array]:
-    """Features of images.
+    """Computes features of images.
 
     Args:
       x: [b, h, w, 3], normalised.
-      train: with drop path.
+      train: whether to apply drop path.
       axis: the data axis that the batch is split over.
-      every: whether to return all of `patches.FEATURES` that there are, and
-        "final".
+      every: whether to return "final" and all available `patches.FEATURES`.
       keep: see `tokens`.
       keys: see `tokens`.
 
     Returns:
-      f32[b, d]: the class token, the mean of the others, or both, after the
-      last LayerNorm; with `every` a dictionary of them.
+      f32[b, d] after the last LayerNorm: the class token, the mean of the patch
+      tokens, or both concatenated; with `every`, a dict of them.
     """
     tokens = self.tokens(x, train=train, axis=axis, keep=keep, keys=keys)
     features = patches_lib.pooled(tokens, self.class_token)
@@ -173,21 +172,22 @@ class ViT(nn.Module):
     keep: jax.Array | None = None,
     keys: jax.Array | None = None,
   ) -> jax.Array:
-    """The class token, if there is one, and those of the patches, row by row.
+    """Computes the class token, if any, and the patch tokens, row by row.
 
     Args:
       x: [b, h, w, 3], normalised.
-      train: with drop path.
+      train: whether to apply drop path.
       axis: the data axis that the batch is split over.
-      keep: i32[b, k], the patches to look at; the others cost nothing.
+      keep: i32[b, k], the patches to encode; the others are skipped and cost
+        nothing.
       keys: [b] keys of the examples, for drop path.
 
     Returns:
-      f32[b, 1 + k, d], or f32[b, k, d] without a class token; without `keep`,
-      k is the number of all patches.
+      f32[b, 1 + k, d], or f32[b, k, d] without a class token. With `keep`, the
+      patch tokens are in its order; without, k is the number of all patches.
 
     Raises:
-      ConfigError: drop path without keys; or see `grid`.
+      ConfigError: there are no keys for drop path; or see `grid`.
     """
     width, depth, heads = self.sizes
     first, positions = self._positions(self.grid(x), width)
@@ -221,7 +221,11 @@ class ViT(nn.Module):
   def _positions(
     self, grid: tuple[int, int], width: int
   ) -> tuple[jax.Array | float, jax.Array]:
-    """Positions of the class token, f32[1, d], and of a grid, f32[n, d]."""
+    """Returns positions of the class token, f32[1, d], and a grid, f32[n, d].
+
+    With "sincos", the class token's is 0.0; without a class token, its
+    positions are empty.
+    """
     if self.positions == "sincos":
       places = patches_lib.scaled(*grid, self.trained_grid)
       return 0.0, jnp.asarray(patches_lib.sincos(places, width, self.style))
@@ -237,7 +241,7 @@ class ViT(nn.Module):
   def _drop(
     self, depth: int, train: bool, keys: jax.Array | None
   ) -> jax.Array | None:
-    """Factors f32[b, depth, 2] of the branches; None for 1."""
+    """Draws the branches' factors f32[b, depth, 2]; None if all are 1."""
     if not train or not self.drop_path:
       return None
     if keys is None:
@@ -251,7 +255,7 @@ class ViT(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-  """The projection of patches, [b, n, p * p * 3] to [b, n, width]."""
+  """Projection of patches from [b, n, p * p * 3] to [b, n, width]."""
 
   width: int
   style: str
@@ -260,9 +264,9 @@ class PatchEmbed(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Projects; as a matrix product, since patches do not overlap."""
+    """Projects patches by a matrix product, since they do not overlap."""
     bias = nn.initializers.zeros
-    if self.style == "mae":  # Its convolution keeps torch's bias.
+    if self.style == "mae":  # MAE keeps torch's initial bias of a convolution.
       bias = heads_lib.uniform(x.shape[-1] ** -0.5)
     dense = transformer.dense(
       self.width, self.dtype, "proj", self.axis, bias_init=bias

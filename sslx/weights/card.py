@@ -1,4 +1,4 @@
-"""The README of an exported folder: what it is, and how it is loaded."""
+"""The README of an exported folder: its content, and how to load it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LIBRARIES = {"timm": "timm", "hf": "transformers"}
 def text(
   run: Run, to: str, config: Mapping[str, Any], metadata: Mapping[str, str]
 ) -> str:
-  """The README.
+  """The text of the README.
 
   Args:
-    run: whose backbone it is.
-    to: for which library.
-    config: its `config.json`, if it has one.
-    metadata: of the weights.
+    run: the run whose backbone is exported.
+    to: export target, a key of `export.TARGETS`.
+    config: content of the folder's `config.json`; empty if it has none.
+    metadata: metadata of the weights.
   """
   library = _LIBRARIES.get(to)
   header = ["---", "tags: [self-supervised, image-feature-extraction]"]
@@ -50,7 +50,10 @@ def text(
 
 
 def _snippet(run: Run, to: str, config: Mapping[str, Any]) -> list[str]:
-  """Lines that load it, run in the folder; `features` then are of `images`."""
+  """Lines that load the backbone and compute `features` of `images`.
+
+  They run in the exported folder.
+  """
   if to == "timm":
     return [
       "import timm",
@@ -99,7 +102,7 @@ def _snippet(run: Run, to: str, config: Mapping[str, Any]) -> list[str]:
 
 
 def _resnet(backbone: ResNet) -> list[str]:
-  """Builds torchvision's ResNet, and changes what it has no argument for."""
+  """Lines that build torchvision's ResNet and replace parts for its options."""
   lines = [f"model = torchvision.models.resnet{backbone.depth}()"]
   channels = max(1, round(64 * backbone.width))
   if channels != 64:

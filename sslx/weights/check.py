@@ -1,7 +1,7 @@
-"""One pair of an image and its features, stored with weights and tried on load.
+"""A test image and its features, stored with weights and checked on load.
 
-It finds what no name or shape shows: another number of heads, order of
-positions, epsilon or padding.
+The check finds differences that names and shapes do not show: the number of
+heads, the order of positions, epsilon, padding.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from sslx.config import ConfigError
 from sslx.data import operations
 
-_TILE = 16  # rows and columns of the stored image, each a square of the real
-_TOLERANCE = 1e-3  # of the largest feature
+_TILE = 16  # rows and columns of the stored image; enlarged before use
+_TOLERANCE = 1e-3  # relative to the largest feature
 
 
 def make(
@@ -28,14 +28,14 @@ def make(
   mean: tuple[float, ...],
   std: tuple[float, ...],
 ) -> str:
-  """The pair, as JSON.
+  """Makes the pair of image and features, as JSON.
 
   Args:
     backbone: a Linen module.
-    variables: of it.
-    size: of the image, pixels.
-    mean: of the normalisation.
-    std: of the normalisation.
+    variables: variables of the backbone.
+    size: side of the image, pixels.
+    mean: mean of the normalisation.
+    std: standard deviation of the normalisation.
   """
   channels = 3 if len(mean) == 1 else len(mean)
   shape = (_TILE, _TILE, channels)
@@ -56,19 +56,19 @@ def make(
 def verify(
   text: str, backbone: Any, variables: dict[str, Any], path: str
 ) -> str:
-  """Tries a pair.
+  """Checks that the loaded backbone gives the stored features.
 
   Args:
-    text: of `make`.
-    backbone: a Linen module, which was given the weights.
-    variables: of it.
-    path: of the weights, for the message.
+    text: result of `make`.
+    backbone: a Linen module.
+    variables: its variables, with the loaded weights.
+    path: path of the weights, for the message.
 
   Returns:
-    What came out, for the user.
+    The result, as a message for the user.
 
   Raises:
-    ConfigError: the features are others.
+    ConfigError: the features differ.
   """
   pair = json.loads(text)
   features = _features(backbone, variables, pair)
@@ -102,7 +102,7 @@ def _features(
   mean, std = (np.asarray(pair[key], np.float32) for key in ("mean", "std"))
   with jax.default_matmul_precision("highest"):
     features = _encode(variables, image[None], mean, std, backbone=exact)
-  if "pooled" in features:  # Of a ViT "final" is one of the others.
+  if "pooled" in features:  # A ViT's "final" repeats one of the others.
     del features["final"]
   return {name: np.asarray(x[0], np.float32) for name, x in features.items()}
 
@@ -111,6 +111,6 @@ def _features(
 def _encode(
   variables: Any, images: jax.Array, mean: Any, std: Any, *, backbone: Any
 ) -> dict[str, jax.Array]:
-  """f32[1, d] by name, of uint8[1, h, w, 3]."""
+  """Encodes uint8[1, h, w, 3] to f32[1, d] by name."""
   images = operations.normalize(images, mean, std)
   return backbone.apply(variables, images, train=False, every=True)

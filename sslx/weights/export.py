@@ -1,13 +1,14 @@
-"""Writes a backbone as other libraries read it.
+"""Writes a backbone in the format of another library.
 
   timm         a folder for `timm.create_model("local-dir:...")` and the hub
   hf           a folder for `transformers`' `from_pretrained`
-  torchvision  a folder of a strict state_dict of torchvision's ResNet or ViT
-  safetensors  the same names, of any network; its README builds the module
-  npz          arrays in our own names and layout, of any backbone
+  torchvision  a folder with a strict state_dict of torchvision's ResNet or ViT
+  safetensors  any ResNet or ViT, by torchvision's or timm's names; the README
+               builds the module
+  npz          any backbone, in sslx's names and layout
 
-Each folder has a README with the lines that load it, and in the metadata of its
-weights where they come from and one image with its features.
+Each folder has a README with the lines that load it. The metadata of the
+weights says where they come from, and holds one image with its features.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ _INSTEAD = "use --to=safetensors, whose README builds it"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the user may choose.
+  """The user's options.
 
   Attributes:
-    features: of a ViT, "cls" or "pooled"; by default what the config names.
-    model_type: of transformers, one of `hf.MODEL_TYPES`.
+    features: a ViT's output, "cls" or "pooled"; by default that of the config.
+    model_type: model type of transformers, one of `hf.MODEL_TYPES`.
   """
 
   features: str | None = None
@@ -111,7 +112,7 @@ def _timm_vit(
     "class_token": backbone.class_token,
     "init_values": backbone.layer_scale,
     "global_pool": pooling,
-    # timm would else pool first and norm after: other features.
+    # By default timm pools before the norm, which gives other features.
     "fc_norm": False,
   }  # fmt: skip
 
@@ -126,7 +127,7 @@ def transformers(run: Run, options: Options) -> Written:
 
 
 def torchvision(run: Run, options: Options) -> Written:
-  """Tensors of torchvision's `resnet50` and `VisionTransformer`."""
+  """Tensors of torchvision's `ResNet` or `VisionTransformer`."""
   del options
   state, backbone = torch_state(run), run.backbone
   if isinstance(backbone, ResNet):
@@ -158,20 +159,20 @@ def _torchvision_name(name: str) -> str:
   if not above.startswith("blocks."):
     return f"{renames[above]}.{leaf}"
   _, number, module = above.split(".", 2)
-  # The one matrix of queries, keys and values is no module of its own.
+  # torchvision's joint query/key/value matrix is a parameter, not a module.
   joint = "_" if module == "attn.qkv" else "."
   block = f"encoder.layers.encoder_layer_{number}"
   return f"{block}.{renames[module]}{joint}{leaf}"
 
 
 def plain(run: Run, options: Options) -> Written:
-  """Tensors by timm's and torchvision's names, of any ResNet or ViT."""
+  """Tensors of any ResNet or ViT, by torchvision's or timm's names."""
   del options
   return torch_state(run), {}
 
 
 def arrays(run: Run, options: Options) -> Written:
-  """Arrays by our own names, of any backbone."""
+  """Arrays of any backbone, by sslx's names."""
   del options
   return names.flat(run.variables), {}
 
@@ -189,17 +190,17 @@ def write(run: Run, to: str, out: epath.Path, options: Options) -> list[str]:
   """Writes a folder.
 
   Args:
-    run: whose backbone.
+    run: the run whose backbone is exported.
     to: a key of TARGETS.
-    out: a folder that is not there yet.
-    options: what the user chose.
+    out: the new folder.
+    options: the user's options.
 
   Returns:
-    What was written, for the user.
+    Lines for the user that say what was written.
 
   Raises:
-    ConfigError: the target cannot express the network, says what can; or `out`
-      exists.
+    ConfigError: `out` exists; or the target cannot express the network. The
+      message names a target that can.
   """
   if out.exists():
     raise ConfigError(f"--out: {out} exists. Remove it, or give another.")
@@ -225,7 +226,7 @@ def write(run: Run, to: str, out: epath.Path, options: Options) -> list[str]:
     (unfinished / name).write_text(json.dumps(content, indent=2) + "\n")
   text = card.text(run, to, extra.get("config.json", {}), metadata)
   (unfinished / "README.md").write_text(text)
-  unfinished.rename(out)  # At once: a kill leaves no half of it.
+  unfinished.rename(out)  # Atomic.
   count = sum(np.size(x) for x in tensors.values())
   return [
     f"{out}: {len(tensors)} tensors, {count:,} numbers, for {to}",
@@ -234,7 +235,7 @@ def write(run: Run, to: str, out: epath.Path, options: Options) -> list[str]:
 
 
 def _plain_resnet(backbone: ResNet, whose: str) -> None:
-  """Refuses what others' ResNets have no arguments for."""
+  """Raises ConfigError for a ResNet that other libraries cannot build."""
   if backbone.stem != "imagenet":
     raise ConfigError(
       f"{whose} has a 7x7 stem and a pool, and this network the 'cifar' stem;"

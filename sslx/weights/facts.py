@@ -1,7 +1,8 @@
-"""What shapes do not tell of a ViT, found out or asked for.
+"""Checks properties of a ViT that tensor shapes do not show.
 
-Files of other heads, another order of positions or another epsilon load without
-an error, and give other features.
+Weights with another number of heads, another order of positions or another
+epsilon load without an error but give wrong features. These properties are read
+from the file, inferred, or asked of the user.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from sslx.models.vit import VARIANTS, ViT
 from sslx.weights.files import File
 from sslx.weights.layouts import Found
 
-_EPS = 1e-6  # of every LayerNorm here
-_TOLERANCE = 2e-3  # of a position, in float16 too
-_HEADS_64 = (192, 384, 768, 1024)  # widths whose heads are 64 wide by custom
+_EPS = 1e-6  # epsilon of every LayerNorm in sslx
+_TOLERANCE = 2e-3  # absolute error of a position; covers float16
+_HEADS_64 = (192, 384, 768, 1024)  # widths whose heads are usually 64 wide
 
 
 def check_vit(
@@ -35,17 +36,17 @@ def check_vit(
   """Checks a ViT from another library against the one of this config.
 
   Args:
-    backbone: of the config.
-    file: where the weights are.
-    found: the weights.
-    heads: of the attention, if the user said so.
-    eps: of LayerNorm, if the user said so.
+    backbone: backbone of the config.
+    file: the file of weights.
+    found: the weights in it.
+    heads: number of attention heads, if the user gave it.
+    eps: epsilon of LayerNorm, if the user gave it.
 
   Returns:
-    What was concluded rather than read, for the user.
+    Messages for the user about properties that were inferred.
 
   Raises:
-    ConfigError: it differs, or cannot be known and was not said.
+    ConfigError: a property differs, or is unknown and the user did not give it.
   """
   _check_config(file, eps)
   weight = found.tensors.get("patch_embed.proj.weight")
@@ -59,7 +60,7 @@ def check_vit(
 
 
 def _check_config(file: File, eps: float | None) -> None:
-  """Checks what transformers' `config.json` says; others' say no such thing."""
+  """Checks activation and epsilon, which only transformers' files state."""
   described = file.config or {}
   kind = described.get("model_type")
   if kind is None:
@@ -83,7 +84,7 @@ def _check_config(file: File, eps: float | None) -> None:
 def _check_heads(
   backbone: ViT, file: File, found: Found, said: int | None
 ) -> list[str]:
-  """Checks the number of heads; returns what was taken for granted."""
+  """Checks the number of heads; returns messages about what was assumed."""
   width, _, here = backbone.sizes
   notes = []
   known = said or _described_heads(file.config or {})
@@ -113,7 +114,7 @@ def _check_heads(
 
 
 def _described_heads(described: Mapping[str, Any]) -> int | None:
-  """Heads by the `config.json` of transformers or timm."""
+  """Number of heads by the `config.json` of transformers or timm, or None."""
   if "num_attention_heads" in described:
     return described["num_attention_heads"]
   arguments = described.get("model_args") or {}
@@ -126,7 +127,10 @@ def _described_heads(described: Mapping[str, Any]) -> int | None:
 
 
 def _customary_heads(found: Found, width: int) -> int | None:
-  """Heads by custom, or None where there are two customs."""
+  """The usual number of heads for a width.
+
+  None if there is no usual number, or if MoCo v3's may apply instead.
+  """
   positions = found.tensors.get("pos_embed")
   order = None if positions is None else order_of(np.asarray(positions)[0])[0]
   if width in (192, 384) and order == "mocov3":
@@ -137,17 +141,17 @@ def _customary_heads(found: Found, width: int) -> int | None:
 
 
 def order_of(positions: np.ndarray) -> tuple[str | None, bool, int]:
-  """Whose sines and cosines these are.
+  """Finds the order of sines and cosines in position embeddings.
 
   Args:
-    positions: [n, d], or [1 + n, d] with one of the class token.
+    positions: [n, d], or [1 + n, d] if the first row is the class token's.
 
   Returns:
-    "mae" or "mocov3", or None if they are learned; whether the first is of a
-    class token; rows of the grid, which is a square.
+    "mae" or "mocov3", or None for learned positions; whether the first row is
+    the class token's; and the number of rows of the square grid.
 
   Raises:
-    ConfigError: they are of no square grid.
+    ConfigError: the grid is not square.
   """
   count, width = positions.shape
   first = math.isqrt(count) ** 2 != count
@@ -169,15 +173,21 @@ def order_of(positions: np.ndarray) -> tuple[str | None, bool, int]:
 def take_positions(
   backbone: ViT, tensors: dict[str, Any], path: str
 ) -> list[str]:
-  """Makes the positions of a file those of a config's ViT, in place.
+  """Adapts the positions of a file to a ViT, in place.
 
-  Fixed ones must be the same, and are taken out; learned ones are resized.
+  If the ViT's positions are fixed, the file's must equal them and are removed.
+  If they are learned, the file's are resized to the ViT's grid.
+
+  Args:
+    backbone: backbone of the config.
+    tensors: tensors of the file by name; changed in place.
+    path: path of the file, for messages.
 
   Returns:
-    What was done, for the user.
+    Messages for the user.
 
   Raises:
-    ConfigError: they do not fit.
+    ConfigError: the positions do not fit.
   """
   if "pos_embed" not in tensors:
     return []
@@ -204,15 +214,16 @@ def take_positions(
 
 
 def resized(positions: np.ndarray, side: int) -> tuple[np.ndarray, str]:
-  """Learned positions for another grid.
+  """Resizes learned positions to another grid.
 
   Args:
-    positions: f32[n, d] of a square grid, or f32[1 + n, d] with one of the
-      class token, which stays as it is.
-    side: rows of the new grid, a square.
+    positions: f32[n, d] for a square grid, or f32[1 + n, d] if the first row is
+      the class token's, which is kept.
+    side: number of rows of the new square grid.
 
   Returns:
-    The same of side * side, and the rule, for the user.
+    Positions for side * side patches, and a message for the user that names the
+    rule.
   """
   _, first, there = order_of(positions)
   before, rest = positions[: int(first)], positions[int(first) :]
@@ -226,15 +237,15 @@ def resized(positions: np.ndarray, side: int) -> tuple[np.ndarray, str]:
 def check_own(
   section: str | Mapping[str, Any], backbone: Any, path: str
 ) -> None:
-  """Checks a backbone of ours, of a run or a file, against the config's.
+  """Checks a backbone that sslx wrote against the one of this config.
 
   Args:
-    section: its `model.backbone`, as JSON or read from it.
-    backbone: of the config.
-    path: for messages.
+    section: `model.backbone` of the run or file, as JSON text or parsed.
+    backbone: backbone of the config.
+    path: path of the run or file, for messages.
 
   Raises:
-    ConfigError: they differ in what shapes do not tell.
+    ConfigError: they differ in something that shapes do not show.
   """
   if isinstance(section, str):
     section = json.loads(section)

@@ -1,4 +1,4 @@
-"""Files of weights: what they hold, whoever wrote them."""
+"""Reads files of weights of any supported format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from etils import epath
 from sslx.config import ConfigError
 from sslx.weights import pickles
 
-_METADATA = "metadata"  # in an .npz, JSON text
+_METADATA = "metadata"  # name in an .npz; holds JSON text
 _NAMES = ("model.safetensors", "weights.npz", "pytorch_model.bin")
 _INDEX = "model.safetensors.index.json"
 _DTYPES = {
@@ -33,14 +33,15 @@ _DTYPES = {
 
 
 class File(NamedTuple):
-  """What a file, or a folder of a file and its `config.json`, holds.
+  """The content of a file of weights, or of a folder with one.
 
   Attributes:
-    path: for messages.
-    content: tensors by name, perhaps in groups (`state_dict`, `teacher`) and
-      among other values. A tensor has `shape` and `dtype`, and NumPy takes it.
-    metadata: texts that our own export and others write beside the tensors.
-    config: `config.json` of a folder of timm's or transformers'.
+    path: path of the file or folder, for messages.
+    content: tensors by name, possibly in groups (`state_dict`, `teacher`) and
+      mixed with other values. A tensor has `shape` and `dtype`, and
+      `np.asarray` converts it.
+    metadata: texts stored with the tensors, by sslx's export or others.
+    config: content of `config.json` in a folder of timm or transformers.
   """
 
   path: str
@@ -50,15 +51,15 @@ class File(NamedTuple):
 
 
 def read(path: str) -> File:
-  """Reads a file of weights, or a folder as timm and transformers write it.
+  """Reads a file of weights, or a folder that timm or transformers wrote.
 
   Args:
     path: a .safetensors, .npz or torch file (.pth, .pt, .bin, .ckpt, .pth.tar),
-      told apart by content; or a folder that holds one.
+      or a folder that holds one. The content decides the format, not the name.
 
   Raises:
-    ConfigError: there is none, or it is damaged, of another kind, or a pickle
-      that wants more than tensors.
+    ConfigError: there is no such file; or it is damaged, has another format, or
+      is a pickle with more than tensors and settings.
   """
   where = epath.Path(path)
   if where.is_dir():
@@ -112,9 +113,10 @@ def _read_folder(folder: epath.Path) -> File:
 
 
 def _safetensors(path: epath.Path) -> File:
-  """Checked by the library, which reads it whole.
+  """Reads a whole safetensors file; the library checks it.
 
-  NumPy has no bfloat16, so the library's own NumPy reader would refuse it.
+  The library's own NumPy reader refuses bfloat16, which NumPy lacks, so the
+  arrays are made here.
   """
   data = path.read_bytes()
   try:
@@ -135,13 +137,13 @@ def _safetensors(path: epath.Path) -> File:
 
 
 def _npz(path: epath.Path) -> File | None:
-  """None if the zip file is not NumPy's."""
+  """Reads an .npz file; returns None if the zip file is torch's."""
   try:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
       if any(name.endswith(".pkl") for name in archive.files):
         return None
       content = dict(archive)
-  except Exception as error:  # zipfile, zlib and NumPy have many kinds.
+  except Exception as error:  # zipfile, zlib and NumPy raise many types.
     raise pickles.Refused(
       f"it is damaged ({type(error).__name__}: {str(error)[:200]})"
     ) from error
@@ -150,6 +152,6 @@ def _npz(path: epath.Path) -> File | None:
 
 
 def write_npz(path: epath.Path, content: Mapping, metadata: Mapping) -> None:
-  """Writes what `read` gives back."""
+  """Writes an .npz file that `read` can read."""
   with path.open("wb") as file:
     np.savez(file, **content, **{_METADATA: np.array(json.dumps(metadata))})

@@ -1,8 +1,8 @@
-"""Other libraries' names of the same tensors, to timm's and torchvision's.
+"""Translates tensor names of other libraries to timm's and torchvision's.
 
-Each library is a list of (pattern, replacement), tried in order on each name.
-transformers 5 renamed its tensors in memory but writes those of version 4 to
-files; both are read.
+Each library has a list of (pattern, replacement), applied in order to each
+name. transformers 5 renamed its tensors in memory but still writes the names of
+version 4 to files; both are read.
 """
 
 from __future__ import annotations
@@ -69,16 +69,16 @@ HF_RESNET: Rules = (
   (r"layer\.(\d)\.convolution\.", lambda m: f"conv{int(m[1]) + 1}."),
   (r"layer\.(\d)\.normalization\.", lambda m: f"bn{int(m[1]) + 1}."),
 )
-# torch.nn.Sequential of a ResNet's children, as lightly's examples have it.
+# A torch.nn.Sequential of a ResNet's children, as in lightly's examples.
 SEQUENTIAL_RESNET: Rules = (
   (r"^0\.", "conv1."),
   (r"^1\.", "bn1."),
   (r"^([4-7])\.", lambda m: f"layer{int(m[1]) - 3}."),
 )
-# DINOv2's training code keeps blocks in chunks, under their own numbers.
+# DINOv2's training code keeps blocks in chunks: blocks.CHUNK.BLOCK.
 CHUNKED: Rules = ((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),)
 
-# A name that only one library has, and its rules.
+# For each library, a pattern of names that only it has, and its rules.
 SIGNS: tuple[tuple[str, Rules], ...] = (
   (r"embeddings\.patch_embeddings\.projection\.weight$", HF_VIT),
   (r"^conv_proj\.weight$", TORCHVISION_VIT),
@@ -90,10 +90,10 @@ SIGNS: tuple[tuple[str, Rules], ...] = (
 
 
 def to_timm(tensors: Mapping[str, Any]) -> dict[str, Any]:
-  """Tensors by timm's or torchvision's names, whatever library named them.
+  """Renames tensors of any known library to timm's or torchvision's names.
 
-  Queries, keys and values that are three matrices become one. A name that no
-  rule is for stays as it is.
+  Separate query, key and value tensors are concatenated. A name without a rule
+  is kept.
   """
   for sign, rules in SIGNS:
     if any(re.search(sign, name) for name in tensors):
@@ -103,14 +103,14 @@ def to_timm(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renamed(name: str, rules: Rules) -> str:
-  """A name after all rules that match it, in order."""
+  """Applies all rules to a name, in order."""
   for pattern, replacement in rules:
     name = re.sub(pattern, replacement, name)
   return name
 
 
 def _joined(tensors: Mapping[str, Any]) -> dict[str, Any]:
-  """Has `attn.qkv` in place of `attn.query`, `attn.key` and `attn.value`."""
+  """Joins `attn.query`, `attn.key` and `attn.value` into `attn.qkv`."""
   result, threes = {}, {}
   for name, x in tensors.items():
     match = re.fullmatch(r"(.*attn)\.(q|k|v|query|key|value)\.(\w+)", name)
@@ -122,6 +122,6 @@ def _joined(tensors: Mapping[str, Any]) -> dict[str, Any]:
     if len(three) == 3:
       whole = np.concatenate([np.asarray(three[word][1]) for word in "qkv"])
       result[f"{attention}.qkv.{leaf}"] = whole
-    else:  # Whoever asks for `qkv` will say that it is missing.
+    else:  # Incomplete: `check_fit` reports that `qkv` is missing.
       result |= dict(three.values())
   return result

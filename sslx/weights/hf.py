@@ -1,6 +1,6 @@
-"""Folders of Hugging Face transformers: names and `config.json`.
+"""Tensor names and `config.json` for folders of Hugging Face transformers.
 
-The names are those of version 4, which version 5 writes and reads too.
+The names are those of version 4, which version 5 also writes and reads.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ _RESNET: Rules = (
 def convert(
   run: Run, state: dict[str, np.ndarray], model_type: str | None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """Tensors and `config.json`.
+  """Converts a backbone to transformers' tensors and `config.json`.
 
   Args:
-    run: whose backbone it is.
-    state: of the backbone, see `state.torch_state`.
-    model_type: of MODEL_TYPES; by default "dinov2" for a ViT with layer scale,
-      else "vit"; a ResNet is a "resnet".
+    run: the run whose backbone is exported.
+    state: tensors of the backbone, see `state.torch_state`.
+    model_type: one of MODEL_TYPES. The default is "dinov2" for a ViT with layer
+      scale and "vit" for others. A ResNet takes none, and becomes a "resnet".
 
   Raises:
     ConfigError: transformers has no such network.
@@ -113,7 +113,7 @@ def _vit(
         f"transformers' dinov2 has an MLP of a multiple of {width}, not"
         f" {hidden}; use --to=timm."
       )
-    split |= {  # Without layer scale it is one.
+    split |= {  # No layer scale is the same as a layer scale of one.
       f"blocks.{i}.ls{j}.gamma": np.ones(width, np.float32)
       for i in range(depth)
       for j in (1, 2)
@@ -136,7 +136,7 @@ def _vit(
 
 
 def _decoder(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """MAE's decoder, as ViTMAEForPreTraining has it."""
+  """MAE's decoder as tensors and config of ViTMAEForPreTraining."""
   decoder = getattr(run.method, "decoder", None)
   if decoder is None:
     raise ConfigError(
@@ -147,7 +147,7 @@ def _decoder(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     names.decoder_name(path): names.to_torch(path, x)
     for path, x in names.flat(run.params["decoder"]).items()
   }
-  # Blocks are renamed as an encoder's, and then get their own place.
+  # Rename the blocks as encoder blocks, then move them to the decoder.
   blocks = {
     name.removeprefix("decoder_"): state.pop(name)
     for name in list(state)
@@ -173,7 +173,7 @@ def _decoder(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _split(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Has query, key and value in place of `qkv`."""
+  """Splits each `qkv` tensor into query, key and value."""
   result = {}
   for name, x in state.items():
     if ".qkv." not in name:
@@ -215,7 +215,7 @@ def _resnet(
 
 
 def processor(run: Run) -> dict[str, Any]:
-  """`preprocessor_config.json`: resize, cut out the centre, normalise."""
+  """`preprocessor_config.json`: resize, centre crop, normalise."""
   how = preprocessing(run)
   return {
     "image_processor_type": "BitImageProcessor",

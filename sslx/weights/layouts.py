@@ -1,10 +1,10 @@
-"""Where the backbone is in the checkpoints that others publish.
+"""Finds the backbone in published checkpoints.
 
-A checkpoint is tensors in groups (`state_dict`, `teacher`), whose names begin
-with the network that they are of. Each layout says where the student and the
-teacher are, and what else is in them that is no part of a backbone: projectors,
-decoders, queues, classifiers. Anything not named here is left over, which
-`load` refuses.
+A checkpoint holds tensors in groups (`state_dict`, `teacher`). A prefix of each
+name tells to which network the tensor belongs. Each layout says where the
+student and the teacher are, and which tensors are not part of a backbone:
+projectors, decoders, queues, classifiers. `load` refuses any other tensor that
+the backbone does not have.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ from sslx.weights.files import File
 
 Network = Literal["student", "teacher"]
 
-# Heads of MoCo v3's and solo-learn's ViTs, by width. Theirs differ from all
-# others', whose heads are 64 wide, and no shape tells.
+# Heads of MoCo v3's and solo-learn's ViTs, by width. Most other ViTs have heads
+# 64 wide, with the same shapes of tensors.
 _MOCOV3_HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """One way to lay out a checkpoint.
+  """The layout of a kind of checkpoint.
 
   Attributes:
-    name: for messages.
-    sign: pattern of a name that no earlier layout explains.
-    student: group and prefix of the network that is trained; None if it is not
-      there. The group "" is the file itself.
-    teacher: likewise, of the one that follows it.
-    published: the one that the paper's code evaluates.
-    others: pattern of names, after the prefix, that are no part of a backbone.
-    heads: of the attention, by width, where they are not 64 wide.
+    name: name of the layout, for messages.
+    sign: pattern of a tensor name that shows this layout, unless an earlier
+      layout applies.
+    student: (group, prefix) of the trained network, or None if absent. Group ""
+      is the top level of the file.
+    teacher: (group, prefix) of the averaged network, or None if absent.
+    published: the network that the paper's code evaluates.
+    others: pattern of names, after the prefix, of tensors that are not part of
+      a backbone.
+    heads: number of attention heads by width, if heads are not 64 wide.
   """
 
   name: str
@@ -50,7 +52,7 @@ class Layout:
   heads: Mapping[int, int] | None = None
 
 
-# Tried in order. Prefixes are those without `module.`, which is taken off.
+# Tried in order. `module.` has already been removed from the names.
 LAYOUTS = (
   Layout(
     "MoCo v3",
@@ -113,19 +115,19 @@ LAYOUTS = (
     ),
   ),
 )
-# Groups that a network without a prefix may be in, the likeliest first.
+# Groups that may hold a network without a prefix, in the order tried.
 _BARE = ("state_dict", "model", "")
 
 
 class Found(NamedTuple):
-  """A backbone in a file.
+  """A backbone found in a file.
 
   Attributes:
-    layout: of the file.
-    network: "student" or "teacher", or "" where there is one network only.
-    tensors: by timm's or torchvision's names; no statistics of how often
-      BatchNorm was applied.
-    left_out: how many tensors of each other part of the network there are.
+    layout: layout of the file.
+    network: "student" or "teacher", or "" if the layout has one network only.
+    tensors: tensors by timm's or torchvision's names, without BatchNorm's
+      `num_batches_tracked`.
+    left_out: number of tensors of each other part, by the part's name.
   """
 
   layout: Layout
@@ -138,11 +140,12 @@ def find(file: File, what: Network | None) -> Found:
   """Finds the backbone in a file.
 
   Args:
-    file: what was read.
-    what: which of two networks; the published one by default.
+    file: content of the file.
+    what: which of two networks; by default the published one.
 
   Raises:
-    ConfigError: it has no tensors, or not the network that is asked for.
+    ConfigError: the file has no tensors, no known layout, or not the requested
+      network.
   """
   groups = {
     name: _without_wrappers(tensors)
@@ -195,7 +198,7 @@ def find(file: File, what: Network | None) -> Found:
 def _networks(
   layout: Layout, groups: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, tuple[str, str]]:
-  """Group and prefix of each network of a layout that is there."""
+  """(group, prefix) of each network of a layout that the file has."""
   found = {}
   for key in ("student", "teacher"):
     place = getattr(layout, key)
@@ -207,7 +210,7 @@ def _networks(
 
 
 def _groups(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """Tensors of the file itself, as "", and of each group in it."""
+  """Tensors at the top level, as "", and in each group of a file."""
   found = {"": content} | {
     str(key): value
     for key, value in content.items()
@@ -225,7 +228,7 @@ def _groups(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _without_wrappers(tensors: dict[str, Any]) -> dict[str, Any]:
-  """Takes off what DistributedDataParallel and torch.compile put before."""
+  """Removes the prefixes of DistributedDataParallel and torch.compile."""
   for prefix in ("module.", "_orig_mod.", "module."):
     if all(name.startswith(prefix) for name in tensors):
       tensors = {k.removeprefix(prefix): x for k, x in tensors.items()}

@@ -1,7 +1,8 @@
-"""Starts a run from weights: another run's, our own exports', other libraries'.
+"""Starts a run from weights of another run, of an export or of another library.
 
-Every tensor of what is taken must be there and fit, and nothing may be left
-over but what a layout names as no part of a backbone, or the user.
+Every tensor of the parts to load must exist and have the right shape. No tensor
+may be left over, except those that a layout names as not part of a backbone.
+The user may name further exceptions.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ def start(
   state: TrainState,
   abstract: TrainState,
 ) -> tuple[TrainState, list[str]]:
-  """The state of step 0, with the weights of another run or a file.
+  """Replaces weights in the state of step 0 by those of a run or a file.
 
-  What a method keeps of an encoder, such as MoCo's key encoder, becomes a copy
-  of the weights that were taken.
+  Networks that a method derives from the encoder, such as MoCo's key encoder,
+  become copies of the loaded weights.
 
   Args:
     source: config section `runtime.init_from`.
-    method: of this run.
-    state: of step 0.
-    abstract: the same, ShapeDtypeStructs with shardings.
+    method: method of this run.
+    state: state of step 0.
+    abstract: the state as ShapeDtypeStructs with shardings.
 
   Returns:
-    The new state, and what was taken, for the user.
+    The new state, and messages for the user that say what was loaded.
 
   Raises:
     ConfigError: there are no such weights, or they do not fit.
-    CheckpointError: of a run, that its checkpoint cannot be read.
+    CheckpointError: the checkpoint of the other run cannot be read.
   """
   if isinstance(source, str):
     source = InitFrom(source)
@@ -65,12 +66,12 @@ def start(
 
 
 def _placed(taken: dict[str, Any], now: Any, abstract: Any) -> Any:
-  """The tree `now` with what was taken, laid out as `abstract` says."""
+  """The tree `now` with the loaded leaves, sharded as in `abstract`."""
   leaves = names.flat(now)
   wanted = names.flat(abstract)
   for path, x in taken.items():
     if not isinstance(x, jax.Array):
-      # Each process has all of it, and gives its devices their part.
+      # Each process has the whole array and gives its devices their shards.
       x = np.asarray(x, wanted[path].dtype)
       x = jax.make_array_from_callback(
         x.shape, wanted[path].sharding, x.__getitem__

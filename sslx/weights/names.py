@@ -1,8 +1,9 @@
-"""Names and layouts of parameters: ours, and those of timm and torchvision.
+"""Converts parameter names and layouts between sslx and torch.
 
-A ResNet's are torchvision's, a ViT's are timm's, a `/` for each dot and a `_`
-before a number; see `models.resnet` and `models.transformer`. Matrices and
-filters have their inputs before their outputs here, and after them in torch.
+A ResNet has torchvision's names and a ViT timm's, but sslx writes `/` for each
+dot and `_` before a number; see `models.resnet` and `models.transformer`. In
+sslx, matrices and filters have their input dimension before the output
+dimension; in torch the output dimension comes first.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _DECODER = {
 
 
 def flat(tree: Any) -> dict[str, Any]:
-  """Leaves by path, `a/b/c`."""
+  """The leaves of a tree by path, `a/b/c`."""
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -37,7 +38,7 @@ def flat(tree: Any) -> dict[str, Any]:
 
 
 def unflat(like: Any, leaves: Mapping[str, Any]) -> Any:
-  """The tree of the same structure with these leaves."""
+  """A tree with the structure of `like` and these leaves, given by path."""
   paths = jax.tree_util.tree_flatten_with_path(like)[0]
   key = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
   return jax.tree.unflatten(
@@ -46,7 +47,7 @@ def unflat(like: Any, leaves: Mapping[str, Any]) -> Any:
 
 
 def torch_name(path: str) -> str:
-  """`layer1_0/conv1/kernel` as `layer1.0.conv1.weight`."""
+  """Converts `layer1_0/conv1/kernel` to `layer1.0.conv1.weight`."""
   name = re.sub(r"\b(blocks|layer\d)_(\d+)", r"\1.\2", path)
   name = name.replace("downsample_conv", "downsample.0")
   name = name.replace("downsample_bn", "downsample.1")
@@ -55,7 +56,7 @@ def torch_name(path: str) -> str:
 
 
 def decoder_name(path: str) -> str:
-  """The same of MAE's decoder, as in its official code."""
+  """Converts a name in MAE's decoder to that of the official code."""
   first, *rest = torch_name(path).split(".")
   if first == "blocks":
     first = "decoder_blocks"
@@ -63,15 +64,15 @@ def decoder_name(path: str) -> str:
 
 
 def to_torch(path: str, x: np.ndarray, channels: int = 3) -> np.ndarray:
-  """A parameter or statistic in torch's layout.
+  """Converts a parameter or statistic to torch's layout.
 
   Args:
-    path: ours.
-    x: in our layout.
-    channels: of the images.
+    path: its path in sslx.
+    x: the array in sslx's layout.
+    channels: number of channels of the images.
 
   Returns:
-    The same numbers: filters [out, in, h, w], matrices [out, in].
+    The array in torch's layout: filters [out, in, h, w], matrices [out, in].
   """
   if path.endswith("qkv/bias"):
     return x.reshape(-1)
@@ -88,12 +89,18 @@ def to_torch(path: str, x: np.ndarray, channels: int = 3) -> np.ndarray:
 
 
 def from_torch(path: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """The inverse of `to_torch`, of which `shape` is the argument's."""
+  """Converts from torch's layout to sslx's; the inverse of `to_torch`.
+
+  Args:
+    path: its path in sslx.
+    x: the array in torch's layout.
+    shape: shape in sslx's layout.
+  """
   if path.endswith("kernel"):
     x = x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
   return x.reshape(shape)
 
 
 def torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The shape of `to_torch` of an array of this shape."""
+  """The shape in torch's layout of an array of this shape in sslx's."""
   return to_torch(path, np.empty(shape, np.bool_)).shape

@@ -1,4 +1,4 @@
-"""A backbone out of a file: our own exports', timm's, others'."""
+"""Loads a backbone from a file of sslx, timm or another library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def take(source: InitFrom, backbone: Any, trees: Mapping[str, Any]) -> Taken:
   """Reads a backbone.
 
   Args:
-    source: a file or a folder.
+    source: config section `runtime.init_from`, with a file or folder as path.
     backbone: a Linen module.
     trees: its "params" and "batch_stats", of arrays or ShapeDtypeStructs.
 
@@ -27,7 +27,7 @@ def take(source: InitFrom, backbone: Any, trees: Mapping[str, Any]) -> Taken:
     Arrays by path, `backbone/...`.
 
   Raises:
-    ConfigError: it cannot be read, does not fit, or something is left over.
+    ConfigError: the file cannot be read, does not fit, or has other tensors.
   """
   for key in ("step", "parts"):
     if getattr(source, key) is not None:
@@ -58,7 +58,7 @@ def take(source: InitFrom, backbone: Any, trees: Mapping[str, Any]) -> Taken:
 def _of_npz(
   source: InitFrom, file: files.File, wanted: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-  """Our own names and layout."""
+  """Takes tensors in sslx's names and layout."""
   there = {name: tuple(x.shape) for name, x in file.content.items()}
   check_fit(source, wanted, there, _ADVICE)
   loaded = {
@@ -75,7 +75,7 @@ def _of_torch(
   backbone: Any,
   wanted: Mapping[str, tuple[int, ...]],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-  """Names and layouts of torch's libraries."""
+  """Takes tensors in the names and layouts of torch libraries."""
   found = layouts.find(file, source.what)
   network = f", its {found.network}" if found.network else ""
   notes = [f"layout: {found.layout.name}{network}"]

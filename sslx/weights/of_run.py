@@ -1,4 +1,4 @@
-"""Weights out of another run's checkpoint, laid out as this run has them."""
+"""Loads weights from another run's checkpoint, sharded as in this run."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _POSITIONS = "params/backbone/pos_embed"
 def take(
   source: InitFrom, method: methods.Method, trees: Mapping[str, Any]
 ) -> Taken:
-  """Reads what the two runs share.
+  """Reads the parts that the two runs share, or those that the config names.
 
   Args:
-    source: the workdir of a run.
-    method: of this run.
+    source: config section `runtime.init_from`, with a run's workdir as path.
+    method: method of this run.
     trees: its "params" and "model_state", ShapeDtypeStructs with shardings.
 
   Returns:
-    Arrays by path, laid out as `trees` say.
+    Arrays by path, sharded as in `trees`.
 
   Raises:
-    ConfigError: it does not fit, or the config names parts that there are not.
-    CheckpointError: its checkpoint cannot be read.
+    ConfigError: the weights do not fit, or the config names unknown parts.
+    CheckpointError: the other run's checkpoint cannot be read.
   """
   other = read_config(source.path, "config.runtime.init_from")
   theirs, everything = other.model.method, tuple(trees["params"])
@@ -107,7 +107,10 @@ def take(
 
 
 def _on_every_device(x: Any, shape: tuple[int, ...]) -> Any:
-  """Learned positions of another grid, which a sharding may not divide."""
+  """Makes learned positions of another grid replicated.
+
+  The sharding of this run's grid may not divide the other grid.
+  """
   if x.shape == shape or shape[::2] != x.shape[::2]:
     return x
   sharding = NamedSharding(x.sharding.mesh, PartitionSpec())
@@ -115,7 +118,7 @@ def _on_every_device(x: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """Dictionaries within dictionaries, from paths."""
+  """Nested dictionaries from leaves by path."""
   tree: dict[str, Any] = {}
   for path, x in leaves.items():
     *above, last = path.split("/")

@@ -1,13 +1,14 @@
-"""Reads `.pth` files without torch, and without running anything in them.
+"""Reads `.pth` files without torch, and without running any code in them.
 
-A pickle is a program: whoever loads one runs it. This reader knows the few
-names that a checkpoint's tensors are made of. Names of settings that are often
-saved beside them, such as `argparse.Namespace`, become objects that do nothing;
-any other name is refused.
+A pickle is a program, and loading one runs it. This reader allows only the few
+names that make tensors. Settings are often saved beside tensors; names of their
+classes, such as `argparse.Namespace`, become objects that do nothing. Any other
+name is refused.
 
-Both of torch's formats are read: the zip file that torch 1.6 and later write,
-and the row of pickles before that. Tensors are read from the file when they are
-asked for, so what is left out, such as an optimiser's state, costs nothing.
+It reads both of torch's formats: the zip file of torch 1.6 and later, and the
+sequence of pickles of earlier versions. A tensor is read from the file only
+when NumPy asks for it, so unused ones, such as an optimiser's state, cost
+nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _DTYPES = {
   "ByteStorage": np.uint8,
   "BoolStorage": np.bool_,
 }
-# What is saved beside weights. Nothing of it is made; see `_Inert`.
+# Packages whose objects are often saved beside weights; see `_Inert`.
 _SETTINGS = (
   "argparse",
   "easydict",
@@ -66,11 +67,11 @@ _INERT = {
 
 
 class Refused(Exception):
-  """A file that is not read; the message is one line."""
+  """A file was refused; the message is one line."""
 
 
 class Tensor:
-  """A tensor in a file: shape and dtype now, numbers when asked for."""
+  """A tensor in a file; `__array__` reads its numbers."""
 
   def __init__(
     self,
@@ -79,13 +80,16 @@ class Tensor:
     shape: tuple[int, ...],
     strides: tuple[int, ...],
   ):
-    """Checks that all its elements are within the storage.
+    """Makes a tensor and checks that its elements are within the storage.
 
     Args:
-      storage: that it is a view of, perhaps with others.
-      offset: of the first element, in elements.
-      shape: of the tensor.
-      strides: in elements.
+      storage: the storage; several tensors may share it.
+      offset: index of the first element in the storage.
+      shape: shape of the tensor.
+      strides: strides in elements.
+
+    Raises:
+      Refused: the shape or strides are invalid, or exceed the storage.
     """
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or not all(
@@ -106,7 +110,7 @@ class Tensor:
   def __array__(
     self, dtype: Any = None, copy: bool | None = None
   ) -> np.ndarray:
-    """Reads it."""
+    """Reads the numbers from the file."""
     flat = self._storage.read()
     size = flat.dtype.itemsize
     view = np.lib.stride_tricks.as_strided(
@@ -119,7 +123,7 @@ class Tensor:
 
 
 class _Storage:
-  """A row of numbers in a file, which several tensors may be views of."""
+  """A flat array in a file; several tensors may be views of it."""
 
   def __init__(
     self, dtype: np.dtype, count: int, load: Callable[[], np.ndarray]
@@ -131,12 +135,12 @@ class _Storage:
     return self._load()
 
   def read(self) -> np.ndarray:
-    """[count]."""
+    """The numbers, [count]; reads the file on the first call."""
     return self._numbers
 
 
 class _Inert(dict):
-  """Stands for an object that is not made: takes what it is told, runs none."""
+  """Stands for an object of settings; ignores all state and runs no code."""
 
   __hash__ = object.__hash__
 
@@ -154,13 +158,14 @@ class _Inert(dict):
 
 
 def read(path: epath.Path) -> Any:
-  """What a file holds, with a `Tensor` for each of torch's.
+  """The content of a file, with a `Tensor` for each tensor of torch.
 
   Args:
     path: a file that torch.save wrote.
 
   Raises:
-    Refused: it is damaged, not of torch, or wants more than tensors.
+    Refused: the file is damaged, was not written by torch, or needs names that
+      are not allowed.
   """
   try:
     with path.open("rb") as file:
@@ -170,7 +175,7 @@ def read(path: epath.Path) -> Any:
       return _read_legacy(path, file)
   except Refused:
     raise
-  except Exception as error:  # Rubbish makes a pickle raise anything.
+  except Exception as error:  # A damaged pickle may raise anything.
     first = (str(error).splitlines() or [""])[0]
     raise Refused(
       f"it is damaged, or torch did not write it ({type(error).__name__}:"
@@ -187,7 +192,7 @@ def _read_zip(path: epath.Path, file: BinaryIO) -> Any:
     if order in names and archive.read(order) != b"little":
       raise Refused("it was written on a machine of big-endian numbers")
 
-    @functools.cache  # One for all tensors that are views of it.
+    @functools.cache  # All views of a storage share it.
     def storage(dtype: np.dtype, key: str, count: int) -> _Storage:
       info = archive.getinfo(f"{folder}data/{key}")
       if info.file_size != count * dtype.itemsize or info.compress_type:
@@ -208,7 +213,11 @@ def _read_zip(path: epath.Path, file: BinaryIO) -> Any:
 
 
 def _read_legacy(path: epath.Path, file: BinaryIO) -> Any:
-  """Reads pickles of a version, the object and its keys; then the numbers."""
+  """Reads the format before torch 1.6.
+
+  It is a sequence of pickles (magic number, version, system information,
+  object, keys of the storages), followed by the numbers.
+  """
   storages: dict[str, _Storage] = {}
   places: dict[str, int] = {}
 
@@ -235,7 +244,7 @@ def _read_legacy(path: epath.Path, file: BinaryIO) -> Any:
   found = following()
   for key in following():
     count = int.from_bytes(file.read(8), "little", signed=True)
-    if key not in storages:  # Of an object that was not made.
+    if key not in storages:  # No tensor refers to it.
       raise Refused(f"its storage {key} belongs to no tensor")
     if count != storages[key].count:
       raise Refused(
@@ -253,7 +262,7 @@ def _read_legacy(path: epath.Path, file: BinaryIO) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-  """Makes tensors, dictionaries and plain values; nothing else."""
+  """An unpickler that makes only tensors, containers and plain values."""
 
   def __init__(
     self,
@@ -264,10 +273,10 @@ class _Unpickler(pickle.Unpickler):
     self._storage = storage
 
   def find_class(self, module: str, name: str) -> Any:
-    """What a name in the pickle stands for.
+    """The object for a name in the pickle.
 
     Raises:
-      Refused: it is none that weights are made of.
+      Refused: the name is not allowed.
     """
     full = f"{module}.{name}"
     if full in _MADE:
@@ -282,7 +291,7 @@ class _Unpickler(pickle.Unpickler):
     )
 
   def persistent_load(self, pid: Any) -> _Storage:
-    """A storage, which pickles refer to by a tuple."""
+    """The storage for a persistent id, which is a tuple."""
     kind, dtype, key, _, count, *view = pid
     plain = kind == "storage" and isinstance(key, str) and type(count) is int
     if not plain or not isinstance(dtype, np.dtype) or any(view):
@@ -297,12 +306,12 @@ def _tensor(
   strides: tuple[int, ...],
   *_: Any,
 ) -> Tensor:
-  """In place of torch._utils._rebuild_tensor_v2."""
+  """Replaces torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
   return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
 def _parameter(data: Any, *_: Any) -> Any:
-  """In place of torch._utils._rebuild_parameter."""
+  """Replaces torch._utils._rebuild_parameter."""
   return data
 
 

@@ -1,4 +1,4 @@
-"""A run that somebody trained: its config, its method and its weights."""
+"""Opens a trained run: its config, its method and its weights."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from sslx.step import example_batch
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One network of a checkpoint.
+  """One network of a run's checkpoint.
 
   Attributes:
-    workdir: of the run.
-    config: of the run.
-    method: that the config describes.
+    workdir: workdir of the run.
+    config: config of the run.
+    method: the method that the config describes.
     data: section `data` of the config.
-    step: of the checkpoint.
+    step: step of the checkpoint.
     network: "student" or "teacher".
-    params: of that network by part, on the host; `params["backbone"]` always.
-    model_state: likewise.
+    params: parameters of the network by part, on the host; always contains
+      "backbone".
+    model_state: BatchNorm statistics by part, on the host.
   """
 
   workdir: str
@@ -46,12 +47,12 @@ class Run:
 
   @property
   def backbone(self) -> Any:
-    """The Linen module."""
+    """The backbone's Linen module."""
     return self.method.backbone
 
   @property
   def variables(self) -> dict[str, Any]:
-    """Of the backbone."""
+    """Variables of the backbone."""
     return {
       "params": self.params["backbone"],
       "batch_stats": self.model_state["backbone"],
@@ -59,20 +60,20 @@ class Run:
 
   @property
   def image_size(self) -> int:
-    """Side of the images that the network is meant for."""
+    """Side of the images that the network was trained on."""
     size = getattr(self.backbone, "image_size", None)
     return size or self.data.views[0].size
 
 
 def read_config(workdir: str, key: str = "--workdir") -> ConfigDict:
-  """The config of a run.
+  """Reads the config of a run, and imports its `custom_imports`.
 
   Args:
-    workdir: of the run.
-    key: how the user gave it, for messages.
+    workdir: workdir of the run.
+    key: name of the flag or config key that gave it, for messages.
 
   Raises:
-    ConfigError: it is not the workdir of a run.
+    ConfigError: it is not the workdir of a run, or an import failed.
   """
   path = epath.Path(workdir) / "config.json"
   if not path.exists():
@@ -90,15 +91,15 @@ def open_run(
   step: int | None = None,
   what: Literal["student", "teacher"] | None = None,
 ) -> Run:
-  """Loads one network of a run; its data is not looked at.
+  """Loads one network of a run, without its data.
 
   Args:
-    workdir: of the run.
-    step: of the checkpoint; the newest by default.
+    workdir: workdir of the run.
+    step: step of the checkpoint; by default the newest.
     what: which network; by default the one that the method publishes.
 
   Raises:
-    ConfigError: it is no run, or its method has no such network.
+    ConfigError: it is not a run, or its method has no such network.
     CheckpointError: there is no such checkpoint, or it cannot be read.
   """
   config = read_config(workdir)

@@ -1,4 +1,4 @@
-"""Config section `runtime.init_from`: which weights, and what may not fit."""
+"""Config section `runtime.init_from`: which weights, and what may differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sslx.config import ConfigError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_SHOWN = 8  # lines of an error
+_SHOWN = 8  # differences listed in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,17 +19,18 @@ class InitFrom:
   """Weights to start from; config section `runtime.init_from`.
 
   Attributes:
-    path: workdir of a run, a file of weights, or a folder of timm's or
-      transformers'.
-    what: which of two networks; by default a run's student, and of a published
-      file the network that its paper evaluates.
-    step: of a run's checkpoint; the newest by default.
-    parts: of a run, such as ("backbone", "projector"). By default all if its
-      method is the same, else the backbone.
-    ignore: patterns of names, of parameters here or of tensors there, that may
-      be missing, left over or of another shape; such keep their first values.
-    heads: of a ViT's attention there, where the file does not say.
-    eps: of a ViT's LayerNorm there, if the file is wrong about it.
+    path: workdir of a run, a file of weights, or a folder that timm or
+      transformers wrote.
+    what: which of two networks. By default the student of a run, and in a
+      published file the network that its paper evaluates.
+    step: step of a run's checkpoint; by default the newest.
+    parts: parts of a run to load, such as ("backbone", "projector"). By default
+      all if its method is the same, else the backbone.
+    ignore: patterns of tensor names. Tensors that match may be missing, left
+      over or of another shape; parameters of this run then keep their initial
+      values.
+    heads: number of heads of the file's ViT, if the file does not say.
+    eps: LayerNorm epsilon of the file's ViT, if the file states a wrong one.
   """
 
   path: str
@@ -41,18 +42,18 @@ class InitFrom:
   eps: float | None = None
 
   def ignores(self, name: str) -> bool:
-    """Whether it may be missing, left over or of another shape."""
+    """Whether a tensor may be missing, left over or of another shape."""
     return any(re.search(pattern, name) for pattern in self.ignore)
 
 
 class Taken(NamedTuple):
-  """Weights for a run.
+  """Weights loaded for a run.
 
   Attributes:
-    params: parameters by path, `backbone/conv1/kernel`: arrays on the host, or
-      laid out as asked for. Those that are not there keep their first values.
-    model_state: likewise, BatchNorm statistics.
-    notes: what was taken, for the user.
+    params: parameters by path, `backbone/conv1/kernel`; arrays on the host, or
+      sharded as requested. Absent parameters keep their initial values.
+    model_state: BatchNorm statistics in the same form.
+    notes: messages for the user that say what was loaded.
   """
 
   params: dict[str, Any]
@@ -63,16 +64,17 @@ class Taken(NamedTuple):
 def check_fit(
   source: InitFrom, wanted: Shapes, there: Shapes, advice: str
 ) -> None:
-  """Refuses what is missing, left over or of another shape.
+  """Checks that tensors are complete and have the right shapes.
 
   Args:
-    source: what the user allows.
-    wanted: by name there.
-    there: by the same names.
-    advice: what to do about it.
+    source: says which tensors to ignore.
+    wanted: shapes that this run needs, by name.
+    there: shapes in the source, by the same names.
+    advice: what the user can do, for the message.
 
   Raises:
-    ConfigError: with names and shapes.
+    ConfigError: a tensor is missing, left over or of another shape. The message
+      lists names and shapes.
   """
   wrong = [
     f"  {name}: {there.get(name, 'absent')} there,"

@@ -1,4 +1,4 @@
-"""A run's backbone as torch's libraries name it, and what is said about it."""
+"""A run's backbone in torch's names and layout, and its metadata."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from sslx.weights.run import Run
 def torch_state(run: Run) -> dict[str, np.ndarray]:
   """All tensors of a backbone, by timm's or torchvision's names.
 
-  Fixed positions, which are computed here, are written out.
+  Fixed positions, which sslx computes, are included as a tensor.
 
   Raises:
-    ConfigError: it is neither a ResNet nor a ViT.
+    ConfigError: the backbone is neither a ResNet nor a ViT.
   """
   if not isinstance(run.backbone, ResNet | ViT):
     raise config_lib.ConfigError(
@@ -38,7 +38,7 @@ def torch_state(run: Run) -> dict[str, np.ndarray]:
     name = names.torch_name(path)
     state[name] = names.to_torch(path, x, run.data.channels)
     if name.endswith("running_var"):
-      # torch counts batches here; nothing looks at the number.
+      # torch counts batches here. Evaluation does not use the number.
       counter = name.replace("running_var", "num_batches_tracked")
       state[counter] = np.array(0, np.int64)
   backbone = run.backbone
@@ -55,14 +55,17 @@ def torch_state(run: Run) -> dict[str, np.ndarray]:
 def fixed_positions(
   side: int, width: int, style: str, class_token: bool
 ) -> np.ndarray:
-  """Sines and cosines of a square grid, f32[1, n, width]."""
+  """Fixed positions of a square grid, f32[1, n, width].
+
+  With a class token, n is side * side + 1 and the first row is zero.
+  """
   table = patches.sincos(patches.scaled(side, side, side), width, style)
   first = np.zeros((int(class_token), width), np.float32)
   return np.concatenate([first, table])[None]
 
 
 def described(run: Run) -> dict[str, str]:
-  """What a file of weights says of where they come from."""
+  """The metadata of a file of weights: their origin, and a test image."""
   section = plain(run.config.model.backbone)
   knn = {
     key.removeprefix("eval/"): value
@@ -91,12 +94,12 @@ def described(run: Run) -> dict[str, str]:
 
 
 def preprocessing(run: Run) -> dict[str, Any]:
-  """How images are made ready: the evaluation's view, or whole small ones.
+  """How to prepare images: as for evaluation, or whole if they are small.
 
   Returns:
-    `size`, of the square that the network is given; `resize`, of the short side
-    before that is cut out; `interpolation`; `mean` and `std`, of images in
-    [0, 1].
+    `size`: side of the square image that the network gets. `resize`: length of
+    the short side before the centre crop. `interpolation`. `mean` and `std`: of
+    images in [0, 1].
   """
   size, centre = run.image_size, run.data.centre
   resize = centre.resize if centre.size == size else size
@@ -110,7 +113,7 @@ def preprocessing(run: Run) -> dict[str, Any]:
 
 
 def _recipe(run: Run) -> str:
-  """The recipe's name by its content; a custom one may have none."""
+  """The recipe name for the config, or the method if it cannot be built."""
   try:
     return recipe_names.full_name(run.config)
   except (AttributeError, KeyError):

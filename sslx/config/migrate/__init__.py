@@ -1,10 +1,11 @@
-"""From a config of MMSelfSup to the nearest recipe of sslx.
+"""Translates a config of MMSelfSup to a recipe of sslx and overrides.
 
-The foreign file is read as data (`read`), and described as an experiment of
-sslx, with all that it does not have switched off (`methods`, `networks`,
-`views`, `schedule`, `parameters`). The recipe that is most like it is made the
-same by flags (`nearest`). Every value of the foreign file is in the
-description, is known to change nothing, or is told.
+`read` reads the MMSelfSup file as data. `experiment` describes it as config
+sections of sslx, with every feature that it lacks switched off; `methods`,
+`networks`, `views`, `schedule` and `parameters` do the parts. `nearest` finds
+the most similar recipe and the overrides that make it equal. Every value of the
+MMSelfSup file is in the description, or is known to have no effect, or is
+reported.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ class Migration:
   """What to run instead of an MMSelfSup config.
 
   Attributes:
-    recipe: the nearest one.
-    overrides: (key, text of the value) that make it say the same.
-    notes: MMSelfSup's key, value, and why the command does not say it.
-    idle: MMSelfSup's keys that change nothing in the result.
-    unread: what is not data in its files.
+    recipe: the nearest recipe.
+    overrides: (key, text of the value) that make the recipe equivalent.
+    notes: (MMSelfSup's key, value, reason) for values that are not translated.
+    idle: MMSelfSup's keys that do not change the result.
+    unread: place and text of code in its files that is not data.
   """
 
   recipe: pathlib.Path
@@ -44,7 +45,7 @@ class Migration:
   unread: list[str]
 
   def __str__(self) -> str:
-    """A report, with the command to run."""
+    """The report, with the command to run."""
     command = [
       "python -m sslx.main",
       f"--config={shlex.quote(str(self.recipe))}",
@@ -71,11 +72,12 @@ def migrate(file: pathlib.Path, recipes: Sequence[pathlib.Path]) -> Migration:
   """Finds the recipe that differs least from an MMSelfSup config.
 
   Args:
-    file: in MMSelfSup's format; it is read as data and never executed.
-    recipes: of sslx, to choose from.
+    file: config of MMSelfSup; it is read as data and never executed.
+    recipes: recipes of sslx to choose from.
 
   Raises:
-    ConfigError: the file cannot be read, or asks for what sslx cannot do.
+    ConfigError: the file cannot be read, or asks for something that sslx cannot
+      do.
   """
   try:
     there = read.read(file)
@@ -103,12 +105,12 @@ def translate(
   stem: str,
   recipes: Mapping[pathlib.Path, dict[str, Any]],
 ) -> Migration:
-  """The same, of values that are read and recipes that are resolved.
+  """Migrates values that are already read, given resolved recipes.
 
   Args:
-    values: of the foreign config; sequences are tuples.
-    stem: of its file's name.
-    recipes: resolved content of each.
+    values: the foreign config; sequences are tuples.
+    stem: name of its file, without suffix.
+    recipes: resolved content of each recipe.
   """
   log = foreign.Log()
   wanted = describe(foreign.Node(values, "", log), stem)
@@ -118,7 +120,7 @@ def translate(
   for path, value in foreign.left(parts, log):
     if effects.idle(path):
       idle.append(path)
-    elif value is not None:  # None is nothing, as if it were not there.
+    elif value is not None:  # None means the same as a missing key.
       log.notes[path] = (value, effects.reason(path))
   return Migration(
     recipe,
@@ -130,15 +132,18 @@ def translate(
 
 
 def _text(value: Any) -> str:
-  """A value on the command line; in it no quote that a shell needs."""
+  """A value as text for the command line, without single quotes.
+
+  `shlex.quote` would have to escape single quotes.
+  """
   return value if isinstance(value, str) else repr(value).replace("'", '"')
 
 
 def check(found: Migration) -> None:
-  """Refuses a command that would not run.
+  """Checks that the command would run.
 
   Raises:
-    ConfigError: a value that sslx does not accept.
+    ConfigError: sslx does not accept one of the values.
   """
   from sslx import optim, settings  # They import this package.
 

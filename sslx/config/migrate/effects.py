@@ -1,18 +1,19 @@
-"""Keys of MMEngine's that are no part of the experiment."""
+"""MMEngine's keys that are not part of the experiment."""
 
 from __future__ import annotations
 
 import re
 
-# What an experiment is made of. Other names of a file are its own variables, or
-# say how MMEngine runs: env_cfg, resume, visualizer, val_dataloader and so on.
+# The top-level keys that define an experiment. Other names in a file are its
+# own variables, or say how MMEngine runs: env_cfg, resume, visualizer,
+# val_dataloader and so on.
 PARTS = {
   *("model", "data_preprocessor", "train_dataloader", "train_cfg"),
   *("optim_wrapper", "param_scheduler", "auto_scale_lr", "sync_bn"),
   *("default_hooks", "custom_hooks", "custom_imports", "load_from"),
   "randomness",
 }
-# These change nothing in the result.
+# Keys that do not change the result.
 _IDLE = r"""
   .*\._scope_|randomness\.(diff_rank_seed|deterministic)
   default_hooks\.(timer|param_scheduler|runtime_info|runtime|sampler_seed)
@@ -21,7 +22,7 @@ _IDLE = r"""
   train_dataloader\.(collate_fn|drop_last|sampler\.type)
   train_cfg\.val_(begin|interval)
 """.split()
-# These are set in another way.
+# Keys that are set in another way, and how.
 _ELSEWHERE = {
   r"load_from|.*\.pretrained|.*init_cfg.*": "see runtime.init_from",
   r"custom_imports": "see runtime.custom_imports",
@@ -34,11 +35,11 @@ _ELSEWHERE = {
 
 
 def idle(path: str) -> bool:
-  """Whether a value changes nothing in the result, whatever it is."""
+  """Whether a key does not change the result, for any value."""
   return any(re.match(rf"({pattern})(\.|$)", path) for pattern in _IDLE)
 
 
 def reason(path: str) -> str:
-  """Why a value is not in the command, in words."""
+  """The reason why a value is not in the command."""
   found = [why for x, why in _ELSEWHERE.items() if re.fullmatch(x, path)]
   return next(iter(found), "no counterpart")

@@ -1,4 +1,7 @@
-"""A foreign config as sections of sslx's, whole: what it has not is off."""
+"""Describes a foreign config as complete config sections of sslx.
+
+Features that the foreign config does not have are switched off.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ def describe(config: Node, stem: str) -> dict[str, Any]:
   """The sections, with the keys that the foreign config decides.
 
   Args:
-    config: all of it.
-    stem: of its file's name, which alone says how many GPUs it is for.
+    config: the foreign config.
+    stem: name of its file, without suffix, which may give the number of GPUs.
 
   Raises:
-    ConfigError: what it asks for has no likeness in sslx.
+    ConfigError: it asks for something that sslx does not have.
   """
   old = [key for key in _OLD if key in config]
   if old and "optim_wrapper" not in config:
@@ -44,7 +47,7 @@ def describe(config: Node, stem: str) -> dict[str, Any]:
   accumulate = _accumulate(wrapper, method)
   batch, gpus, scale = _batch(config, loader, stem)
   if method == "swav" and section["queue_size"] < (batch or 0):
-    section["queue_size"] = 0  # MMSelfSup rounds it down to whole batches.
+    section["queue_size"] = 0  # MMSelfSup rounds down to whole batches.
   normed = [model.group("backbone"), model.group("neck")]
   normed.append(model.group("head").group("predictor"))
   section |= networks.norm_groups(normed, gpus, accumulate)
@@ -62,8 +65,8 @@ def describe(config: Node, stem: str) -> dict[str, Any]:
 
 
 def _accumulate(wrapper: Node, method: str) -> int:
-  """Micro-batches to an optimiser step."""
-  from sslx.methods import METHODS  # Takes a second, with Flax.
+  """Micro-batches per optimiser step."""
+  from sslx.methods import METHODS  # Slow: it imports Flax.
 
   count = wrapper.take("accumulative_counts", int, 1)
   if count > 1 and not getattr(METHODS[method], "accumulates", False):
@@ -76,7 +79,10 @@ def _accumulate(wrapper: Node, method: str) -> int:
 def _batch(
   config: Node, loader: Node, stem: str
 ) -> tuple[int | None, int | None, float]:
-  """Images on all GPUs, number of GPUs, and a factor of the learning rate."""
+  """Images on all GPUs, number of GPUs, and learning-rate factor.
+
+  The first two are None if the number of GPUs is unknown.
+  """
   each = loader.take("batch_size", int)
   if each < 1:
     raise ConfigError(
@@ -100,7 +106,7 @@ def _batch(
 
 
 def _data(loader: Node, preprocessor: Node) -> dict[str, Any]:
-  """Which images, and how they are normalised."""
+  """The data source, and the mean and standard deviation."""
   loader.group("sampler").fixed("shuffle", True)
   usual = "SelfSupDataPreprocessor"
   preprocessor.is_a(usual, "RelativeLocDataPreprocessor", default=usual)
@@ -120,7 +126,10 @@ def _data(loader: Node, preprocessor: Node) -> dict[str, Any]:
 
 
 def _runtime(config: Node) -> dict[str, Any]:
-  """What the foreign config says of it; the rest is as in the recipe."""
+  """The keys of `runtime` that the foreign config sets.
+
+  All others stay as in the recipe.
+  """
   found: dict[str, Any] = {"checkpoint": {}}
   randomness = config.group("randomness")
   if (seed := randomness.take("seed", int | None, None)) is not None:

@@ -1,4 +1,4 @@
-"""The values of a foreign config, which remember which of them were read."""
+"""Access to a foreign config, with a log of which values were read."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Log:
   """What became of each value, by its dotted path.
 
   Attributes:
-    read: values that the description of the experiment has, and what sslx does
-      as they say.
-    idle: values that change nothing in sslx, whatever they are.
+    read: paths of values that are in the description of the experiment, or that
+      agree with what sslx always does.
+    idle: paths of keys that have no effect in sslx, for any value.
     notes: values that sslx cannot express, each with the reason.
   """
 
@@ -34,11 +34,17 @@ class Node:
   """A group of a foreign config."""
 
   def __init__(self, values: dict[str, Any], path: str, log: Log):
-    """Nothing of it is read yet."""
+    """Makes a group of which nothing has been read.
+
+    Args:
+      values: content of the group.
+      path: dotted path of the group.
+      log: shared log of all groups.
+    """
     self._values, self._path, self._log = values, path, log
 
   def __iter__(self) -> Iterator[str]:
-    """Its keys."""
+    """Iterates over the keys."""
     return iter(self._values)
 
   def at(self, key: str) -> str:
@@ -46,15 +52,15 @@ class Node:
     return f"{self._path}.{key}" if self._path else key
 
   def take(self, key: str, hint: Any, default: Any = _REQUIRED) -> Any:
-    """A value, which is accounted for from now on.
+    """Returns a value and logs it as read.
 
     Args:
-      key: of this group.
-      hint: annotation of what it may be.
-      default: what MMSelfSup takes where the file says nothing.
+      key: key in this group.
+      hint: annotation of the value.
+      default: MMSelfSup's default.
 
     Raises:
-      ConfigError: it is of another type, or missing and has no default.
+      ConfigError: the value has another type, or is missing without default.
     """
     if key in self._values:
       self._log.read.add(self.at(key))
@@ -71,20 +77,20 @@ class Node:
     return isinstance(self._values.get(key), dict)
 
   def kind(self, default: str = "") -> str:
-    """The class that `type` names, without the scope before the dot."""
+    """The class name in `type`, without the scope before the dot."""
     return self.take("type", str, default).rpartition(".")[2]
 
   def is_a(self, *kinds: str, default: str = "") -> None:
-    """Notes a `type` that is none of these."""
+    """Notes `type` unless it is one of these classes."""
     if self.kind(default) not in kinds:
       self.note("type", f"sslx has {' and '.join(kinds)} here")
 
   def fixed(self, key: str, *known: Any, why: str = "") -> None:
-    """Notes a value that is not what sslx always does.
+    """Notes a value that differs from the one that sslx always uses.
 
     Args:
-      key: of this group.
-      *known: MMSelfSup's default, then what sslx does if that is another value.
+      key: key in this group.
+      *known: MMSelfSup's default, then sslx's value if it is another one.
       why: what sslx does, in words.
     """
     default, does = known[0], known[-1]
@@ -94,27 +100,33 @@ class Node:
       self.note(key, why or f"always {does!r} in sslx", value)
 
   def idle(self, *keys: str) -> None:
-    """Marks values that change nothing in sslx, whatever they are."""
+    """Logs keys that have no effect in sslx, for any value."""
     self._log.idle |= {self.at(key) for key in keys if key in self._values}
 
   def idle_all(self) -> None:
-    """Marks all of the group so."""
+    """Logs the whole group as having no effect in sslx."""
     self._log.idle.add(self._path)
 
   def note(self, key: str, why: str, value: Any = None) -> None:
-    """Tells of a value that sslx cannot express; by default that of the key."""
+    """Notes a key that sslx cannot express, with the reason.
+
+    Args:
+      key: key in this group.
+      why: the reason.
+      value: the value to show if the key is missing.
+    """
     self._log.notes[self.at(key)] = (self._values.get(key, value), why)
 
   def note_all(self, why: str) -> None:
-    """Tells that sslx cannot express the whole group."""
+    """Notes that sslx cannot express the whole group, with the reason."""
     self._log.notes[self._path] = (self._values, why)
 
   def group(self, key: str) -> Node:
-    """The group at a key, empty where there is none."""
+    """The group at a key; an empty group if there is none."""
     return self._node(self._values.get(key), self.at(key))
 
   def groups(self, key: str) -> list[Node]:
-    """The groups of a sequence, or the single one that is there instead."""
+    """The groups in a sequence; a single group counts as a sequence of one."""
     value = self._values.get(key)
     if not value:
       self._log.read.add(self.at(key))
@@ -124,7 +136,7 @@ class Node:
     return [self._node(x, f"{self.at(key)}.{i}") for i, x in enumerate(value)]
 
   def rows(self, key: str) -> list[list[Node]]:
-    """The groups of a sequence of sequences."""
+    """The groups in a sequence of sequences."""
     rows = self._values.get(key, ())
     if not isinstance(rows, tuple):
       raise ConfigError(f"{self.at(key)} is {rows!r}; it must be a sequence.")
@@ -141,7 +153,10 @@ class Node:
 
 
 def left(values: dict[str, Any], log: Log) -> Iterator[tuple[str, Any]]:
-  """What nobody asked for: path and value, whole groups where all is left."""
+  """Yields path and value of everything that the log does not have.
+
+  A group of which nothing was read is yielded whole.
+  """
   done = log.read | log.idle | log.notes.keys()
   above = {path[: dot.start()] for path in done for dot in _DOTS(path)}
 
@@ -163,7 +178,7 @@ _DOTS = re.compile(r"\.").finditer
 
 
 def equal(a: Any, b: Any) -> bool:
-  """Whether two values mean the same; numbers up to rounding."""
+  """Whether two values are equal; numbers up to rounding."""
   if isinstance(a, tuple) and isinstance(b, tuple):
     return len(a) == len(b) and all(map(equal, a, b))
   if isinstance(a, dict) and isinstance(b, dict):
@@ -175,5 +190,5 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def rounded(number: float) -> float:
-  """Without the last digits, in which a division leaves its rounding."""
+  """Rounds to 9 digits, to remove rounding errors of a division."""
   return float(f"{number:.9g}")

@@ -1,4 +1,4 @@
-"""Section `model`: MMSelfSup's algorithms as sslx's methods."""
+"""Section `model`: translates MMSelfSup's algorithms to sslx's methods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CLASSES = {
   "MoCoV3": "mocov3",
   "MAE": "mae",
 }
-# Initialisations that sslx has, too.
+# Initialisations that sslx has too.
 _MAE_INIT = (
   {"type": "Xavier", "distribution": "uniform", "layer": "Linear"},
   {"type": "Constant", "layer": "LayerNorm", "val": 1.0, "bias": 0.0},
@@ -29,10 +29,10 @@ _DRAWN = "sslx draws them as the paper does"
 
 
 def method(model: Node) -> str:
-  """What sslx calls the algorithm.
+  """The name of sslx's method for the algorithm.
 
   Raises:
-    ConfigError: it has none of that class.
+    ConfigError: sslx has no method for that class.
   """
   kind = model.kind()
   if kind in _CLASSES:
@@ -46,11 +46,11 @@ def method(model: Node) -> str:
 def section(
   model: Node, counts: tuple[int, ...], hooks: list[Node]
 ) -> dict[str, Any]:
-  """Section `model`, without what depends on the number of GPUs.
+  """Section `model`, without the keys that depend on the number of GPUs.
 
   Args:
-    model: of the foreign config.
-    counts: views of each kind.
+    model: `model` of the foreign config.
+    counts: number of views of each kind.
     hooks: its `custom_hooks`, one of which may hold SwAV's queue.
   """
   name, backbone = method(model), networks.backbone(model.group("backbone"))
@@ -60,7 +60,7 @@ def section(
   if name == "mae":
     return found | _mae(model, backbone["patch_size"])
   if of_vit:
-    backbone["features"] = "cls"  # On which the projector stands.
+    backbone["features"] = "cls"  # The projector's input.
   if name == "relative_loc":
     return found | _relative_loc(neck, head)
   projector = networks.mlp(neck, of_vit=of_vit, pooled=not of_vit)
@@ -74,7 +74,7 @@ def section(
   _cross_entropy(head)
   found["temperature"] = head.take("temperature", float, 0.1)
   if name == "mocov2":
-    model.idle("feat_dim")  # Only one value fits.
+    model.idle("feat_dim")  # Other keys determine it.
     found |= {
       "momentum": _momentum(model, "momentum", 0.999),
       "queue_size": model.take("queue_len", int, 65536),
@@ -102,7 +102,7 @@ def _swav(
   head.is_a("SwAVHead")
   loss = head.group("loss")
   loss.is_a("SwAVLoss")
-  loss.idle("feat_dim")  # Only one value fits.
+  loss.idle("feat_dim")  # Other keys determine it.
   loss.fixed("num_crops", (2,), counts, why=f"the pipeline makes {counts}")
   loss.fixed("crops_for_assign", (0, 1))
   found = {
@@ -115,7 +115,7 @@ def _swav(
   for hook in hooks:
     if hook.kind() == "SwAVHook":
       hook.fixed("crops_for_assign", (0, 1))
-      # When the queue is saved, and sizes of which only one value fits.
+      # The hook's schedule, and sizes that other keys determine.
       hook.idle("priority", "interval", "batch_size", "feat_dim")
       found["queue_size"] = hook.take("queue_length", int, 0)
       found["queue_start_epoch"] = hook.take("epoch_queue_starts", int, 15)
@@ -148,7 +148,7 @@ def _mae(model: Node, patch_size: int) -> dict[str, Any]:
   model.fixed("init_cfg", None, _MAE_INIT, why=_DRAWN)
   neck.fixed("in_chans", 3)
   neck.fixed("predict_feature_dim", None)
-  neck.idle("embed_dim", "num_patches")  # Only one value fits.
+  neck.idle("embed_dim", "num_patches")  # The backbone determines them.
   for node in (neck, head):
     node.fixed("patch_size", 16, patch_size, why="as in the backbone")
   return {
@@ -170,6 +170,10 @@ def _cross_entropy(head: Node, weight: float = 1.0) -> None:
 
 
 def _momentum(model: Node, key: str, default: float) -> float:
-  """The share of the old weights; MMEngine's average counts the new ones'."""
+  """The momentum as the weight of the old parameters.
+
+  MMEngine's averages give the weight of the new parameters instead. A value
+  below 0.5 is taken to be that.
+  """
   momentum = model.take(key, float, default)
   return momentum if momentum >= 0.5 else rounded(1 - momentum)

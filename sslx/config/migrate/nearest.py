@@ -1,4 +1,4 @@
-"""The recipe that differs least from a described experiment."""
+"""Finds the recipe that differs least from a described experiment."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from sslx.config.errors import ConfigError
 from sslx.config.migrate.foreign import equal, rounded
 from sslx.config.tree import DELETE, leaves
 
-# What weighs more than any number of single keys.
+# Weights of differing keys, by pattern; all other keys weigh 1.
 _WEIGHTS = ((r"model\.backbone\..*|data\.source", 100), (r"data\.views.*", 3))
 
 
 def nearest(
   wanted: dict[str, Any], recipes: Mapping[pathlib.Path, dict[str, Any]]
 ) -> tuple[pathlib.Path, dict[str, Any]]:
-  """A recipe, and what has to be changed in it.
+  """Finds the nearest recipe, and the changes that it needs.
 
   Args:
     wanted: sections of a config, with the keys that the foreign file decides.
-      The learning rate is the peak, for the whole batch.
-    recipes: resolved content of each.
+      The learning rate is the peak rate for the whole batch.
+    recipes: resolved content of each recipe.
 
   Returns:
-    The recipe; value by dotted key.
+    The recipe, and the changed values by dotted key.
 
   Raises:
-    ConfigError: no recipe is of this method.
+    ConfigError: no recipe has this method.
   """
   method = wanted["model"]["method"]
   near = {x: t for x, t in recipes.items() if t["model"]["method"] == method}
@@ -39,13 +39,16 @@ def nearest(
   own = near[recipe]
   changes = dict(_changes(own, _based(wanted, own)))
   if "model.backbone" in changes and own["runtime"]["evaluate"]["features"]:
-    # Another backbone has other features.
+    # Another backbone has other features; () selects the default ones.
     changes["runtime.evaluate.features"] = ()
   return recipe, changes
 
 
 def _based(wanted: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-  """With the base rate that has the wanted peak by the rule of a recipe."""
+  """Replaces the peak learning rate by the base rate that yields it.
+
+  The scaling rule is that of the recipe `own`.
+  """
   rule = own["schedule"]["optimizer"]
   batch = wanted["data"].get("batch_size", own["data"]["batch_size"])
   power = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[rule["lr_scaling"]]
@@ -59,7 +62,10 @@ def _based(wanted: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 def _changes(
   own: dict[str, Any], wanted: dict[str, Any], above: str = ""
 ) -> Iterator[tuple[str, Any]]:
-  """Key and value of each flag; groups of another class are given whole."""
+  """Yields key and value of each flag.
+
+  Views of other kinds and a backbone of another class are replaced whole.
+  """
   for key, value in wanted.items():
     path, there = f"{above}{key}", own.get(key)
     if path == "data.views":
@@ -78,7 +84,7 @@ def _changes(
 
 
 def _distance(own: dict[str, Any], wanted: dict[str, Any]) -> int:
-  """The weight of all that is not the same."""
+  """The summed weight of all differing keys."""
   there = dict(leaves(own))
   here = dict(leaves(wanted))
   changed = [k for k, v in here.items() if not equal(v, there.get(k, ...))]

@@ -1,4 +1,4 @@
-"""From MMSelfSup's backbones, necks and norms to the networks of sslx."""
+"""Translates MMSelfSup's backbones, necks and norms to sslx's networks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from sslx.config.errors import ConfigError
 from sslx.config.migrate.foreign import Node, rounded
 
-# Classes with BatchNorm, and what `norm_cfg` is where nothing is said.
+# Classes with BatchNorm, and their default `norm_cfg`.
 _NORMS = {
   "ResNet": "BN",
   "NonLinearNeck": "SyncBN",
@@ -16,8 +16,8 @@ _NORMS = {
 }
 _NECKS = ("LinearNeck", "MoCoV2Neck", "SwAVNeck", "NonLinearNeck")
 _STYLES = {"MAEViT": "mae", "MoCoV3ViT": "mocov3"}
-# (width, depth, heads, width of the MLP) by MMPreTrain's names of ViTs, which
-# are not those of the papers: its small one is wide and shallow.
+# (width, depth, heads, MLP width) by MMPreTrain's names of ViTs. These differ
+# from the papers' names: its "small" is wide and shallow.
 _ARCHITECTURES = {
   ("s", "small"): (768, 8, 8, 2304),
   ("b", "base"): (768, 12, 12, 3072),
@@ -65,7 +65,7 @@ def _resnet(node: Node) -> dict[str, Any]:
     "drop_path_rate": 0.0,
   }.items():
     node.fixed(key, value)
-  node.idle("with_cp")  # Memory alone.
+  node.idle("with_cp")  # Changes only memory use.
   return {
     "name": "resnet",
     "depth": node.take("depth", int),
@@ -87,7 +87,7 @@ def _vit(node: Node, style: str) -> dict[str, Any]:
     "norm_eval": False,
   }.items():
     node.fixed(key, value)
-  node.idle("interpolate_mode")  # Positions are made for the size in use.
+  node.idle("interpolate_mode")  # Positions are computed for the size in use.
   size = node.take("img_size", int | tuple[int, int], 224)
   if isinstance(size, tuple):
     node.fixed("img_size", size, size[:1] * 2, why="sslx's images are square")
@@ -108,8 +108,11 @@ def _vit(node: Node, style: str) -> dict[str, Any]:
 
 
 def _sizes(node: Node) -> dict[str, Any]:
-  """The nearest variant of sslx, and what is not as there."""
-  from sslx.models.vit import VARIANTS  # Takes a second, with Flax.
+  """The variant of the same width, and the sizes that differ from it.
+
+  If no variant has this width, the variant is "base".
+  """
+  from sslx.models.vit import VARIANTS  # Slow: it imports Flax.
 
   if node.is_group("arch"):
     own = node.group("arch")
@@ -139,12 +142,12 @@ def mlp(node: Node, *, of_vit: bool, pooled: bool) -> dict[str, Any] | None:
   """A projector or predictor.
 
   Args:
-    node: of a neck.
-    of_vit: whether it stands on a ViT, whose class token it has to pick.
-    pooled: whether it stands on feature maps, which it has to average.
+    node: the neck.
+    of_vit: whether its input comes from a ViT; it has to pick the class token.
+    pooled: whether its input is feature maps; it has to average them.
 
   Returns:
-    None if sslx has no such neck, which is noted.
+    None if sslx has no such neck; the log notes it.
   """
   kind = node.kind()
   if kind not in _NECKS:
@@ -152,11 +155,11 @@ def mlp(node: Node, *, of_vit: bool, pooled: bool) -> dict[str, Any] | None:
     return None
   out = node.take("out_channels", int)
   hidden = () if kind == "LinearNeck" else (node.take("hid_channels", int),)
-  node.idle("in_channels")  # Only one value fits.
+  node.idle("in_channels")  # The backbone determines it.
   node.fixed("with_avg_pool", True, pooled)
   if kind == "SwAVNeck":
     node.fixed("with_l2norm", True)
-    hidden = tuple(filter(None, hidden))  # 0 is for no hidden layer.
+    hidden = tuple(filter(None, hidden))  # 0 means no hidden layer.
   made = {"norm": kind == "SwAVNeck", "use_bias": True, "last_norm": "none"}
   if kind == "NonLinearNeck":
     node.fixed("vit_backbone", False, of_vit)
@@ -182,12 +185,12 @@ def mlp(node: Node, *, of_vit: bool, pooled: bool) -> dict[str, Any] | None:
 def norm_groups(
   nodes: list[Node], gpus: int | None, accumulate: int
 ) -> dict[str, int]:
-  """Key `model.norm_groups`, if it can be told.
+  """Key `model.norm_groups`, or {} if it cannot be determined.
 
   Args:
-    nodes: of the networks.
-    gpus: how many, if it is known.
-    accumulate: batches to an optimiser step, each with its own statistics.
+    nodes: the networks.
+    gpus: number of GPUs, or None if unknown.
+    accumulate: micro-batches per optimiser step, each with its own statistics.
   """
   found: list[tuple[Node, str]] = []
   for node in nodes:

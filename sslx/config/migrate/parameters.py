@@ -1,4 +1,4 @@
-"""MMEngine's `paramwise_cfg`: rules for parameters by words in their names."""
+"""Translates MMEngine's `paramwise_cfg`: rules by words in parameter names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from sslx.config.migrate.foreign import Node
 
-# Words in torch's names of parameters, and patterns of sslx's names.
+# Patterns of sslx's parameter names, by words in torch's parameter names.
 KINDS = {
   "bias": "bias$",
   "bn": r"/bn\d/",
@@ -26,12 +26,12 @@ _PARTS = {
 
 
 def rules(node: Node, model: dict[str, Any], optimizer: str) -> dict[str, Any]:
-  """Keys `exclude` and the like of `schedule.optimizer`.
+  """The keys of `schedule.optimizer` with rules for parameters.
 
   Args:
     node: `paramwise_cfg`.
-    model: section `model`, as described.
-    optimizer: its name in sslx.
+    model: section `model`, as translated.
+    optimizer: name of the optimiser in sslx.
   """
   one_d, known = flat(model), _known(model)
   exclude: list[str] = []
@@ -48,7 +48,7 @@ def rules(node: Node, model: dict[str, Any], optimizer: str) -> dict[str, Any]:
     own = custom.group(word)
     rate[word] = own.take("lr_mult", float, 1.0)
     factor = own.take("decay_mult", float, 1.0)
-    # What has no decay has no trust ratio either in sslx's lars, if excluded.
+    # In sslx's lars, `exclude` turns off both the decay and the trust ratio.
     alone = optimizer != "lars" or own.take("lars_exclude", bool, False)
     if factor == 0 and alone:
       exclude.append(word)
@@ -67,7 +67,7 @@ def rules(node: Node, model: dict[str, Any], optimizer: str) -> dict[str, Any]:
 
 
 def _known(model: dict[str, Any]) -> dict[str, str]:
-  """Words for parameters that the model has, and their patterns."""
+  """Patterns of the parameters that the model has, by word."""
   words = flat(model)
   if model["backbone"]["name"] == "vit":
     words = [*words, "cls_token"]
@@ -78,7 +78,7 @@ def _known(model: dict[str, Any]) -> dict[str, str]:
 
 
 def flat(model: dict[str, Any]) -> list[str]:
-  """Words for all parameters of one dimension."""
+  """Words for all one-dimensional parameters."""
   if model["backbone"]["name"] == "resnet":
     return ["bias", "bn", "downsample.1"]
   heads = [model.get(key, {}) for key in ("projector", "predictor")]
@@ -91,7 +91,7 @@ def flat(model: dict[str, Any]) -> list[str]:
 
 
 def _nothing_of_flat(node: Node) -> bool:
-  """Whether no parameter of one dimension decays."""
+  """Whether no one-dimensional parameter decays."""
   keys = ("flat_decay_mult", "norm_decay_mult", "bias_decay_mult")
   flat, norm, bias = (node.take(key, float, 1.0) for key in keys)
   if flat == 0 or norm == bias == 0:
@@ -109,10 +109,10 @@ def _written(
   known: dict[str, str],
   one_d: list[str],
 ) -> dict[str, Any]:
-  """The rules, written as sslx's recipes write them."""
+  """The rules in the form that sslx's recipes use."""
   whole = set(one_d) <= set(exclude)
   if whole:
-    # In a ViT the bias of the attention has two dimensions.
+    # In a ViT, the attention's bias has two dimensions.
     kept = ["bias"] if "ln" in one_d else []
     exclude = kept + [key for key in exclude if key not in one_d]
   return {
@@ -126,7 +126,7 @@ def _written(
 def _multipliers(
   factors: dict[str, float], known: dict[str, str]
 ) -> tuple[tuple[str, float], ...]:
-  # The longest word goes first, and the first match holds.
+  # The first match wins, so the longest word goes first.
   words = [word for word, factor in factors.items() if factor != 1]
   words = sorted(sorted(words), key=len, reverse=True)
   halves = _PARTS["relative_loc"].values()

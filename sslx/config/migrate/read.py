@@ -1,8 +1,8 @@
-"""Reads config files of MMSelfSup as data: nothing in them is ever executed.
+"""Reads config files of MMSelfSup as data, without executing anything in them.
 
-Understood are assignments of literals, `dict(...)`, names assigned before,
-`_base_` (followed where the files exist), `{{_base_.x}}`, `_base_.x`, indices
-and sums. Everything else is reported as not read.
+It reads assignments of literals, `dict(...)`, names assigned before, `_base_`
+(the files must exist), `{{_base_.x}}`, `_base_.x`, indices and arithmetic. It
+reports everything else as not read.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ _SUMS = {
   ast.Div: operator.truediv,
   ast.FloorDiv: operator.floordiv,
 }
-_MAX_SIZE = 100_000  # of a value: names of names could double it line by line
+# Largest value, in letters and leaves: repeated names could double a value on
+# every line.
+_MAX_SIZE = 100_000
 _NOT_DATA = (ValueError, TypeError, LookupError, ArithmeticError)
 
 
 @dataclasses.dataclass
 class Foreign:
-  """A file and all that it inherits, merged.
+  """A file merged with all files that it inherits.
 
   Attributes:
-    file: its name.
-    values: as MMEngine's Config would hold them; sequences are tuples.
-    unread: place and text of what is not data.
+    file: name of the file.
+    values: the values that MMEngine's Config would hold; sequences are tuples.
+    unread: place and text of code that is not data.
   """
 
   file: str
@@ -47,11 +49,12 @@ def read(file: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> Foreign:
   """Reads a file and its bases.
 
   Args:
-    file: Python text in MMSelfSup's format.
+    file: config file of MMSelfSup.
     above: files that inherit it.
 
   Raises:
-    ConfigError: it does not exist, is not Python, or inherits itself.
+    ConfigError: the file or a base does not exist, is not Python, or inherits
+      itself.
   """
   file = file.resolve()
   if file in above:
@@ -84,7 +87,11 @@ def read(file: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> Foreign:
 
 
 def merge(base: dict, changes: dict) -> dict:
-  """MMEngine's merge: dicts by key, anything else whole, `_delete_` obeyed."""
+  """Merges as MMEngine does.
+
+  Dicts merge key by key; other values are replaced. A dict with `_delete_`
+  replaces the inherited dict.
+  """
   result = dict(base)
   for key, value in changes.items():
     if isinstance(value, dict):
@@ -97,7 +104,7 @@ def merge(base: dict, changes: dict) -> dict:
 
 
 def _without_braces(text: str, file: pathlib.Path) -> str:
-  """`{{_base_.x}}` as Python, and the other templates as strings."""
+  """Replaces `{{_base_.x}}` by Python, and other templates by strings."""
 
   def python(match: re.Match) -> str:
     inner = match[1].strip()
@@ -126,7 +133,12 @@ def _base_names(statements: list[ast.stmt]) -> list[str]:
 
 
 def _run(statement: ast.stmt, own: Foreign, base: dict) -> None:
-  """Takes over an assignment; a ValueError or the like is "not data"."""
+  """Evaluates an assignment.
+
+  Raises:
+    ValueError: the statement is not data. Other errors of _NOT_DATA mean the
+      same.
+  """
   match statement:
     case ast.Expr(ast.Constant()) | ast.Assign([ast.Name("_base_")]):
       pass
@@ -135,7 +147,7 @@ def _run(statement: ast.stmt, own: Foreign, base: dict) -> None:
       if _size(evaluated) > _MAX_SIZE:
         raise ValueError
       path = _path(target)
-      if path[0] == "_base_":  # Set in the copy that this file inherits.
+      if path[0] == "_base_":  # Changes the values that this file inherits.
         path = path[1:]
       change = evaluated
       for key in reversed(path):
@@ -148,7 +160,7 @@ def _run(statement: ast.stmt, own: Foreign, base: dict) -> None:
 
 
 def _size(value: Any) -> int:
-  """Letters and leaves in it."""
+  """The number of letters and leaves in a value."""
   if isinstance(value, str):
     return len(value)
   inner = value.values() if isinstance(value, dict) else value
@@ -193,7 +205,7 @@ def _value(node: ast.expr, own: Foreign, base: dict) -> Any:
       if isinstance(operation, ast.Mult) and not all(
         isinstance(x, int | float) for x in (left, right)
       ):
-        raise ValueError  # A sequence many times over could fill the memory.
+        raise ValueError  # A repeated sequence could fill the memory.
       return _SUMS[type(operation)](left, right)
   raise ValueError
 
@@ -201,7 +213,7 @@ def _value(node: ast.expr, own: Foreign, base: dict) -> Any:
 def _dict(
   items: Iterable[tuple[Any, ast.expr]], own: Foreign, base: dict
 ) -> dict:
-  """All entries that are data; those with key None are merged in."""
+  """Evaluates all entries that are data; key None stands for `**`."""
   result = {}
   for key, node in items:
     try:

@@ -1,4 +1,4 @@
-"""Section `schedule`: MMEngine's optimizers and parameter schedulers."""
+"""Section `schedule`: translates MMEngine's optimizers and schedulers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sslx.config.migrate.foreign import Node, rounded
 def section(
   config: Node, model: dict[str, Any], accumulate: int, scale: float
 ) -> dict[str, Any]:
-  """Section `schedule`; `optimizer.lr` is the peak, for the whole batch.
+  """Section `schedule`; `optimizer.lr` is the peak rate for the whole batch.
 
   Args:
-    config: all of the foreign config.
-    model: section `model`, as described.
-    accumulate: micro-batches to an optimiser step.
+    config: the foreign config.
+    model: section `model`, as translated.
+    accumulate: micro-batches per optimiser step.
     scale: factor of the learning rate.
   """
   loop = config.group("train_cfg")
@@ -52,10 +52,10 @@ def precision(wrapper: Node) -> str:
 
 
 def _optimizer(node: Node) -> dict[str, Any]:
-  """The form, and its numbers.
+  """Name and settings of the optimiser.
 
   Raises:
-    ConfigError: sslx has no such form, or the rate is not above 0.
+    ConfigError: sslx has no such optimiser, or the rate is not above 0.
   """
   kind = node.kind()
   lr = node.take("lr", float)
@@ -97,7 +97,7 @@ def _clipping(wrapper: Node) -> dict[str, Any]:
     return {"clip_norm": None}
   clip.fixed("type", "norm")
   clip.fixed("norm_type", 2)
-  clip.idle("error_if_nonfinite")  # A run of sslx ends there in any case.
+  clip.idle("error_if_nonfinite")  # sslx stops at non-finite values anyway.
   return {"clip_norm": clip.take("max_norm", float)}
 
 
@@ -112,7 +112,7 @@ def _freezing(hooks: list[Node]) -> dict[str, Any]:
 
 
 def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:
-  """The shape of the rate: a warm-up, and one scheduler for the rest."""
+  """Section `schedule.lr`: a warm-up, and one scheduler for the rest."""
   found: dict[str, Any] = {"kind": "constant", "warmup_epochs": 0.0}
   ramps, others = [], []
   for node in config.groups("param_scheduler"):

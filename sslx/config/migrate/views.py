@@ -1,4 +1,4 @@
-"""Key `data.views`: pipelines of transforms as the views that they make."""
+"""Key `data.views`: translates pipelines of transforms to views."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from sslx.config.errors import ConfigError
 from sslx.config.migrate.foreign import Node
 
-# How and with what label images travel.
+# Transforms that load and pack images.
 _IDLE = ("LoadImageFromFile", "PackSelfSupInputs")
 _LUMA, _EVEN = (0.114, 0.587, 0.2989), (1.0, 1.0, 1.0)
-_GAP = 21  # pixels, by which MMSelfSup's patches are smaller than their cells
+_GAP = 21  # pixels; MMSelfSup's patches are smaller than their cells by this
 
 
 def views(dataset: Node) -> tuple[dict[str, Any], ...]:
-  """What the pipeline of a dataset makes of each image.
+  """The views that the pipeline of a dataset makes of each image.
 
   Raises:
-    ConfigError: it makes something else than views of sslx.
+    ConfigError: sslx cannot express the views.
   """
   pipeline, where = dataset.groups("pipeline"), dataset.at("pipeline")
   found: list[dict[str, Any]] = []
@@ -32,9 +32,9 @@ def views(dataset: Node) -> tuple[dict[str, Any], ...]:
 
 
 def _pipelines(pipeline: list[Node]) -> list[tuple[list[Node], int]]:
-  """The transforms of each kind of view, and how many there are of it.
+  """The transforms of each kind of view, and the number of such views.
 
-  What comes before `MultiView` is part of every view.
+  Transforms before `MultiView` are part of every view.
   """
   for i, step in enumerate(pipeline):
     if step.kind() == "MultiView":
@@ -54,7 +54,7 @@ def _pipelines(pipeline: list[Node]) -> list[tuple[list[Node], int]]:
 
 
 def _view(transforms: list[Node], where: str) -> dict[str, Any]:
-  """Everything that a view of sslx has; what no transform does is off."""
+  """All keys of a view; augmentations without a transform are off."""
   steps = [x for x in _single(transforms) if x[0].kind() not in _IDLE]
   if any(step.kind() == "RandomPatchWithLabels" for step, _ in steps):
     known, found = _PATCHES, {"kind": "patches", "grey": 0.0}
@@ -87,7 +87,7 @@ def _view(transforms: list[Node], where: str) -> dict[str, Any]:
 
 
 def _single(transforms: list[Node]) -> Iterator[tuple[Node, float]]:
-  """Each transform, and the probability that it is reached."""
+  """Yields each transform, and the probability that it is applied."""
   for node in transforms:
     kind = node.kind()
     if kind in _IDLE:
@@ -119,7 +119,7 @@ def _interpolation(node: Node) -> dict[str, Any]:
 
 
 def _side(node: Node, key: str) -> int:
-  """The side of a square."""
+  """The side of a square, which an int or a pair gives."""
   size = node.take(key, int | tuple[int, int])
   if isinstance(size, int):
     return size
@@ -131,7 +131,7 @@ def _side(node: Node, key: str) -> int:
 def _crop(node: Node, chance: float) -> dict[str, Any]:
   _always(node, chance)
   node.fixed("max_attempts", 10)
-  # MMPreTrain's class calls the size scale, and the scale crop_ratio_range.
+  # MMPreTrain's class names the size "scale", and the scale "crop_ratio_range".
   scale, ratio = ("scale", "ratio") if "size" in node else _PRETRAIN
   pair = tuple[float, float]
   return {
@@ -217,7 +217,7 @@ _PATCHES: dict[str, _Transform] = {
   "RandomPatchWithLabels": _patches,
 }
 _NEEDED = {"RandomResizedCrop", "Resize", "RandomCrop"}
-# What does not commute, in sslx's order.
+# Positions in sslx's order of transforms that do not commute.
 _ORDER = {
   "RandomResizedCrop": 1,
   "ColorJitter": 2,
