@@ -147,10 +147,10 @@ def load(
     name,
     info,
     features.num_classes,
-    channels=features.shape[2] if features.raw else 3,
+    tensor=features.tensor,
   )
   side = max(features.shape[:2], key=lambda n: math.inf if n is None else n)
-  if side is not None and side <= IN_MEMORY_SIDE and not features.raw:
+  if side is not None and side <= IN_MEMORY_SIDE and features.tensor is None:
     return images.to_memory(features.shape)
   return images
 
@@ -158,7 +158,7 @@ def load(
 class _Features(NamedTuple):
   shape: tuple[int | None, int | None, int]  # None if the size varies
   num_classes: int | None
-  raw: bool  # whether pixels are stored, not encoded images
+  tensor: Any  # TFDS's feature of pixels; None of encoded images
 
 
 def _check_features(source: Source, builder: Any) -> _Features:
@@ -181,8 +181,9 @@ def _check_features(source: Source, builder: Any) -> _Features:
   is_dict = isinstance(info.features, tfds.features.FeaturesDict)
   features = dict(info.features.items()) if is_dict else {}
   image, label = features.get("image"), features.get("label")
-  raw = isinstance(image, tfds.features.Tensor) and len(image.shape) == 3
-  if not isinstance(image, tfds.features.Image) and not raw:
+  is_image = isinstance(image, tfds.features.Image)
+  is_tensor = isinstance(image, tfds.features.Tensor) and not is_image
+  if not is_image and not (is_tensor and len(image.shape) == 3):
     raise ConfigError(
       f"{key} has no image under 'image'; its features are {info.features}."
       " Choose a set of images."
@@ -194,8 +195,12 @@ def _check_features(source: Source, builder: Any) -> _Features:
     )
   labelled = isinstance(label, tfds.features.ClassLabel)
   num_classes = label.num_classes if labelled else None
-  is_image = isinstance(image, tfds.features.Image)
-  return _Features(image.shape, num_classes, raw=not is_image)
+  if image.shape[2] is None:
+    raise ConfigError(
+      f"{key} has images of shape {image.shape}, whose number of channels"
+      " varies. Choose another set."
+    )
+  return _Features(image.shape, num_classes, None if is_image else image)
 
 
 def _no_split(source: Source, split: str, known: Iterable[str]) -> str:

@@ -1,11 +1,14 @@
 """Images of other channels than red, green and blue, from set to network."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
 from PIL import Image
 
 from sslx import experiment as experiment_lib
@@ -82,6 +85,47 @@ def test_each_channel_is_cut_alike(channels):
       expected = np.asarray(band.resize((16, 12), kind, box_in))
       expected = expected[:, ::-1] if cut.flip else expected
       np.testing.assert_array_equal(out[..., i], expected)
+
+
+@pytest.mark.parametrize(
+  ("encoding", "shape"),
+  [
+    ("none", (8, 9, 5)),
+    ("bytes", (8, None, 5)),
+    ("zlib", (8, 9, 5)),
+    ("bytes", (None, None, 5)),
+    ("zlib", (None, None, 5)),
+  ],
+)
+def test_prepared_tensors(tmp_path, encoding, shape):
+  image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=encoding)
+  label = tfds.features.ClassLabel(num_classes=3)
+  features = tfds.features.FeaturesDict({"image": image, "label": label})
+  folder = tmp_path / "bands/1.0.0"
+  folder.mkdir(parents=True)
+  features.save_config(str(folder))
+  split = {
+    "name": "train",
+    "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    "numBytes": "1",
+    "shardLengths": ["4"],
+  }
+  info = {"name": "bands", "version": "1.0.0", "fileFormat": "array_record"}
+  info = json.dumps(info | {"splits": [split]})
+  (folder / "dataset_info.json").write_text(info)
+  images = pixels(4, 8, 9, 5)
+  writer = array_record_module.ArrayRecordWriter(
+    str(folder / "bands-train.array_record-00000-of-00001"), "group_size:1"
+  )
+  for i, x in enumerate(images):
+    record = features.serialize_example({"image": x, "label": i % 3})
+    writer.write(record)
+  writer.close()
+  found = sources.load(sources.Source("bands", str(tmp_path)), "train")
+  assert sources.channels_of(found) == 5
+  read, labels = found.read([2, 0, 3])
+  np.testing.assert_array_equal(np.stack(read), images[[2, 0, 3]])
+  assert labels.tolist() == [2, 0, 0]
 
 
 def test_colours_of_many_channels():
