@@ -175,6 +175,7 @@ def build(
   partitioner.check_batch(data.batch_size, config.model.get("norm_groups", 1))
 
   train, test = sets or _open(data)
+  _check_channels(data, train, test)
   labelled = train.num_classes is not None
   notes = [x for images in (train, test) for x in getattr(images, "notes", ())]
   if not labelled:
@@ -198,7 +199,7 @@ def build(
   if runtime.evaluate.probe is not None and labelled:
     probe = OnlineProbe(train.num_classes, runtime.evaluate.probe)
   key = jax.random.key(runtime.seed)
-  batch = example_batch(data.views, slots)
+  batch = example_batch(data.views, slots, data.channels)
   params, _, _ = jax.eval_shape(method.init, key, batch)
   step = TrainStep(
     method=method,
@@ -242,6 +243,35 @@ def _open(data: pipeline.Data) -> tuple[Images, Images | None]:
   train = sources.load(data.records, "train")
   classes = getattr(train, "classes", None)
   return train, sources.load(data.records, "test", classes)
+
+
+def _check_channels(
+  data: pipeline.Data, train: Images, test: Images | None
+) -> None:
+  """Refuses what the channels of the sets do not allow."""
+  found = [sources.channels_of(x) for x in (train, test) if x is not None]
+  accepted = " or 1" if found[0] == 3 else ""
+  if set(found) != {found[0]}:
+    raise config_lib.ConfigError(
+      f"config.data.source={data.source!r} has images of {found[0]} channels to"
+      f" train on and of {found[1]} to evaluate on. Choose sets that are alike."
+    )
+  if data.channels != found[0] and (data.channels, found[0]) != (1, 3):
+    raise config_lib.ConfigError(
+      f"config.data.channels is {data.channels}, and the images of"
+      f" config.data.source={data.source!r} have {found[0]}; it must be"
+      f" {found[0]}{accepted}, with a config.data.mean and std for each."
+    )
+  if found[0] == 3:
+    return
+  for i, view in enumerate(data.views):
+    rgb = view.grey or any(getattr(view, "jitter", ())[2:])
+    if rgb:
+      raise config_lib.ConfigError(
+        f"config.data.views.{i} changes saturation, hue or grey, which images"
+        f" of {found[0]} channels do not have. Set its grey to 0, and the last"
+        " two numbers of jitter."
+      )
 
 
 def _within(

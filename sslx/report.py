@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sslx import config as config_lib
 from sslx import step as step_lib
 from sslx import storage
-from sslx.data import augment, crops, loader, pipeline, sources
+from sslx.data import augment, crops, loader, operations, pipeline, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.data.views import Patches, View
@@ -86,6 +86,8 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
     originals = [_whole(images, index, data.exif) for index in shown]
     places = np.arange(len(indices))
     cuts = cutter.cuts(0, places, [x.shape[:2] for x in originals])
+  if data.channels == 1:
+    views = [x if x.shape[-1] == 1 else operations.grayscale(x) for x in views]
   colours = [
     _colour_legends(view, augment.fold(keys, n))
     for n, view in enumerate(views_lib.each(data.views))
@@ -165,6 +167,7 @@ def _shown(image, views, cuts, pictures, colours) -> Shown:
       share = tall * wide / np.prod(image.shape[:2])
       where = f"{wide} x {tall} at {left}, {top} ({share:.0%})"
     legends.append([where, *(["flipped"] if mine[0].flip else []), *colour])
+  image, *pictures = map(operations.visible, (image, *pictures))
   return Shown(image, boxes, pictures, legends)
 
 

@@ -43,14 +43,14 @@ class TrainStep:
   probe: OnlineProbe | None
   views: tuple[View | Patches, ...]
   slots: tuple[Slot, ...]
-  mean: tuple[float, float, float]
-  std: tuple[float, float, float]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
   accumulate: int = 1
 
   def init(self, rng: jax.Array) -> TrainState:
     """Returns the state of step 0; it does not depend on the devices."""
     rng_method, rng_probe, _ = jax.random.split(rng, 3)
-    batch = example_batch(self.views, self.slots)
+    batch = example_batch(self.views, self.slots, self.channels)
     params, model_state, aux = self.method.init(rng_method, batch)
     probe = None
     if self.probe is not None:
@@ -66,6 +66,11 @@ class TrainStep:
       rng=first_rng(rng),
     )
 
+  @property
+  def channels(self) -> int:
+    """Of the images that the network is given."""
+    return len(self.mean)
+
   def view_shape(self, slot: Slot) -> tuple[int, ...]:
     """Returns the shape of one example of a slot."""
     return views_lib.each(self.views)[slot.view].shape
@@ -75,13 +80,14 @@ class TrainStep:
   ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of `method.encode` of two images."""
     size = self.views[0].size
-    blank = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    shape = (2, size, size, self.channels)
+    blank = jax.ShapeDtypeStruct(shape, jnp.float32)
     return jax.eval_shape(self.method.encode, params, model_state, blank)
 
   def preprocess(
     self, batch: dict[str, Any], rng: jax.Array, axis: Axis
   ) -> tuple[jax.Array, ...]:
-    """Makes normalised views, f32[b, *view.shape] per slot; see `__call__`."""
+    """Makes normalised views, f32[b, *view_shape] per slot; see `__call__`."""
     # Keys depend on the place in the global batch, so augmentation of an image
     # does not depend on its device or row.
     places = axis.positions(len(batch["label"])), batch.get("place")
@@ -217,9 +223,10 @@ def step_keys(rng: jax.Array, step: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def example_batch(
-  views: tuple[View | Patches, ...], slots: tuple[Slot, ...]
+  views: tuple[View | Patches, ...], slots: tuple[Slot, ...], channels: int = 3
 ) -> dict[str, Any]:
   """Returns a batch of two blank images, with the shapes `init` needs."""
   kinds = views_lib.each(views)
-  blank = tuple(jnp.zeros((2, *kinds[slot.view].shape)) for slot in slots)
+  shapes = (kinds[slot.view].shape(channels) for slot in slots)
+  blank = tuple(jnp.zeros((2, *shape)) for shape in shapes)
   return {"views": blank, "label": jnp.zeros(2, jnp.int32)}

@@ -227,7 +227,7 @@ def _psnr(data: pipeline.Data, images: list) -> Iterator[float]:
       )
       ours = np.asarray(jnp.round(ours * 255))
     else:
-      ours = np.empty((len(images), *view.shape), np.uint8)
+      ours = np.empty((len(images), *view.shape()), np.uint8)
       for image, box, out in zip(images, boxes.tolist(), ours, strict=True):
         picture = crops.read(image, exif=False)
         crops.cut(picture, [crops.Cut(tuple(box), cubic=cubic)], [out])

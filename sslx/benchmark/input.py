@@ -195,7 +195,7 @@ def _stages(loader: Loader, rounds: int) -> None:
   def cut(turn):
     del turn
     outs = tuple(
-      np.empty((b, *view.shape), np.uint8)
+      np.empty((b, *view.shape()), np.uint8)
       for view in views_lib.each(data.views)
     )
     for row, picture in enumerate(kept["pictures"]):

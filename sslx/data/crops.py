@@ -61,7 +61,7 @@ def cut(
   Args:
     image: a result of `read`, or an argument for it.
     cuts: one per output.
-    outs: contiguous uint8[height, width, 3] arrays to write to.
+    outs: contiguous uint8[height, width, c] arrays to write to.
 
   Raises:
     BadImage: the image cannot be decoded.
@@ -89,9 +89,15 @@ def _cut(picture: Picture, cuts: list[Cut], outs: list[np.ndarray]) -> None:
       return _native.crops(data, boxes, options, tuple(outs))
     except ValueError:
       pass  # Unsupported or damaged; `pictures` may still decode it.
-  image = Image.fromarray(pictures.pixels(picture))
+  pixels = pictures.pixels(picture)
+  bands = [pixels]
+  if pixels.shape[2] != 3:  # Pillow has no images of any number of channels.
+    bands = [np.ascontiguousarray(x) for x in np.moveaxis(pixels, 2, 0)]
+  images = [Image.fromarray(band) for band in bands]
   for c, out in zip(cuts, outs, strict=True):
-    out[:] = _resized(image, c, *out.shape[:2])
+    size = out.shape[:2]
+    found = [np.atleast_3d(_resized(image, c, *size)) for image in images]
+    out[:] = np.concatenate(found, axis=2)
 
 
 def _resized(image: Image.Image, cut: Cut, height: int, width: int) -> Any:

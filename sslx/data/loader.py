@@ -20,7 +20,7 @@ from sslx.config import ConfigError
 from sslx.data import crops
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.data.sources import Arrays, Encoded
+from sslx.data.sources import Arrays, Encoded, channels_of
 from sslx.data.views import Centre, Patches, Slot, View
 
 # The seed's stream for the cuts; `order` has other streams.
@@ -34,8 +34,8 @@ class HostBatch(NamedTuple):
 
   Attributes:
     arrays: `label`, int32[b], -1 where there is none; and either `views`, a
-      tuple of uint8[b, *view.shape] with one array per slot, or `image`,
-      uint8[b, h, w, 3]. If a slot is shuffled, also `place`, int32[b], the
+      tuple of uint8[b, *view.shape(c)] with one array per slot, or `image`,
+      uint8[b, h, w, c]. If a slot is shuffled, also `place`, int32[b], the
       example of the global batch in each row of the shuffled slot; `back`,
       int32[b], the global row of the shuffled slot that holds each example;
       and, if there is `image`, `shuffled_image`.
@@ -66,8 +66,8 @@ def shapes(
     shape = images.images.shape[1:]
     arrays |= {name: struct(shape, np.uint8) for name in names}
   else:
-    cut = (struct(kinds[slot.view].shape, np.uint8) for slot in slots)
-    arrays["views"] = tuple(cut)
+    shapes = (kinds[s.view].shape(channels_of(images)) for s in slots)
+    arrays["views"] = tuple(struct(shape, np.uint8) for shape in shapes)
   return arrays
 
 
@@ -143,7 +143,8 @@ class CutViews:
     drawn = self.cuts(batch, known, list(sizes.values()))
     cuts = dict(zip(sizes, drawn, strict=True))
     kinds = views_lib.each(self.views)
-    outs = [np.empty((b, *kinds[s.view].shape), np.uint8) for s in self.slots]
+    shapes = [kinds[s.view].shape(channels_of(self.images)) for s in self.slots]
+    outs = [np.empty((b, *shape), np.uint8) for shape in shapes]
 
     def cut(i: int) -> list[tuple[int, str]]:
       """Cuts one image into all its rows; returns the images it replaced."""
@@ -151,7 +152,7 @@ class CutViews:
       for slot, rows, out in zip(self.slots, row_of, outs, strict=True):
         row = rows.get(int(places[i]))
         if row is not None:
-          # Single pictures: [1, h, w, 3], or [9, h, w, 3] for patches.
+          # Single pictures: [1, h, w, c], or [9, h, w, c] for patches.
           pictures = out[row].reshape(-1, *out.shape[-3:])
           targets[slot.view].append(pictures)
       data, picture, wanted = encoded[i], opened[i], cuts.get(i)
@@ -258,7 +259,7 @@ def evaluation_batches(
       decoded, and the reason.
 
   Yields:
-    uint8[rows, h, w, 3], and int32[rows] labels: -1 for padding and for an
+    uint8[rows, h, w, c], and int32[rows] labels: -1 for padding and for an
     image that cannot be decoded; 0 where the set has no labels.
   """
   total = min(len(images), limit or len(images))
@@ -303,7 +304,8 @@ def _centres(
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
   """Pixels, labels, and for each row that cannot be decoded the reason."""
   encoded, labels = images.read(indices)
-  out = np.zeros((len(indices), centre.size, centre.size, 3), np.uint8)
+  shape = (centre.size, centre.size, channels_of(images))
+  out = np.zeros((len(indices), *shape), np.uint8)
 
   def cut(row: int) -> str | None:
     try:

@@ -7,6 +7,7 @@ torchvision's on float tensors. Images are RGB f32[b, h, w, 3] in [0, 1].
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,6 @@ import numpy as np
 from sslx.data.views import HUE
 
 Array = jax.Array
-Rgb = tuple[float, float, float]
 _CONTRAST, _SATURATION = 1, 2  # Brightness is 0, hue is 3.
 
 
@@ -154,9 +154,23 @@ def solarize(images: Array, threshold: float = 0.5) -> Array:
   return jnp.where(images < threshold, images, 1 - images)
 
 
-def normalize(images: Array, mean: Rgb, std: Rgb) -> Array:
-  """Computes (images - mean) / std per channel; images are u8 or float."""
-  return (to_float(images) - jnp.array(mean)) / jnp.array(std)
+def normalize(
+  images: Array, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Array:
+  """Computes (images - mean) / std per channel; images are u8 or float.
+
+  If there is one mean, RGB images become their luma first.
+  """
+  images = to_float(images)
+  if images.shape[-1] == 3 and len(mean) == 1:
+    images = grayscale(images)[..., :1]
+  return (images - jnp.array(mean)) / jnp.array(std)
+
+
+def visible(images: Any) -> Any:
+  """Returns RGB to look at: the first three channels, or the first as grey."""
+  first = [0, 1, 2] if images.shape[-1] >= 3 else [0, 0, 0]
+  return images[..., np.array(first)]
 
 
 def _per_image(values: Array) -> Array:
@@ -235,7 +249,15 @@ def _blur_by_sums(images: Array, sigma: Array, kernel: int) -> Array:
 
   # A loop, so that XLA cannot fuse later operations into the sums, which would
   # slow them down.
-  return jnp.moveaxis(jax.lax.map(blur, np.arange(3)), 0, -1)
+  channels = np.arange(images.shape[-1])
+  return jnp.moveaxis(jax.lax.map(blur, channels), 0, -1)
+
+
+def _grey(images: Array) -> Array:
+  """One channel: the luma of RGB, the mean of other channels."""
+  if images.shape[-1] == 3:
+    return grayscale(images)[..., :1]
+  return images.mean(-1, keepdims=True)
 
 
 def _blend(images: Array, factors: Array, ops: Array) -> Array:
@@ -243,7 +265,7 @@ def _blend(images: Array, factors: Array, ops: Array) -> Array:
 
   def slot(images, factor_and_op):
     factor, op = map(_per_image, factor_and_op)
-    grey = grayscale(images)[..., :1]
+    grey = _grey(images)
     other = jnp.where(op == _CONTRAST, grey.mean((1, 2, 3), keepdims=True), 0)
     other = jnp.where(op == _SATURATION, grey, other)
     return jnp.clip(factor * images + (1 - factor) * other, 0, 1), None

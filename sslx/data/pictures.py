@@ -47,7 +47,7 @@ class Picture:
   """An image whose header has been read.
 
   Attributes:
-    data: an encoded image, or pixels uint8[h, w, 3].
+    data: an encoded image, or pixels uint8[h, w, c].
     size: height and width of the upright image.
     orientation: EXIF orientation to apply to the decoded pixels.
   """
@@ -61,7 +61,7 @@ def read(data: bytes | np.ndarray, exif: bool = True) -> Picture:
   """Reads the header of an image; no function here decodes what it rejects.
 
   Args:
-    data: an encoded image, or pixels uint8[h, w, 3].
+    data: an encoded image, or pixels uint8[h, w, c].
     exif: whether to apply the EXIF orientation.
 
   Raises:

@@ -50,6 +50,8 @@ class Data:
     prepare: whether to download and prepare a set that does not exist.
     train: the split to train on, see `sources.Source`.
     test: the split to evaluate on, see `sources.Source`.
+    channels: number of channels of the network's input. 3 is RGB, 1 is the luma
+      of RGB; a set of other images has a number of its own.
     centre: the evaluation view of large images; small images are not cropped.
     exif: whether to apply the EXIF orientation.
     max_bad: the fraction of images that may fail to decode before the run
@@ -62,12 +64,13 @@ class Data:
   source: str
   batch_size: int
   views: tuple[View | Patches, ...]
-  mean: tuple[float, float, float]
-  std: tuple[float, float, float]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
   data_dir: str | None = None
   prepare: bool = True
   train: str | None = None
   test: str | None = None
+  channels: int = 3
   centre: Centre = Centre()
   exif: bool = True
   max_bad: float = 0.01
@@ -77,6 +80,11 @@ class Data:
   def __post_init__(self):
     require(self, "batch_size", self.batch_size >= 1, "positive")
     require(self, "views", bool(self.views), "one view or more")
+    require(self, "channels", self.channels >= 1, "positive")
+    for name in ("mean", "std"):
+      fits = len(getattr(self, name)) == self.channels
+      accepted = f"one number for each of channels={self.channels}"
+      require(self, name, fits, accepted)
     require(self, "std", min(self.std) > 0, "positive")
     require(self, "max_bad", 0 <= self.max_bad <= 1, "a share, 0 to 1")
     positive = self.threads is None or self.threads >= 1

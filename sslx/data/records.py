@@ -33,6 +33,7 @@ class Records:
     split: str,
     info: Any,
     num_classes: int | None,
+    tensor: Any = None,
   ):
     """Checks every file against the set's metadata; reads no image.
 
@@ -43,6 +44,8 @@ class Records:
       split: a split or a slice of one.
       info: TFDS's info on the split.
       num_classes: number of classes; None if the images have no labels.
+      tensor: TFDS's feature of images that are stored as pixels [h, w, c]; None
+        for encoded images.
 
     Raises:
       ConfigError: a file is missing, truncated or has an unexpected number of
@@ -53,6 +56,10 @@ class Records:
 
     self._where, self._again = where, again
     self.num_classes = num_classes
+    self.channels, self._parser = 3, None
+    if tensor is not None:
+      self.channels = tensor.shape[2]
+      self._parser = tfds.features.FeaturesDict({"image": tensor})
     # Raw records: TFDS's own parser takes ten times as long as protobuf alone.
     self._records = builder.as_data_source(
       split,
@@ -110,15 +117,22 @@ class Records:
     from tensorflow_datasets.proto import tf_example_pb2
 
     feature = tf_example_pb2.Example.FromString(record).features.feature
-    if "image/shape" in feature:  # Pixels; the size varies.
-      shape = tuple(feature["image/shape"].int64_list.value)
-      pixels = feature["image/value"].bytes_list.value[0]
-      image = np.frombuffer(pixels, np.uint8).reshape(shape)
-    else:
+    if self._parser is None:
       image = feature["image"].bytes_list.value[0]
+    else:
+      image = self._tensor(record, feature)
     if self.num_classes is None:
       return image, -1
     return image, feature["label"].int64_list.value[0]
+
+  def _tensor(self, record: bytes, feature: Any) -> np.ndarray:
+    """The pixels of an image that is not encoded, uint8[h, w, c]."""
+    # As `sslx.prepare` stores them, which TFDS's own parser takes long for.
+    shape = tuple(feature["image/shape"].int64_list.value)
+    values = feature["image/value"].bytes_list.value
+    if values and len(values[0]) == math.prod(shape):
+      return np.frombuffer(values[0], np.uint8).reshape(shape)
+    return self._parser.deserialize_example_np(record)["image"]
 
   def name(self, index: int) -> str:
     """See `sources.Encoded`."""

@@ -35,7 +35,7 @@ class Arrays:
   """A set in memory.
 
   Attributes:
-    images: uint8[n, h, w, 3], RGB.
+    images: uint8[n, h, w, c]; RGB if c is 3.
     labels: int32[n] in [0, num_classes), or None if the images have no labels.
     num_classes: number of classes; None if the images have no labels.
   """
@@ -61,7 +61,8 @@ class Encoded(Protocol):
   """A set of encoded images that are read on demand.
 
   It can be sent to a worker process. `num_classes` is None if the images have
-  no labels.
+  no labels. If the images are not RGB, an attribute `channels` says how many
+  channels their pixels have.
   """
 
   num_classes: int | None
@@ -72,7 +73,7 @@ class Encoded(Protocol):
   def read(
     self, indices: Sequence[int]
   ) -> tuple[list[bytes | np.ndarray], np.ndarray]:
-    """Images, encoded or as pixels uint8[h, w, 3], and labels, int32[n].
+    """Images, encoded or as pixels uint8[h, w, c], and labels, int32[n].
 
     The label is -1 where there is none. An image that cannot be read is b"".
     """
@@ -82,6 +83,13 @@ class Encoded(Protocol):
 
   def fingerprint(self) -> Fingerprint:
     """The fingerprint of the set, computed without reading an image."""
+
+
+def channels_of(images: Arrays | Encoded) -> int:
+  """Channels of the pixels of a set."""
+  if isinstance(images, Arrays):
+    return images.images.shape[-1]
+  return getattr(images, "channels", 3)
 
 
 def load(
@@ -139,9 +147,10 @@ def load(
     name,
     info,
     features.num_classes,
+    tensor=features.tensor,
   )
   side = max(features.shape[:2], key=lambda n: math.inf if n is None else n)
-  if side is not None and side <= IN_MEMORY_SIDE and not features.raw:
+  if side is not None and side <= IN_MEMORY_SIDE and features.tensor is None:
     return images.to_memory(features.shape)
   return images
 
@@ -149,7 +158,7 @@ def load(
 class _Features(NamedTuple):
   shape: tuple[int | None, int | None, int]  # None if the size varies
   num_classes: int | None
-  raw: bool  # whether pixels are stored, not encoded images
+  tensor: Any  # TFDS's feature of pixels; None of encoded images
 
 
 def _check_features(source: Source, builder: Any) -> _Features:
@@ -172,8 +181,9 @@ def _check_features(source: Source, builder: Any) -> _Features:
   is_dict = isinstance(info.features, tfds.features.FeaturesDict)
   features = dict(info.features.items()) if is_dict else {}
   image, label = features.get("image"), features.get("label")
-  raw = isinstance(image, tfds.features.Tensor) and len(image.shape) == 3
-  if not isinstance(image, tfds.features.Image) and not raw:
+  is_image = isinstance(image, tfds.features.Image)
+  is_tensor = isinstance(image, tfds.features.Tensor) and not is_image
+  if not is_image and not (is_tensor and len(image.shape) == 3):
     raise ConfigError(
       f"{key} has no image under 'image'; its features are {info.features}."
       " Choose a set of images."
@@ -185,8 +195,12 @@ def _check_features(source: Source, builder: Any) -> _Features:
     )
   labelled = isinstance(label, tfds.features.ClassLabel)
   num_classes = label.num_classes if labelled else None
-  is_image = isinstance(image, tfds.features.Image)
-  return _Features(image.shape, num_classes, raw=not is_image)
+  if image.shape[2] is None:
+    raise ConfigError(
+      f"{key} has images of shape {image.shape}, whose number of channels"
+      " varies. Choose another set."
+    )
+  return _Features(image.shape, num_classes, None if is_image else image)
 
 
 def _no_split(source: Source, split: str, known: Iterable[str]) -> str:

@@ -76,10 +76,9 @@ class View:
     fits = not self.blur or self.blur_kernel // 2 < self.size
     require(self, "blur_kernel", fits, f"below 2 * size = {2 * self.size}")
 
-  @property
-  def shape(self) -> tuple[int, int, int]:
+  def shape(self, channels: int = 3) -> tuple[int, int, int]:
     """Shape of one view of one image."""
-    return (self.size, self.size, 3)
+    return (self.size, self.size, channels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +115,9 @@ class Patches:
     _require_interpolation(self)
     _require_probability(self, "grey")
 
-  @property
-  def shape(self) -> tuple[int, int, int, int]:
+  def shape(self, channels: int = 3) -> tuple[int, int, int, int]:
     """Shape of one view of one image."""
-    return (9, self.size, self.size, 3)
+    return (9, self.size, self.size, channels)
 
 
 @dataclasses.dataclass(frozen=True)

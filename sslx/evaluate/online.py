@@ -102,7 +102,9 @@ class Online:
       rows = method.pictures(
         params, model_state, images[:_PICTURED], jax.random.key(0)
       )
-      back = lambda x: _tiled(x * jnp.array(std) + jnp.array(mean))
+      back = lambda x: _tiled(
+        operations.visible(x * jnp.array(std) + jnp.array(mean))
+      )
       return jax.tree.map(back, rows)
 
     self._pictures = None

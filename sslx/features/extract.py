@@ -14,7 +14,7 @@ import numpy as np
 from sslx import parallel
 from sslx.config import ConfigError
 from sslx.data import loader, operations
-from sslx.data.sources import Arrays, Encoded
+from sslx.data.sources import Arrays, Encoded, channels_of
 from sslx.data.views import Centre
 from sslx.features.table import Table
 from sslx.models import patches
@@ -136,7 +136,8 @@ def _without_remat(backbone: Any) -> Any:
 
 def _check_names(run: Run, names: Sequence[str]) -> None:
   size = run.image_size
-  blank = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  shape = (1, size, size, run.data.channels)
+  blank = jax.ShapeDtypeStruct(shape, jnp.float32)
   there = jax.eval_shape(run.method.encode, run.params, run.model_state, blank)
   blocks = [key for key in run.params["backbone"] if re.fullmatch(_BLOCK, key)]
   blocks.sort(key=lambda key: [int(n) for n in re.findall(r"\d+", key)])
@@ -165,7 +166,7 @@ class _Labelled:
   num_classes = None
 
   def __init__(self, images: Encoded):
-    self._images = images
+    self._images, self.channels = images, channels_of(images)
     self.labels = np.full(len(images), -1, np.int32)
 
   def __len__(self) -> int:

@@ -180,7 +180,7 @@ class MAE:
     return {
       "grid": self.backbone.grid(images),
       "trained": self.backbone.trained_grid,
-      "outputs": 3 * self.backbone.patch_size**2,
+      "outputs": images.shape[-1] * self.backbone.patch_size**2,
     }
 
   def _target(self, images: jax.Array) -> jax.Array:

@@ -37,7 +37,9 @@ def make(
     mean: mean of the normalisation.
     std: standard deviation of the normalisation.
   """
-  tile = np.random.default_rng(0).integers(0, 256, (_TILE, _TILE, 3), np.uint8)
+  channels = 3 if len(mean) == 1 else len(mean)
+  shape = (_TILE, _TILE, channels)
+  tile = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
   pair = {
     "image": base64.b64encode(tile.tobytes()).decode(),
     "size": size,
@@ -93,7 +95,7 @@ def _features(
   """All pooled features of the pair's image, in float32: f32[d] by name."""
   tile = np.frombuffer(base64.b64decode(pair["image"]), np.uint8)
   nearest = np.arange(pair["size"]) * _TILE // pair["size"]
-  image = tile.reshape(_TILE, _TILE, 3)[nearest][:, nearest]
+  image = tile.reshape(_TILE, _TILE, -1)[nearest][:, nearest]
   plain = {"dtype": "float32", "attention": "xla"}
   has = {key: x for key, x in plain.items() if hasattr(backbone, key)}
   exact = backbone.clone(**has)

@@ -51,7 +51,7 @@ Written = tuple[dict[str, np.ndarray], dict[str, Any]]
 def timm(run: Run, options: Options) -> Written:
   """Tensors, and timm's `config.json`."""
   state = torch_state(run)
-  how = preprocessing(run)
+  how, channels = preprocessing(run), run.data.channels
   if isinstance(run.backbone, ResNet):
     _plain_resnet(run.backbone, "timm's ResNet")
     name, pooling = f"resnet{run.backbone.depth}", "avg"
@@ -66,11 +66,11 @@ def timm(run: Run, options: Options) -> Written:
     "num_classes": 0,
     "num_features": width,
     "global_pool": pooling,
-    "model_args": arguments,
+    "model_args": arguments | ({"in_chans": channels} if channels != 3 else {}),
     "pretrained_cfg": {
       "tag": f"sslx_{run.config.model.method}",
       "custom_load": False,
-      "input_size": [3, how["size"], how["size"]],
+      "input_size": [channels, how["size"], how["size"]],
       "fixed_input_size": pool is None,
       "interpolation": how["interpolation"],
       "crop_pct": how["size"] / how["resize"],
@@ -204,6 +204,12 @@ def write(run: Run, to: str, out: epath.Path, options: Options) -> list[str]:
   """
   if out.exists():
     raise ConfigError(f"--out: {out} exists. Remove it, or give another.")
+  channels = run.data.channels
+  if channels != 3 and to not in ("timm", "npz"):
+    raise ConfigError(
+      f"--to={to}: this network takes images of config.data.channels={channels}"
+      " channels, which is written for timm and npz only; use one of these."
+    )
   tensors, extra = TARGETS[to](run, options)
   metadata = described(run)
   unfinished = out.parent / f"{out.name}.unfinished"

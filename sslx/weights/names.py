@@ -63,12 +63,13 @@ def decoder_name(path: str) -> str:
   return ".".join([_DECODER.get(first, first), *rest])
 
 
-def to_torch(path: str, x: np.ndarray) -> np.ndarray:
+def to_torch(path: str, x: np.ndarray, channels: int = 3) -> np.ndarray:
   """Converts a parameter or statistic to torch's layout.
 
   Args:
     path: its path in sslx.
     x: the array in sslx's layout.
+    channels: number of channels of the images.
 
   Returns:
     The array in torch's layout: filters [out, in, h, w], matrices [out, in].
@@ -78,8 +79,8 @@ def to_torch(path: str, x: np.ndarray) -> np.ndarray:
   if not path.endswith("kernel"):
     return x
   if path.endswith("patch_embed/proj/kernel"):
-    side = math.isqrt(x.shape[0] // 3)
-    x = x.reshape(side, side, 3, -1)  # Rows, columns, channels of a patch.
+    side = math.isqrt(x.shape[0] // channels)
+    x = x.reshape(side, side, channels, -1)  # The pixels of a patch.
   elif path.endswith("qkv/kernel"):
     x = x.reshape(len(x), -1)
   elif path.endswith("attn/proj/kernel"):

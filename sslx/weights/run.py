@@ -106,7 +106,7 @@ def open_run(
   data = config_lib.build(pipeline.Data, config.data, "data")
   method = methods.build(config.model, methods.Plan(data.batch_size, 1, 1))
   slots = method.slots(len(views_lib.each(data.views)))
-  batch = example_batch(data.views, slots)
+  batch = example_batch(data.views, slots, data.channels)
   key = jax.random.key(0)
   params, model_state, aux = jax.eval_shape(method.init, key, batch)
   wanted = {"params": params, "model_state": model_state}

@@ -36,7 +36,7 @@ def torch_state(run: Run) -> dict[str, np.ndarray]:
   for path, x in names.flat(run.variables).items():
     path = path.partition("/")[2]
     name = names.torch_name(path)
-    state[name] = names.to_torch(path, x)
+    state[name] = names.to_torch(path, x, run.data.channels)
     if name.endswith("running_var"):
       # torch counts batches here. Evaluation does not use the number.
       counter = name.replace("running_var", "num_batches_tracked")

@@ -670,7 +670,7 @@ def test_nine_patches_on_the_device_are_the_same(interpolation):
 def test_grey_patches_have_equal_weights_and_are_all_nine_or_none():
   view = Patches("patches", 4, 15, 12, grey=0.4)
   patches = np.random.default_rng(0).integers(
-    0, 256, (500, *view.shape), np.uint8
+    0, 256, (500, *view.shape()), np.uint8
   )
   keys = augment.example_keys(augment.jax.random.key(0), jnp.arange(500))
   (found,) = augment.colour_views((view,), (patches,), keys)

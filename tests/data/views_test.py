@@ -158,8 +158,8 @@ def test_each_expands_counts_in_order():
 
 
 def test_shapes():
-  assert View(8, count=4).shape == (8, 8, 3)
-  assert PATCHES.shape == (9, 6, 6, 3)
+  assert View(8, count=4).shape() == (8, 8, 3)
+  assert PATCHES.shape(3) == (9, 6, 6, 3)
 
 
 @pytest.mark.parametrize(

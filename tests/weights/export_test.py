@@ -20,6 +20,17 @@ VIT = {
   "model__backbone__heads": 4,
   "model__backbone__depth": 3,
 }
+
+
+def channels(n):
+  """Settings of a network for images of n channels."""
+  return {
+    "data__channels": n,
+    "data__mean": (0.5,) * n,
+    "data__std": (0.25,) * n,
+  }
+
+
 CONFIGS = {
   "resnet18": lambda: runs.resnet(18),
   "resnet50": lambda: runs.resnet(50),
@@ -40,6 +51,8 @@ CONFIGS = {
     model__backbone__class_token=False,
     model__backbone__positions="learned",
   ),
+  "luma": lambda: runs.resnet(18, **channels(1)),
+  "bands": lambda: tiny.vit_config("mae", **VIT, **channels(2)),
   "dinov2": lambda: tiny.vit_config(
     "mocov3",
     **VIT,
@@ -81,7 +94,9 @@ def features(workdir, name="final", what=None):
   """Images, normalised, and what our own network makes of them."""
   run = open_run(workdir, what=what)
   size = run.image_size
-  images = np.random.default_rng(5).normal(size=(3, size, size, 3))
+  images = np.random.default_rng(5).normal(
+    size=(3, size, size, run.data.channels)
+  )
   images = images.astype(np.float32)
   found = jax.jit(run.method.encode)(run.params, run.model_state, images)
   return images, np.asarray(found[name])
@@ -115,6 +130,22 @@ def _quiet():
 
 def assert_close(found, wanted):
   assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(("name", "count"), [("luma", 1), ("bands", 2)])
+def test_images_of_other_channels(name, count, exported, saved, monkeypatch):
+  workdir, _ = saved(name)
+  for to in ("hf", "torchvision", "safetensors"):
+    with pytest.raises(ConfigError, match="for timm and npz only"):
+      exported(name, to)
+  images, wanted = features(workdir)
+  for what in ("npz", "timm"):
+    folder = exported(name, what)
+  config = json.loads((folder / "config.json").read_text())
+  assert config["model_args"]["in_chans"] == count
+  assert config["pretrained_cfg"]["input_size"][0] == count
+  _, found = loaded_by_its_readme(folder, images, monkeypatch)
+  assert_close(found, wanted)
 
 
 @pytest.mark.slow
