@@ -111,8 +111,9 @@ def _changed(
   loaded = _filled(loaded, sections)
   for path, text in overrides:
     tree, where = assign(loaded.tree, path, text, sections)
+    shown = text if text.isprintable() else repr(text)  # An error is one line.
     origins = {
-      leaf: f"--config.{path}={text}"
+      leaf: f"--config.{path}={shown}"
       if f"{leaf}.".startswith(f"{where}.") or where.startswith(f"{leaf}.")
       else loaded.origin(leaf)
       for leaf, _ in leaves(tree)

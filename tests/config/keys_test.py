@@ -134,7 +134,15 @@ ODD = (
   *("", "-1", "0", "1e400", "nan", "inf", "None", "True", "'x'", "()", "[]"),
   *("{}", "dict()", "dict(a=1)", "((((", "99999999999999999999", "1.5", "#"),
   *("ref('data')", "bf16", "(1, 'a', None)", "dict(_delete_=True)", "é", "\0"),
-  *("[dict(a=1)]", "-1e-30", "lambda: 0", "dict(kind='crop')", "a.b", "+"),
+  *(
+    "[dict(a=1)]",
+    "-1e-30",
+    "lambda: 0",
+    "dict(kind='crop')",
+    "a.b",
+    "+",
+    "\n",
+  ),
 )
 KEYS = [path for path, _ in all_keys(loading.read(SIMCLR, (), SECTIONS).tree)]
 MAE_KEYS = [

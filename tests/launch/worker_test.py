@@ -33,6 +33,8 @@ def host(tmp_path):
       stderr=subprocess.STDOUT,
       text=True,
       start_new_session=True,
+      # Under `nohup` a shell would ignore it, and could not be made to heed it.
+      preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
 
   def run(*arguments, **added):
@@ -66,7 +68,7 @@ def test_a_run_outlives_its_connection_and_is_not_started_twice(host):
   first = host.start("run", "t", "sh", "-c", command)
   wait_for(starts)
   os.killpg(first.pid, signal.SIGHUP)  # The connection is lost.
-  first.communicate()
+  first.communicate(timeout=60)
   assert first.returncode != 0
   assert "running, process" in host("status", "t")[1]
   second = host.start("run", "t", "sh", "-c", command)
