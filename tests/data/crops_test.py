@@ -210,6 +210,15 @@ def test_many_cuts_of_one_call_are_those_of_single_calls(decoder):
 
 
 @needs_native
+def test_entropy_decoding_alone_reads_the_whole_file():
+  jpeg = photos.jpeg(photos.photo(90, 120))
+  assert crops._native.entropy(jpeg) is None
+  for damaged in (jpeg[: len(jpeg) // 2], jpeg[:-2], b"", b"\x89PNG" + jpeg):
+    with pytest.raises(ValueError, match="."):
+      crops._native.entropy(damaged)
+
+
+@needs_native
 def test_pixels_are_cut_like_a_file():
   picture = photos.photo(90, 120)
   one = Cut((5, 6, 70, 80), flip=True)
