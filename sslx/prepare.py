@@ -69,7 +69,7 @@ class Progress:
     self._shown, self._ended = now, ends
     speed = (done - self._first) / max(now - self._began, 1e-9)
     left = (self._total - done) / speed if speed else float("inf")
-    bar = "#" * (30 * done // self._total)
+    bar = "#" * (30 * done // max(self._total, 1))
     print(
       ("\r\033[K" if self._live else "")
       + f"[{bar:-<30}] {done:,}/{self._total:,} {self._unit}  {speed:,.0f}"

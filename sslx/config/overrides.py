@@ -187,12 +187,10 @@ def _assigned(
     known = _keys(hint, node, given)
     key = word.removeprefix("+")
     if word == key and key not in node and key not in (known or ()):
-      hint = f" To add it, write --config.{above}+{key}=VALUE."
-      raise ConfigError(
-        unknown_key(above + key, node) + hint
-        if known is None
-        else unknown_key(above + key, known)
-      )
+      message = unknown_key(above + key, node if known is None else known)
+      if known is None:
+        message += f" To add it, write --config.{above}+{key}=VALUE."
+      raise ConfigError(message)
     if word != key and key in node:
       raise ConfigError(f"config.{above}{key} exists already; leave out the +.")
     done.append(key)

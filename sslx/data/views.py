@@ -21,6 +21,7 @@ from sslx.config import require
 # [b], which is called inside jit.
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {}
 INTERPOLATIONS = ("bilinear", "bicubic")
+MOST_VIEWS = 1000  # of one kind; more is a typing error
 TRIES = 10
 BOX_UNIFORMS = 2 * TRIES + 2  # random numbers per image for `random_boxes`
 PATCH_UNIFORMS = 2 + 9 * 2  # random numbers per image for `random_patches`
@@ -58,6 +59,7 @@ class View:
   def __post_init__(self):
     for name in ("size", "count", "blur_kernel"):
       require(self, name, getattr(self, name) >= 1, "1 or more")
+    require(self, "count", self.count <= MOST_VIEWS, f"at most {MOST_VIEWS}")
     for name in ("crop_scale", "crop_ratio", "blur_sigma"):
       low, high = getattr(self, name)
       require(self, name, 0 < low <= high, "(low, high) with 0 < low <= high")

@@ -187,6 +187,11 @@ def patches(**changes):
   [
     (View, {"size": 0}, "size is 0; it must be 1 or more"),
     (View, {"count": 0}, "count is 0; it must be 1 or more"),
+    (
+      View,
+      {"count": 10**12},
+      "count is 1000000000000; it must be at most 1000",
+    ),
     (View, {"crop_scale": (0.5, 1.1)}, "crop_scale is .*; it must be at most"),
     (View, {"crop_scale": (0.5, 0.4)}, "crop_scale is .* 0 < low <= high"),
     (View, {"crop_ratio": (0.0, 1.0)}, "crop_ratio is .* 0 < low <= high"),
