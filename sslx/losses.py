@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from sslx.parallel import Axis
+from sslx.axis import Axis
 
 
 def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:

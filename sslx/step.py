@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sslx.axis import Axis
 from sslx.data import augment, operations
 from sslx.data import views as views_lib
 from sslx.data.views import Patches, Slot, View
 from sslx.evaluate import monitors
 from sslx.evaluate.probe import OnlineProbe
 from sslx.methods.base import Method, Output
-from sslx.parallel import Axis
 from sslx.state import TrainState
 
 

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from sslx import losses
-from sslx.parallel import Axis, Parallel, Partitioner
+from sslx.axis import Axis
+from sslx.parallel import Parallel, Partitioner
 
 
 def nt_xent(z1, z2, temperature):

@@ -10,8 +10,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from sslx import methods
+from sslx.axis import Axis
 from sslx.config import ConfigError
-from sslx.parallel import Axis, Parallel, Partitioner
+from sslx.parallel import Parallel, Partitioner
 from sslx.state import TrainState
 from tests import tiny
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from sslx import experiment as experiment_lib
 from sslx import report, step
+from sslx.axis import Axis
 from sslx.data import operations
-from sslx.parallel import Axis
 from tests import tiny
 
 

@@ -7,8 +7,9 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from sslx import experiment as experiment_lib
+from sslx.axis import Axis
 from sslx.data.views import Slot, View
-from sslx.parallel import Axis, Parallel, Partitioner
+from sslx.parallel import Parallel, Partitioner
 from sslx.step import TrainStep
 from tests import tiny
 

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import experiment as experiment_lib
-from sslx import models, parallel
+from sslx import models
+from sslx.axis import Axis
 from sslx.data import shapes
 from sslx.models import norm
 
@@ -105,7 +106,7 @@ class Convs(nn.Module):
   dtype: Literal["float32", "bfloat16"] = "float32"
 
   @nn.compact
-  def __call__(self, x, *, train, axis=parallel.Axis(), every=False):
+  def __call__(self, x, *, train, axis=Axis(), every=False):
     bn = functools.partial(norm.BatchNorm, groups=self.norm_groups, axis=axis)
     x = nn.Conv(8, (3, 3), 2, use_bias=False, name="conv1")(x)
     x = nn.softplus(bn(name="bn1")(x, train))
@@ -122,7 +123,7 @@ class Flat(nn.Module):
   dtype: Literal["float32", "bfloat16"] = "float32"
 
   @nn.compact
-  def __call__(self, x, *, train, axis=parallel.Axis(), every=False):
+  def __call__(self, x, *, train, axis=Axis(), every=False):
     x = nn.Dense(12, use_bias=False)(x.reshape(len(x), -1))
     return {"final": x} if every else x
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 
+from sslx.axis import Axis
 from sslx.data import views as views_lib
 from sslx.data.pipeline import Data
-from sslx.parallel import Axis, Parallel, Partitioner
+from sslx.parallel import Parallel, Partitioner
 from sslx.step import TrainStep
 
 CORES = sorted(os.sched_getaffinity(0))

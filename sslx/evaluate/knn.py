@@ -16,7 +16,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sslx import losses, parallel
+from sslx import losses
+from sslx.axis import DATA, Axis
 from sslx.config import require
 
 
@@ -114,7 +115,7 @@ def accuracy(
 )
 def _hits(bank, bank_labels, queries, query_labels, *, mesh, **settings):
   """Counts the correct queries for each k: i32[len(ks)], replicated."""
-  rows, labels = P(None, parallel.DATA, None), P(None, parallel.DATA)
+  rows, labels = P(None, DATA, None), P(None, DATA)
   return jax.shard_map(
     functools.partial(_shard_hits, **settings),
     mesh=mesh,
@@ -135,7 +136,7 @@ def _shard_hits(
   chunk,
 ):
   """Does one device's part of `_hits`; returns the sum over devices."""
-  axis = parallel.Axis(parallel.DATA)
+  axis = Axis(DATA)
   n, b, _ = bank.shape
   # The place of every row in the whole bank, to break ties in an order that
   # does not depend on the number of devices.

@@ -11,10 +11,11 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sslx import losses, parallel
+from sslx import losses
+from sslx.axis import DATA, Axis
 
 
-def feature_std(features: jax.Array, axis: parallel.Axis) -> jax.Array:
+def feature_std(features: jax.Array, axis: Axis) -> jax.Array:
   """Computes the spread of L2-normalised features over the global batch.
 
   Args:
@@ -87,7 +88,7 @@ def _moments(features, labels, *, mesh):
   Returns:
     Number of valid rows f32[], their mean f32[d], their covariance f32[d, d].
   """
-  axis = parallel.Axis(parallel.DATA)
+  axis = Axis(DATA)
 
   def shard(features, labels):
     valid = (labels >= 0)[..., None]
@@ -109,6 +110,6 @@ def _moments(features, labels, *, mesh):
   return jax.shard_map(
     shard,
     mesh=mesh,
-    in_specs=(P(None, parallel.DATA, None), P(None, parallel.DATA)),
+    in_specs=(P(None, DATA, None), P(None, DATA)),
     out_specs=P(),
   )(features, labels)

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sslx import parallel
+from sslx.axis import DATA
 from sslx.config import require
 from sslx.data import loader, operations
 from sslx.data.pipeline import Data
@@ -114,7 +115,7 @@ class Online:
     self._probe_hits = jax.jit(_probe_hits, static_argnums=0)
     self._stack = jax.jit(
       lambda batches: jax.tree.map(lambda *x: jnp.stack(x), *batches),
-      out_shardings=NamedSharding(partitioner.mesh, P(None, parallel.DATA)),
+      out_shardings=NamedSharding(partitioner.mesh, P(None, DATA)),
     )
 
   def run(

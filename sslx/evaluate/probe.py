@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from sslx import parallel
+from sslx.axis import Axis
 from sslx.config import require
 
 # Weight of the past in the running statistics of the features. The features
@@ -107,7 +107,7 @@ class OnlineProbe:
     state: ProbeState,
     features: jax.Array,
     labels: jax.Array,
-    axis: parallel.Axis,
+    axis: Axis,
   ) -> tuple[ProbeState, dict[str, jax.Array]]:
     """Takes a step of Adam on the mean cross-entropy of the labelled rows.
 

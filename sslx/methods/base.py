@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.data.views import Slot, unshuffled
-from sslx.parallel import Axis
 
 Params = Any
 ModelState = Any

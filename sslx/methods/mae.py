@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from sslx import config as config_lib
 from sslx import models
+from sslx.axis import Axis
 from sslx.data import augment
 from sslx.data.views import Slot, unshuffled
 from sslx.methods import base
@@ -21,7 +22,6 @@ from sslx.methods.base import Aux, Batch, ModelState, Output, Params
 from sslx.models import decoder as decoder_lib
 from sslx.models import patches as patches_lib
 from sslx.models import vit
-from sslx.parallel import Axis
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,13 @@ import optax
 
 from sslx import config as config_lib
 from sslx import losses, models
+from sslx.axis import Axis
 from sslx.data import augment
 from sslx.data.views import Slot
 from sslx.evaluate import monitors
 from sslx.methods import base
 from sslx.methods.base import Aux, Batch, ModelState, Output, Params
 from sslx.models import heads
-from sslx.parallel import Axis
 
 
 @dataclasses.dataclass(frozen=True)

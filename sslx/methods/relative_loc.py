@@ -16,12 +16,12 @@ import optax
 
 from sslx import config as config_lib
 from sslx import models
+from sslx.axis import Axis
 from sslx.data import augment
 from sslx.data.views import Slot, unshuffled
 from sslx.methods import base
 from sslx.methods.base import Aux, Batch, ModelState, Output, Params
 from sslx.models import heads
-from sslx.parallel import Axis
 
 CENTRE, PATCHES = 4, 9  # Patches are numbered row by row.
 

@@ -16,12 +16,12 @@ from jax import lax
 
 from sslx import config as config_lib
 from sslx import losses, models
+from sslx.axis import Axis
 from sslx.data.views import Slot, unshuffled
 from sslx.evaluate import monitors
 from sslx.methods import base
 from sslx.methods.base import Aux, Batch, ModelState, Output, Params
 from sslx.models import heads
-from sslx.parallel import Axis
 
 CODE_VIEWS = 2  # Only the first two views get codes; all views predict them.
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sslx import parallel
+from sslx.axis import Axis
 from sslx.config import require
 from sslx.models import patches as patches_lib
 from sslx.models import transformer
@@ -56,7 +56,7 @@ class Decoder(nn.Module):
     trained: int,
     outputs: int,
     train: bool,
-    axis: parallel.Axis = parallel.Axis(),
+    axis: Axis = Axis(),
   ) -> jax.Array:
     """Predicts every patch.
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sslx import parallel
+from sslx.axis import Axis
 from sslx.config import require
 from sslx.models import linear, norm
 
@@ -66,7 +66,7 @@ class MLP(nn.Module):
     x: jax.Array,
     *,
     train: bool,
-    axis: parallel.Axis = parallel.Axis(),
+    axis: Axis = Axis(),
   ) -> jax.Array:
     """Maps features x[b, d] to f32[b, dims[-1]]; see `norm.BatchNorm`."""
     x = x.astype(self.dtype)
@@ -129,7 +129,7 @@ class PairHead(nn.Module):
     x: jax.Array,
     *,
     train: bool,
-    axis: parallel.Axis = parallel.Axis(),
+    axis: Axis = Axis(),
     mask: jax.Array | None = None,
   ) -> jax.Array:
     """Computes the logits of pairs.

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sslx.parallel import Axis
+from sslx.axis import Axis
 
 
 def dense(axis: Axis) -> dict[str, Any]:

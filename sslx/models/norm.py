@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sslx import parallel
+from sslx.axis import Axis
 
 
 class BatchNorm(nn.Module):
@@ -53,7 +53,7 @@ class BatchNorm(nn.Module):
   use_bias: bool = True
   scale_init: nn.initializers.Initializer = nn.initializers.ones
   dtype: Literal["float32", "bfloat16"] = "float32"
-  axis: parallel.Axis = parallel.Axis()
+  axis: Axis = Axis()
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -98,7 +98,7 @@ class BatchNorm(nn.Module):
 
 
 def group_statistics(
-  x: jax.Array, groups: int, axis: parallel.Axis
+  x: jax.Array, groups: int, axis: Axis
 ) -> tuple[jax.Array, jax.Array, int]:
   """Computes statistics of the groups that this device holds, even in part.
 

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sslx import parallel
+from sslx.axis import Axis
 from sslx.config import require
 from sslx.models import linear, norm
 
@@ -74,7 +74,7 @@ class ResNet(nn.Module):
     x: jax.Array,
     *,
     train: bool,
-    axis: parallel.Axis = parallel.Axis(),
+    axis: Axis = Axis(),
     every: bool = False,
   ) -> jax.Array | dict[str, jax.Array]:
     """Computes features of images.

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sslx import parallel
+from sslx.axis import Axis
 from sslx.config import ConfigError, require
 from sslx.models import linear
 
@@ -30,7 +30,7 @@ class Block(nn.Module):
   style: str
   attention: str
   dtype: str
-  axis: parallel.Axis
+  axis: Axis
   layer_scale: float | None = None
 
   @nn.compact
@@ -81,7 +81,7 @@ class Attention(nn.Module):
   style: str
   attention: str
   dtype: str
-  axis: parallel.Axis
+  axis: Axis
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -122,7 +122,7 @@ class MLP(nn.Module):
 
   hidden: int
   dtype: str
-  axis: parallel.Axis
+  axis: Axis
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -161,7 +161,7 @@ def blocks(
   *,
   depth: int,
   drop: jax.Array | None,
-  axis: parallel.Axis,
+  axis: Axis,
   **settings: Any,
 ) -> jax.Array:
   """Applies the blocks and the last LayerNorm of `module`: f32[b, t, d]."""
@@ -187,7 +187,7 @@ def norm(x: jax.Array, dtype: str, name: str) -> jax.Array:
 
 
 def dense(
-  features: int, dtype: str, name: str, axis: parallel.Axis, **settings: Any
+  features: int, dtype: str, name: str, axis: Axis, **settings: Any
 ) -> Callable[[jax.Array], jax.Array]:
   """Returns a linear layer with Xavier's initialisation and output `dtype`."""
   layer = nn.Dense(

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sslx import parallel
+from sslx.axis import Axis
 from sslx.config import ConfigError, require
 from sslx.models import heads as heads_lib
 from sslx.models import patches as patches_lib
@@ -138,7 +138,7 @@ class ViT(nn.Module):
     x: jax.Array,
     *,
     train: bool,
-    axis: parallel.Axis = parallel.Axis(),
+    axis: Axis = Axis(),
     every: bool = False,
     keep: jax.Array | None = None,
     keys: jax.Array | None = None,
@@ -168,7 +168,7 @@ class ViT(nn.Module):
     x: jax.Array,
     *,
     train: bool,
-    axis: parallel.Axis = parallel.Axis(),
+    axis: Axis = Axis(),
     keep: jax.Array | None = None,
     keys: jax.Array | None = None,
   ) -> jax.Array:
@@ -260,7 +260,7 @@ class PatchEmbed(nn.Module):
   width: int
   style: str
   dtype: str
-  axis: parallel.Axis
+  axis: Axis
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

@@ -9,9 +9,9 @@ import pytest
 
 from sslx import config as config_lib
 from sslx import experiment, methods, models
+from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.data import sources, views
-from sslx.parallel import Axis
 from tests import tiny
 from tests.config_files import write
 

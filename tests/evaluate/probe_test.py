@@ -7,8 +7,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sslx.axis import Axis
 from sslx.evaluate.probe import OnlineProbe, Probe
-from sslx.parallel import Axis, Parallel, Partitioner
+from sslx.parallel import Parallel, Partitioner
 
 CLASSES, DIM, BATCH, STEPS = 5, 6, 32, 3
 LR = 0.01

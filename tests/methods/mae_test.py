@@ -7,10 +7,10 @@ import pytest
 
 from sslx import experiment as experiment_lib
 from sslx import methods
+from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.data import augment
 from sslx.methods import mae
-from sslx.parallel import Axis
 from tests import naive, tiny
 from tests.models.vit_test import official_positions
 from tests.step_test import three_steps

@@ -12,9 +12,9 @@ import optax
 import pytest
 
 from sslx import train
+from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.data.views import unshuffled
-from sslx.parallel import Axis
 from sslx.step import step_keys
 from sslx.weights import load, names
 from sslx.weights.source import Taken

@@ -7,8 +7,8 @@ import pytest
 
 from sslx import experiment as experiment_lib
 from sslx import step as step_lib
+from sslx.axis import Axis
 from sslx.config import ConfigError
-from sslx.parallel import Axis
 from tests import naive, tiny
 from tests.models.vit_test import official_positions
 from tests.naive import assert_near

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
+from sslx.axis import Axis
 from sslx.config import ConfigError
-from sslx.parallel import Axis
 from sslx.step import step_keys
 from tests import tiny
 

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.methods import swav
-from sslx.parallel import Axis
 from sslx.step import step_keys
 from tests import tiny
 from tests.losses_test import official_sinkhorn

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from sslx import config, parallel
+from sslx import config
+from sslx.axis import Axis
 from sslx.models import heads
 
 EPS = 1e-5
@@ -162,7 +163,7 @@ def test_per_device_view_equals_the_global_view(groups):
     )
 
   per_device = jax.shard_map(
-    functools.partial(forward, axis=parallel.Axis("data")),
+    functools.partial(forward, axis=Axis("data")),
     mesh=mesh,
     in_specs=(P(), P("data")),
     out_specs=(P("data"), P()),
@@ -170,7 +171,7 @@ def test_per_device_view_equals_the_global_view(groups):
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
     jax.jit(per_device)(variables, x),
-    forward(variables, x, parallel.Axis()),
+    forward(variables, x, Axis()),
   )
 
 

@@ -10,8 +10,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from sslx import experiment as experiment_lib
+from sslx.axis import Axis
 from sslx.models import linear
-from sslx.parallel import Axis, Parallel, Partitioner
+from sslx.parallel import Parallel, Partitioner
 from tests import tiny
 
 WIDE = Axis(float32_gradients=True)

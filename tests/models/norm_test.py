@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sslx import parallel
+from sslx.axis import Axis
 from sslx.models import norm
 
 SHAPE = (24, 3, 2, 5)
@@ -88,12 +88,12 @@ def test_equals_numpy_in_every_layout(mode, devices, groups):
   x, params, stats = problem()
   split = NamedSharding(mesh(devices), P("data"))
   if mode == "jit":
-    run = functools.partial(step, groups=groups, axis=parallel.Axis())
+    run = functools.partial(step, groups=groups, axis=Axis())
   else:
     per_example = {"y": P("data"), "dx": P("data")}
     shared = dict.fromkeys(["scale", "bias", "mean", "var"], P())
     run = jax.shard_map(
-      functools.partial(step, groups=groups, axis=parallel.Axis("data")),
+      functools.partial(step, groups=groups, axis=Axis("data")),
       mesh=split.mesh,
       in_specs=(P("data"), P(), P()),
       out_specs=per_example | shared,
@@ -218,7 +218,7 @@ def collectives(compiled):
 
 def compile_forward(mode, groups, outputs):
   x, params, stats = problem()
-  axis = parallel.Axis("data" if mode == "shard_map" else None)
+  axis = Axis("data" if mode == "shard_map" else None)
 
   def forward(x, params, stats):
     y, new = norm.BatchNorm(groups=groups, axis=axis).apply(
@@ -273,7 +273,7 @@ def test_activations_stay_where_they_are(mode, groups):
   ],
 )
 def test_impossible_groups_fail_when_traced(devices, batch, groups, message):
-  module = norm.BatchNorm(groups=groups, axis=parallel.Axis("data"))
+  module = norm.BatchNorm(groups=groups, axis=Axis("data"))
   variables = norm.BatchNorm().init(jax.random.key(0), jnp.ones((2, 3)), True)
   run = jax.shard_map(
     lambda x: module.apply(variables, x, True, mutable=["batch_stats"])[0],

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from sslx import config, models, parallel
+from sslx import config, models
+from sslx.axis import Axis
 from sslx.models import resnet
 
 EPS = 1e-5
@@ -265,7 +266,7 @@ def test_statistics_agree_between_devices(groups):
   # trunk has its axis.
   module = resnet.ResNet(depth=50, width=1 / 16, norm_groups=groups)
   mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
-  axis = parallel.Axis("data")
+  axis = Axis("data")
 
   def per_device(variables, x):
     y, new = module.apply(
@@ -301,9 +302,9 @@ def test_per_device_view_equals_the_global_view():
       variables, x, train=True, axis=axis, mutable=["batch_stats"]
     )
 
-  want = jax.jit(functools.partial(forward, axis=parallel.Axis()))(variables, x)
+  want = jax.jit(functools.partial(forward, axis=Axis()))(variables, x)
   per_device = jax.shard_map(
-    functools.partial(forward, axis=parallel.Axis("data")),
+    functools.partial(forward, axis=Axis("data")),
     mesh=mesh,
     in_specs=(P(), P("data")),
     out_specs=(P("data"), P()),

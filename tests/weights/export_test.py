@@ -228,7 +228,7 @@ def test_transformers_decodes_as_mae_does(saved, exported, monkeypatch):
       torch.tensor(images).permute(0, 3, 1, 2),
       noise=torch.tensor(np.asarray(noise)),
     )
-  from sslx.parallel import Axis
+  from sslx.axis import Axis
 
   _, predicted, masked = jax.jit(
     lambda p, s, x: run.method._reconstruct(p, s, x, keys, Axis())
