@@ -33,8 +33,6 @@ def host(tmp_path):
       stderr=subprocess.STDOUT,
       text=True,
       start_new_session=True,
-      # Under `nohup` a shell would ignore it, and could not be made to heed it.
-      preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
 
   def run(*arguments, **added):
