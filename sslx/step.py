@@ -73,7 +73,7 @@ class TrainStep:
 
   def view_shape(self, slot: Slot) -> tuple[int, ...]:
     """Returns the shape of one example of a slot."""
-    return views_lib.each(self.views)[slot.view].shape
+    return views_lib.each(self.views)[slot.view].shape(self.channels)
 
   def abstract_features(
     self, params: Any, model_state: Any

@@ -106,13 +106,13 @@ def _batch(
 
 
 def _data(loader: Node, preprocessor: Node) -> dict[str, Any]:
-  """The data source, and the mean and standard deviation."""
+  """The data source, the channels, and their means and deviations."""
   loader.group("sampler").fixed("shuffle", True)
   usual = "SelfSupDataPreprocessor"
   preprocessor.is_a(usual, "RelativeLocDataPreprocessor", default=usual)
   preprocessor.fixed("bgr_to_rgb", False, True, why="sslx's images are RGB")
   three = tuple[float, float, float]
-  found = {}
+  found: dict[str, Any] = {"channels": 3}  # MMSelfSup reads its images as RGB.
   for key, nothing in (("mean", (0.0,) * 3), ("std", (1.0,) * 3)):
     value = preprocessor.take(key, three, nothing)
     found[key] = tuple(rounded(x / 255) for x in value)
