@@ -248,30 +248,18 @@ def _open(data: pipeline.Data) -> tuple[Images, Images | None]:
 def _check_channels(
   data: pipeline.Data, train: Images, test: Images | None
 ) -> None:
-  """Refuses what the channels of the sets do not allow."""
+  """Checks that the views and the network fit the channels of the sets.
+
+  Raises:
+    ConfigError: they do not.
+  """
   found = [sources.channels_of(x) for x in (train, test) if x is not None]
-  accepted = " or 1" if found[0] == 3 else ""
   if set(found) != {found[0]}:
     raise config_lib.ConfigError(
       f"config.data.source={data.source!r} has images of {found[0]} channels to"
       f" train on and of {found[1]} to evaluate on. Choose sets that are alike."
     )
-  if data.channels != found[0] and (data.channels, found[0]) != (1, 3):
-    raise config_lib.ConfigError(
-      f"config.data.channels is {data.channels}, and the images of"
-      f" config.data.source={data.source!r} have {found[0]}; it must be"
-      f" {found[0]}{accepted}, with a config.data.mean and std for each."
-    )
-  if found[0] == 3:
-    return
-  for i, view in enumerate(data.views):
-    rgb = view.grey or any(getattr(view, "jitter", ())[2:])
-    if rgb:
-      raise config_lib.ConfigError(
-        f"config.data.views.{i} changes saturation, hue or grey, which images"
-        f" of {found[0]} channels do not have. Set its grey to 0, and the last"
-        " two numbers of jitter."
-      )
+  data.check_views(train)
 
 
 def _within(

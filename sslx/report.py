@@ -64,6 +64,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
   data = config_lib.build(pipeline.Data, config.data, "data")
   seed = config.runtime.seed
   images = sources.load(data.records, "train")
+  data.check_views(images)
   order = Order(len(images), data.batch_size, 1, seed)
   rows = np.arange(min(n, data.batch_size))
   indices = order[0][rows]

@@ -267,6 +267,21 @@ static void on_message(j_common_ptr info, int level) {
   if (level < 0) on_error(info);
 }
 
+/* To be called before setjmp. */
+static void set_errors(struct jpeg_decompress_struct *info, Errors *errors) {
+  info->err = jpeg_std_error(&errors->base);
+  errors->base.error_exit = on_error;
+  errors->base.emit_message = on_message;
+}
+
+/* To be called after setjmp. */
+static void read_header(struct jpeg_decompress_struct *info,
+                        const uint8_t *data, size_t length) {
+  jpeg_create_decompress(info);
+  jpeg_mem_src(info, data, length);
+  jpeg_read_header(info, TRUE);
+}
+
 /* The part of the image that some view sees, with room for the filters. */
 static void seen(const View *views, int n, int height, int width, int region[4]) {
   double low[2] = {1e9, 1e9}, high[2] = {0, 0};
@@ -293,16 +308,12 @@ static void seen(const View *views, int n, int height, int width, int region[4])
 static const char *decode(const uint8_t *data, size_t length, View *views,
                           int n, Errors *errors) {
   struct jpeg_decompress_struct info;
-  info.err = jpeg_std_error(&errors->base);
-  errors->base.error_exit = on_error;
-  errors->base.emit_message = on_message;
+  set_errors(&info, errors);
   if (setjmp(errors->back)) {
     jpeg_destroy_decompress(&info);
     return errors->text;
   }
-  jpeg_create_decompress(&info);
-  jpeg_mem_src(&info, data, length);
-  jpeg_read_header(&info, TRUE);
+  read_header(&info, data, length);
   if (info.num_components != 1 && info.num_components != 3) {
     jpeg_destroy_decompress(&info);
     return "neither grey nor three-channel";
@@ -445,16 +456,12 @@ static PyObject *crops(PyObject *self, PyObject *args) {
  * image would read nothing. */
 static const char *skim(const uint8_t *data, size_t length, Errors *errors) {
   struct jpeg_decompress_struct info;
-  info.err = jpeg_std_error(&errors->base);
-  errors->base.error_exit = on_error;
-  errors->base.emit_message = on_message;
+  set_errors(&info, errors);
   if (setjmp(errors->back)) {
     jpeg_destroy_decompress(&info);
     return errors->text;
   }
-  jpeg_create_decompress(&info);
-  jpeg_mem_src(&info, data, length);
-  jpeg_read_header(&info, TRUE);
+  read_header(&info, data, length);
   jpeg_start_decompress(&info);
   if (info.output_height > 1) jpeg_skip_scanlines(&info, info.output_height - 1);
   JSAMPROW line = (JSAMPROW)scratch(

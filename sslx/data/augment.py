@@ -122,7 +122,7 @@ def draw_colour(view: View, keys: Array) -> Colour:
   strength, middle = np.array(view.jitter), np.array([1, 1, 1, 0])
   low = np.maximum(middle - strength, [0, 0, 0, -1])
   return Colour(
-    jittered=jitters < (view.jitter_prob if any(view.jitter) else 0),
+    jittered=jitters < (view.jitter_prob if view.jitters else 0),
     factors=between(low, middle + strength, uniforms[:, :4]),
     order=jnp.asarray(_ORDERS)[(orders * len(_ORDERS)).astype(jnp.int32)],
     greyed=greys < view.grey,
@@ -138,8 +138,8 @@ def augment_colour(view: View, images: Array, keys: Array) -> Array:
   An operation with probability or strength 0 is not computed. An image for
   which an operation is not drawn keeps its pixels bit for bit.
   """
-  colours = (view.jitter_prob and any(view.jitter), view.grey, view.blur)
-  if not any((*colours, view.solarize, view.then)):
+  operated = (view.jitters, view.grey, view.blur, view.solarize, view.then)
+  if not any(operated):
     return operations.to_float(images)
   together = functools.partial(_augment_colour, view, choose=_select)
   if min(images.shape[1:3]) < _ALONE:
@@ -181,7 +181,7 @@ def _augment_colour(
 ) -> Array:
   images = operations.to_float(images)
   colour = draw_colour(view, keys)
-  if view.jitter_prob and any(view.jitter):
+  if view.jitters:
     used = zip(colour.factors.T, view.jitter, strict=True)
     factors = [factor if strength else None for factor, strength in used]
     jitter = lambda x: operations.color_jitter(x, *factors, colour.order)

@@ -90,14 +90,14 @@ def _cut(picture: Picture, cuts: list[Cut], outs: list[np.ndarray]) -> None:
     except ValueError:
       pass  # Unsupported or damaged; `pictures` may still decode it.
   pixels = pictures.pixels(picture)
-  bands = [pixels]
-  if pixels.shape[2] != 3:  # Pillow has no images of any number of channels.
-    bands = [np.ascontiguousarray(x) for x in np.moveaxis(pixels, 2, 0)]
-  images = [Image.fromarray(band) for band in bands]
+  # Pillow resizes RGB at once, and any other number of channels one by one.
+  bands = [slice(None)] if pixels.shape[2] == 3 else range(pixels.shape[2])
+  images = [
+    Image.fromarray(np.ascontiguousarray(pixels[..., band])) for band in bands
+  ]
   for c, out in zip(cuts, outs, strict=True):
-    size = out.shape[:2]
-    found = [np.atleast_3d(_resized(image, c, *size)) for image in images]
-    out[:] = np.concatenate(found, axis=2)
+    for band, image in zip(bands, images, strict=True):
+      out[..., band] = _resized(image, c, *out.shape[:2])
 
 
 def _resized(image: Image.Image, cut: Cut, height: int, width: int) -> Any:

@@ -29,7 +29,7 @@ from sslx.data import loader
 from sslx.data import views as views_lib
 from sslx.data.loader import HostBatch
 from sslx.data.order import SCHEME, Order
-from sslx.data.sources import Arrays, Encoded, Source
+from sslx.data.sources import Arrays, Encoded, Source, channels_of
 from sslx.data.views import Centre, Patches, Slot, View
 from sslx.errors import RunError
 
@@ -110,6 +110,39 @@ class Data:
         f" config.data.max_bad={self.max_bad} allows. Repair or remove them, or"
         " raise config.data.max_bad."
       )
+
+  def check_channels(self, images: Arrays | Encoded) -> None:
+    """Checks that images have the channels of the network's input.
+
+    Raises:
+      ConfigError: they do not, and are not RGB for a network that takes luma.
+    """
+    found = channels_of(images)
+    if self.channels == found or (self.channels, found) == (1, 3):
+      return
+    accepted = " or 1" if found == 3 else ""
+    raise ConfigError(
+      f"config.data.channels is {self.channels}, and the images of"
+      f" config.data.source={self.source!r} have {found}; it must be"
+      f" {found}{accepted}, with a config.data.mean and std for each."
+    )
+
+  def check_views(self, images: Arrays | Encoded) -> None:
+    """Checks also that the views change only colours that the images have.
+
+    Raises:
+      ConfigError: see `check_channels`; or images that are not RGB have views
+        with saturation, hue or grey.
+    """
+    self.check_channels(images)
+    found = channels_of(images)
+    for i, view in enumerate(self.views):
+      if found != 3 and (view.grey or any(getattr(view, "jitter", ())[2:])):
+        raise ConfigError(
+          f"config.data.views.{i} changes saturation, hue or grey, which images"
+          f" of {found} channels do not have. Set its grey to 0, and the last"
+          " two numbers of jitter."
+        )
 
   @property
   def records(self) -> Source:

@@ -206,16 +206,19 @@ def _let_open(where: str, count: int) -> None:
   images in it look damaged. The limit of a shell is often 1,024.
   """
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-  need = count + _OTHER_FILES
-  if resource.RLIM_INFINITY in (soft, hard) or need <= soft:
+  if soft == resource.RLIM_INFINITY:
     return
-  if need > hard:
+  most = float("inf") if hard == resource.RLIM_INFINITY else hard
+  need = count + _OTHER_FILES
+  if need > most:
     raise ConfigError(
       f"{where} has {count:,} files, which are open all at once, and this"
       f" process may open {hard:,}. Raise the limit to {need:,} (as root:"
       f" `ulimit -n {need}`), or prepare the set in fewer files."
     )
-  resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+  # Other sets may need what is allowed now, so this adds to it.
+  raised = min(max(soft + count, need), most)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
 
 
 def _check_shards(where: str, again: str, shards: list[Any]) -> None:

@@ -78,6 +78,11 @@ class View:
     fits = not self.blur or self.blur_kernel // 2 < self.size
     require(self, "blur_kernel", fits, f"below 2 * size = {2 * self.size}")
 
+  @property
+  def jitters(self) -> bool:
+    """Whether the colours of some images are jittered."""
+    return self.jitter_prob > 0 and any(self.jitter)
+
   def shape(self, channels: int = 3) -> tuple[int, int, int]:
     """Shape of one view of one image."""
     return (self.size, self.size, channels)

@@ -44,11 +44,13 @@ def extract(
     devices: devices to run on; by default all.
 
   Raises:
-    ConfigError: the network has no features of that name.
+    ConfigError: the network has no features of that name, or the images do not
+      have the channels of its input.
   """
   partitioner = parallel.Partitioner.create(parallel.Parallel(), devices)
   n = partitioner.num_devices
   batch_size = -(-batch_size // n) * n
+  run.data.check_channels(images)
   _check_names(run, names)
   encode = jax.jit(
     lambda params, model_state, pixels: _encode(

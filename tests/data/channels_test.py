@@ -1,6 +1,7 @@
 """Images of other channels than red, green and blue, from set to network."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -12,6 +13,7 @@ from array_record.python import array_record_module
 from PIL import Image
 
 from sslx import experiment as experiment_lib
+from sslx import report
 from sslx.config import ConfigError
 from sslx.data import augment, crops, operations, sources
 from sslx.data.views import View
@@ -158,17 +160,22 @@ def test_colours_of_many_channels():
     np.testing.assert_allclose(found[i], expected, atol=1e-5)
 
 
-def build(make, channels, sets):
+def build(method, channels, sets):
   changes = {
     "data.channels": channels,
     "data.mean": (0.5,) * channels,
     "data.std": (0.25,) * channels,
-    "data.views.0.jitter": (0.4, 0.4, 0, 0),
-    "data.views.0.grey": 0.0,
     "data.centre.resize": 16,
     "data.centre.size": 16,
     "runtime.evaluate.batch_size": 16,
   }
+  make = functools.partial(tiny.vit_config, "mae")
+  if method == "simclr":
+    make = tiny.config
+    changes |= {
+      "data.views.0.jitter": (0.4, 0.4, 0, 0),
+      "data.views.0.grey": 0.0,
+    }
   changes = {key.replace(".", "__"): value for key, value in changes.items()}
   return experiment_lib.build(make(**changes), sets=sets)
 
@@ -184,17 +191,7 @@ def build(make, channels, sets):
 )
 @pytest.mark.parametrize("method", ["simclr", "mae"])
 def test_a_run(method, channels, sets):
-  make = (
-    tiny.config
-    if method == "simclr"
-    else lambda **changes: tiny.vit_config("mae", **changes)
-  )
-  if method == "mae":
-    full = make
-    make = lambda **changes: full(
-      **{k: v for k, v in changes.items() if "jitter" not in k}
-    )
-  experiment = build(make, channels, sets)
+  experiment = build(method, channels, sets)
   state = experiment.init_state()
   backbone = state.params["backbone"]
   if method == "simclr":
@@ -245,3 +242,21 @@ def test_a_run(method, channels, sets):
 def test_channels_that_do_not_fit(changes, sets, message):
   with pytest.raises(ConfigError, match=message):
     experiment_lib.build(tiny.config(**changes), sets=sets)
+
+
+def test_a_picture_of_views(monkeypatch):
+  monkeypatch.setitem(sources.SOURCES, "bands", lambda source, split: arrays(5))
+  five = {"data__mean": (0.5,) * 5, "data__std": (0.5,) * 5}
+  config = tiny.config(data__source="bands", **five, data__channels=5)
+  with pytest.raises(ConfigError, match=r"views\.0 changes saturation"):
+    report.first_views(config, 2)
+  with config.unlocked():
+    config.data.views[0].update(jitter=(0.4, 0.4, 0.0, 0.0), grey=0.0)
+  for one in report.first_views(config, 2):
+    assert one.image.shape[2] == one.views[0].shape[2] == 3
+  luma = {"data__mean": (0.5,), "data__std": (0.5,), "data__channels": 1}
+  for one in report.first_views(tiny.config(**luma), 2):
+    red, green, blue = np.moveaxis(np.asarray(one.views[0]), 2, 0)
+    np.testing.assert_array_equal(red, green)
+    np.testing.assert_array_equal(red, blue)
+    assert np.ptp(one.image.astype(int), axis=2).any()

@@ -484,6 +484,16 @@ def test_more_files_than_a_shell_lets_a_process_open(tmp_path, monkeypatch):
     assert images.read(range(count))[0] == [png(image) for image in many]
   finally:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+  # Two sets may be open, and there may be no hard limit.
+  unlimited = resource.RLIM_INFINITY
+  for now, limit in (((2000, 4000), 2300), ((256, unlimited), 812)):
+    monkeypatch.setattr(resource, "getrlimit", lambda _, now=now: now)
+    told = []
+    monkeypatch.setattr(
+      resource, "setrlimit", lambda *x, told=told: told.append(x)
+    )
+    sources.load(source, "train")
+    assert told == [(resource.RLIMIT_NOFILE, (limit, now[1]))]
   monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 512))
   message = error_of(source)
   assert "has 300 files, which are open all at once" in message
