@@ -217,6 +217,15 @@ class Pixels:
     return f"image {index}"
 
 
+def says_saved(output: str) -> bool:
+  """Whether a run that a signal ended says that all of it is saved.
+
+  Where the signal finds it is chance: between two steps it saves, while it
+  evaluates there is nothing to save.
+  """
+  return "is saved" in output or "while evaluating; nothing is lost" in output
+
+
 def environment(devices: int = 1, cache: pathlib.Path | None = None):
   """That of a new process.
 
