@@ -1,7 +1,12 @@
-"""Eight simulated CPU devices, and usual signals, for the whole suite."""
+"""Simulated CPU devices, usual signals and bounded memory, for all tests."""
 
+import ctypes
+import gc
 import os
 import signal
+
+import psutil
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # LLVM's optimisations take longer than all that these tests compute.
@@ -16,3 +21,19 @@ os.environ["XLA_FLAGS"] = (
 for _signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
   if signal.getsignal(_signum) is signal.SIG_IGN:
     signal.signal(_signum, signal.SIG_DFL)
+
+_HELD = 3 * 2**29  # bytes that a worker may keep between two files
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _free_compiled_programs():
+  """Frees what the tests of a file have compiled, if a worker holds much."""
+  yield
+  if psutil.Process().memory_info().rss < _HELD:
+    return
+  import jax
+
+  jax.clear_caches()
+  gc.collect()
+  # glibc keeps freed memory; this gives it back.
+  getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
