@@ -187,7 +187,7 @@ def build(
   order = Order(len(train), data.batch_size, schedule.epochs, runtime.seed)
   plan = methods.Plan(data.batch_size, order.steps_per_epoch, len(order))
   method = _method(config.model, plan, schedule.accumulate, partitioner)
-  slots = method.slots(len(views_lib.each(data.views)))
+  slots = method.slots(views_lib.each(data.views))
   learning_rate = optim.learning_rate(
     schedule.optimizer,
     schedule.lr,
@@ -216,7 +216,7 @@ def build(
   )
   abstract_state = jax.eval_shape(step.init, key)
   features = step.abstract_features(
-    abstract_state.params, abstract_state.model_state
+    abstract_state.params, abstract_state.model_state, abstract_state.aux
   )
   for name in runtime.evaluate.features:
     if name not in features:
@@ -320,12 +320,12 @@ def _method(
   if accumulate == 1:
     return method
   here = f"config.schedule.accumulate is {accumulate}, but"
-  if not getattr(method, "accumulates", False):
+  if not method.accumulates:
     raise config_lib.ConfigError(
-      f"{here} {type(method).__name__} compares the images of a batch with one"
-      " another: in micro-batches each would meet fewer, so it would learn"
-      " something else. Use 1; to save memory, more devices,"
-      " config.model.dtype='bfloat16', or a ViT's remat."
+      f"{here} {type(method).__name__} does not declare `accumulates`. Most"
+      " methods compare the images of a batch with each other: in micro-batches"
+      " each meets fewer, so they would learn something else. Use 1; to save"
+      " memory, more devices, config.model.dtype='bfloat16', or a ViT's remat."
     )
   n = partitioner.num_devices
   if plan.batch_size % (n * accumulate):
@@ -333,7 +333,7 @@ def _method(
       f"{here} config.data.batch_size {plan.batch_size} does not divide evenly"
       f" into that many micro-batches on each of {n} devices."
     )
-  networks = (getattr(method, f.name) for f in dataclasses.fields(method))
+  networks = method.networks.values()
   if not any(hasattr(network, "norm_groups") for network in networks):
     return method  # It has no BatchNorm.
   groups = section.get("norm_groups", 1)

@@ -105,7 +105,7 @@ def check(config: Mapping[str, Any]) -> None:
   )
   plan = methods.Plan(data.batch_size, 1, schedule.epochs)
   method = methods.build(config["model"], plan)
-  method.slots(len(views.each(data.views)))
+  method.slots(views.each(data.views))
 
 
 def fill(config: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from sslx.data import views as views_lib
 from sslx.data.views import Patches, Slot, View
 from sslx.evaluate import monitors
 from sslx.evaluate.probe import OnlineProbe
-from sslx.methods.base import Method, Output
+from sslx.methods.base import Method
+from sslx.methods.run import Output, Run
 from sslx.state import TrainState
 
 
@@ -54,7 +55,7 @@ class TrainStep:
     params, model_state, aux = self.method.init(rng_method, batch)
     probe = None
     if self.probe is not None:
-      features = self.abstract_features(params, model_state)
+      features = self.abstract_features(params, model_state, aux)
       probe = self.probe.init(rng_probe, features["final"].shape[-1])
     return TrainState(
       step=jnp.int32(0),
@@ -76,13 +77,14 @@ class TrainStep:
     return views_lib.each(self.views)[slot.view].shape(self.channels)
 
   def abstract_features(
-    self, params: Any, model_state: Any
+    self, params: Any, model_state: Any, aux: Any
   ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of `method.encode` of two images."""
+    network = self.method.of_network(params, model_state, aux)
     size = self.views[0].size
     shape = (2, size, size, self.channels)
     blank = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jax.eval_shape(self.method.encode, params, model_state, blank)
+    return jax.eval_shape(self.method.encode, *network, blank)
 
   def preprocess(
     self, batch: dict[str, Any], rng: jax.Array, axis: Axis
@@ -120,14 +122,16 @@ class TrainStep:
       The state after the step, and f32 scalar metrics, the same on all devices.
     """
     if self.accumulate == 1:
-      (loss, output), grads = self._gradients(state, batch, axis)
+      (loss, output), grads = self.gradients(state, batch, axis)
     else:
       (loss, output), grads = self._accumulated(state, batch, axis)
     updates, opt_state = self.optimizer.update(
       grads, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
-    params, aux = self.method.after_update(params, output.aux, state.step)
+    params, aux = self.method.after_update(
+      params, state.aux, output.aux, state.step
+    )
 
     grad_norm = optax.tree.norm(grads)
     metrics = {
@@ -156,20 +160,21 @@ class TrainStep:
       metrics,
     )
 
-  def _gradients(
+  def gradients(
     self, state: TrainState, batch: dict[str, Any], axis: Axis
   ) -> tuple[tuple[jax.Array, Output], Any]:
     """Computes loss, output and gradient of the loss for these examples."""
     rng = jax.random.wrap_key_data(state.rng)
     rng_augment, rng_loss = step_keys(rng, state.step)
     views = self.preprocess(batch, rng_augment, axis)
-    order = {k: batch[k] for k in ("label", "place", "back") if k in batch}
-    batch = {"views": views, **order}
+    batch = {"views": views, "back": batch.get("back")}
 
     def loss_fn(params):
-      loss, output = self.method.loss(
-        params, state.model_state, state.aux, batch, rng_loss, state.step, axis
-      )
+      run = Run(
+        self.method, params, state.model_state, state.aux, batch, rng_loss,
+        state.step, axis,
+      )  # fmt: skip
+      loss, output = run.loss()
       # Average over devices here and nowhere else. In the per-device view JAX
       # already sums the gradient of replicated parameters over devices.
       return axis.pmean(loss), output
@@ -179,7 +184,7 @@ class TrainStep:
   def _accumulated(
     self, state: TrainState, batch: dict[str, Any], axis: Axis
   ) -> tuple[tuple[jax.Array, Output], Any]:
-    """`_gradients`, accumulated over micro-batches: means, and all features.
+    """`gradients`, accumulated over micro-batches: means, and all features.
 
     Every micro-batch updates the running BatchNorm statistics from before the
     step. An update is linear in the statistics of the batch, so the mean over
@@ -190,7 +195,7 @@ class TrainStep:
 
     def one(i: jax.Array) -> tuple[Any, jax.Array]:
       micro = jax.tree.map(lambda x: axis.micro_batch(x, i, parts), batch)
-      (loss, output), grads = self._gradients(
+      (loss, output), grads = self.gradients(
         state, micro, dataclasses.replace(axis, part=(i, parts))
       )
       means = axis.pmean(output.metrics)

@@ -32,7 +32,7 @@ def test_config_is_accepted_and_its_parameters_have_shapes(spec):
   config_lib.build(Runtime, config.runtime, "runtime")
   plan = methods.Plan(data.batch_size, 100, 100 * schedule.epochs)
   method = methods.build(config.model, plan)
-  batch = example_batch(data.views, method.slots(len(each(data.views))))
+  batch = example_batch(data.views, method.slots(each(data.views)))
   params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
   rate = optim.learning_rate(
     schedule.optimizer,
@@ -57,7 +57,7 @@ def decayed(spec):
   schedule = config_lib.build(Schedule, config.schedule, "schedule")
   method = methods.build(config.model, methods.Plan(16, 10, 10))
   views = config_lib.build(Data, config.data, "data").views
-  batch = example_batch(views, method.slots(len(each(views))))
+  batch = example_batch(views, method.slots(each(views)))
   params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
   params = jax.tree.map(lambda x: jnp.ones(x.shape), params)
   settings = experiment._without_frozen(schedule.optimizer, method)

@@ -212,12 +212,12 @@ def test_relative_loc_does_not_depend_on_micro_batches_of_whole_groups(
     (
       lambda: tiny.config(schedule__accumulate=2),
       1,
-      "accumulate is 2, but SimCLR compares the images .* Use 1",
+      "accumulate is 2, but SimCLR does not declare .* Use 1",
     ),
     (
       lambda: tiny.vit_config("mocov3", schedule__accumulate=2),
       1,
-      "accumulate is 2, but MoCoV3 compares",
+      "accumulate is 2, but MoCoV3 does not declare",
     ),
     (
       lambda: tiny.vit_config("mae", schedule__accumulate=3),

@@ -56,7 +56,7 @@ def lines(
   per_chip = experiment.data.batch_size // experiment.partitioner.num_devices
   enough = lambda parts: state + rest / parts <= limit
   doublings = [2**n for n in range(1, _MOST)]
-  if getattr(experiment.step.method, "accumulates", False):
+  if experiment.step.method.accumulates:
     parts = next((n for n in doublings if enough(n)), None)
     total = (parts or 0) * experiment.step.accumulate
     if parts and per_chip * experiment.step.accumulate % total == 0:

@@ -25,7 +25,7 @@ class Report:
     state: bytes of each part of the state and of the batch.
     program: the compiled step.
     parts: number of micro-batches; XLA counts the FLOPs of only one.
-    needed: FLOPs that the method needs, or None.
+    needed: FLOPs that the method needs.
     hbm_bytes: bytes read from and written to HBM.
     collectives: exchanges between chips.
     recomputed: number of fusions that XLA computes twice to save memory.
@@ -36,7 +36,7 @@ class Report:
   state: dict[str, float]
   program: Program
   parts: int
-  needed: float | None
+  needed: float
   hbm_bytes: float
   collectives: list[traffic.Collective]
   recomputed: int
@@ -45,14 +45,13 @@ class Report:
   def of(cls, experiment: Experiment, where: Slice, program: Program) -> Report:
     """Makes the report of a compiled experiment."""
     module = hlo.parse(program.text)
-    needed = work.analytic(experiment)
     return cls(
       where,
       experiment.data.batch_size,
       state_bytes(experiment),
       program,
       experiment.step.accumulate,
-      needed and needed / where.chips,
+      work.required(experiment) / where.chips,
       traffic.hbm_bytes(module),
       traffic.collectives(module, where.chips),
       sum(".remat" in x.name for x, _, _ in module.run() if x.op == "fusion"),
@@ -135,13 +134,10 @@ class Report:
     ]
 
   def _work(self) -> list[str]:
-    text = f"FLOPs a chip: {self.flops / 1e12:.3f} T"
-    if self.needed:
-      text += (
-        f"; the method needs {self.needed / 1e12:.3f}"
-        f" ({self.flops / self.needed:.3f} times)"
-      )
-    lines = [text]
+    lines = [
+      f"FLOPs a chip: {self.flops / 1e12:.3f} T; the method needs"
+      f" {self.needed / 1e12:.3f} ({self.flops / self.needed:.3f} times)"
+    ]
     if self.recomputed:
       lines.append(
         f"  XLA does {self.recomputed} fusions a second time to save memory"

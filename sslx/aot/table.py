@@ -136,7 +136,7 @@ def _line(row: Row, kind: str, cache: pathlib.Path | None) -> tuple[str, bool]:
 
 def cells(report: Report) -> str:
   """The table cells with the figures of a report."""
-  of_needed = report.needed and f" ({report.flops / report.needed:.3f})"
+  of_needed = f"({report.flops / report.needed:.3f})"
   moved = ", ".join(
     f"{calls} {kind} {dtype} {payload / 1e6:,.1f}"
     for (kind, dtype), (calls, payload, _) in report.exchanged().items()
@@ -149,7 +149,7 @@ def cells(report: Report) -> str:
   times = ", ".join(f"{1e3 * x:.1f}" for x in report.seconds.values())
   return (
     f"| {report.program.peak / GIB:.1f}"
-    f" | {report.flops / 1e12:.2f}{of_needed or ''}"
+    f" | {report.flops / 1e12:.2f} {of_needed}"
     f" | {report.hbm_bytes / 1e9:.1f}"
     f" | {moved or '-'} | {types or '-'} | {times}"
     f" | {report.images_per_second:,.0f} ({report.bound}) |\n"

@@ -287,7 +287,16 @@ def describe(hint: Any) -> str:
 
 @functools.cache
 def _fields(cls: type, given: tuple[str, ...]) -> dict[str, Key]:
-  """The fields that come from a config, in the order of the class."""
+  """The fields that come from a config, in the order of the class.
+
+  Raises:
+    ConfigError: the class is no dataclass, so it defines no keys.
+  """
+  if not dataclasses.is_dataclass(cls):
+    raise ConfigError(
+      f"{cls.__module__}.{cls.__qualname__} is not a dataclass: it defines no"
+      " config keys. Decorate it with @dataclasses.dataclass(frozen=True)."
+    )
   hints = typing.get_type_hints(cls)
   linen_own = ("parent", "name") if hasattr(cls, "apply") else ()
   found = {}

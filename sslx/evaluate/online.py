@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sslx import parallel
-from sslx.axis import DATA
+from sslx.axis import DATA, Axis
 from sslx.config import require
 from sslx.data import loader, operations
 from sslx.data.pipeline import Data
@@ -22,6 +23,7 @@ from sslx.evaluate import knn, monitors
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.probe import OnlineProbe, Probe
 from sslx.methods.base import Method
+from sslx.methods.run import Run
 from sslx.parallel import Partitioner
 from sslx.state import TrainState
 
@@ -91,25 +93,26 @@ class Online:
     self._settings = settings
     self._train, self.test = train, test
     self._partitioner = partitioner
+    self._method = method
     self._probe = probe
 
-    def encode(params, model_state, images):
+    def encode(network, images):
       images = operations.normalize(images, mean, std)
-      features = method.encode(params, model_state, images)
+      features = method.encode(*network, images)
       return {name: features[name] for name in ("final", *settings.features)}
 
-    def pictures(params, model_state, images):
-      images = operations.normalize(images, mean, std)
-      rows = method.pictures(
-        params, model_state, images[:_PICTURED], jax.random.key(0)
-      )
+    def pictures(params, model_state, aux, images):
+      images = operations.normalize(images[:_PICTURED], mean, std)
+      batch, key, step = {"views": (images,)}, jax.random.key(0), jnp.int32(0)
+      run = Run(method, params, model_state, aux, batch, key, step, Axis())
+      rows = method.pictures(run)
       back = lambda x: _tiled(
         operations.visible(x * jnp.array(std) + jnp.array(mean))
       )
       return jax.tree.map(back, rows)
 
     self._pictures = None
-    if hasattr(method, "pictures"):
+    if type(method).pictures is not Method.pictures:
       self._pictures = jax.jit(pictures, out_shardings=partitioner.replicated)
     self._encode = jax.jit(encode, out_shardings=partitioner.batch)
     self._probe_hits = jax.jit(_probe_hits, static_argnums=0)
@@ -143,9 +146,10 @@ class Online:
         allows.
     """
     self._bad, self._note = 0, note
-    encode = lambda images: self._encode(
-      state.params, state.model_state, images
+    network = self._method.of_network(
+      state.params, state.model_state, state.aux
     )
+    encode = functools.partial(self._encode, network)
     results = {}
     if self.test is None:
       test = self._features(encode, self._train, limit=_RANK_IMAGES)
@@ -184,7 +188,7 @@ class Online:
     )
     images = self._partitioner.put(pixels)
     return parallel.to_host(
-      self._pictures(state.params, state.model_state, images)
+      self._pictures(state.params, state.model_state, state.aux, images)
     )
 
   def run_pixels(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx.config import Choice
-from sslx.methods.base import Method, Plan
+from sslx.methods.base import Method, Plan, check_class
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
 from sslx.methods.mocov3 import MoCoV3
@@ -45,11 +45,8 @@ class Common:
 
 
 _COMMON = tuple(field.name for field in dataclasses.fields(Common))
-# Section `model`. The fields in `given` are set from `Common` and from the
-# run's `Plan`.
-MODEL = Choice(
-  "method", METHODS, common=Common, given=(*_COMMON, *Plan._fields)
-)
+# Section `model`. The fields in `given` are set from `Common` and by the run.
+MODEL = Choice("method", METHODS, common=Common, given=(*_COMMON, "plan"))
 
 
 def build(section: ConfigDict, plan: Plan) -> Method:
@@ -60,11 +57,20 @@ def build(section: ConfigDict, plan: Plan) -> Method:
     plan: describes the run.
 
   Raises:
-    ConfigError: the method is unknown, or it does not accept the settings.
+    ConfigError: the method is unknown, does not keep to the interface, or does
+      not accept the settings.
   """
   section = dict(section)
   cls = MODEL.of(section, "model")
-  del section[MODEL.key]
+  name = section.pop(MODEL.key)
+  check_class(cls, name)
   common = {key: section.pop(key) for key in _COMMON if key in section}
   common = dataclasses.asdict(config_lib.build(Common, common, "model"))
-  return config_lib.build(cls, section, "model", **common, **plan._asdict())
+  method = config_lib.build(cls, section, "model", **common, plan=plan)
+  for teacher in method.teachers:
+    if teacher not in method.networks:
+      raise config_lib.ConfigError(
+        f"config.model.method={name!r} has {teacher!r} among its `teachers`;"
+        f" its networks are {', '.join(map(repr, method.networks))}."
+      )
+  return method

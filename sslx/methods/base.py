@@ -1,19 +1,25 @@
-"""The interface of a method: a paper's algorithm as pure functions."""
+"""What a method is: its networks, and its loss.
+
+A paper's file holds a subclass of `Method`: a frozen dataclass of networks and
+numbers with one duty, `loss(run)`. Everything else that the training step, the
+evaluation and the export need is written here once.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+import dataclasses
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import optax
 
-from sslx.axis import Axis
+from sslx import models
 from sslx.config import ConfigError
-from sslx.data.views import Slot, unshuffled
+from sslx.data.views import Patches, Slot, View, unshuffled
+from sslx.methods.run import Aux, Batch, ModelState, Params, Run
 
-Params = Any
-ModelState = Any
-Aux = Any
-Batch = dict[str, Any]
+Network = Literal["student", "teacher"]
 
 
 class Plan(NamedTuple):
@@ -25,169 +31,224 @@ class Plan(NamedTuple):
     total_steps: optimiser steps of the whole run.
   """
 
-  batch_size: int
-  steps_per_epoch: int
-  total_steps: int
+  batch_size: int = 1
+  steps_per_epoch: int = 1
+  total_steps: int = 1
 
 
-class Output(NamedTuple):
-  """What a loss returns in addition to its value.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+  """A paper's method. A subclass is a frozen dataclass, and holds no arrays.
+
+  Its fields are the keys of config section `model`, except `plan`. A field that
+  is a Linen module is a network; networks are initialised in the order of the
+  fields. `loss` must be defined; the rest has defaults.
 
   Attributes:
-    model_state: updated BatchNorm statistics.
-    aux: updated state of the method.
-    features: f32[b, d] backbone features of one view of each image, for the
-      online probe and the collapse monitors.
-    metrics: f32 scalars by name, means over the examples given.
+    teachers: names of the networks of which a moving average, the teacher, is
+      kept.
+    evaluated: the network that the paper evaluates. It is evaluated and probed
+      during the run, exported, and taken by other runs.
+    num_views: least and most views of each image; no bound if most is None.
+    takes: the kind of the views.
+    accumulates: whether the loss is a mean over examples and only BatchNorm
+      groups couple them, so that a batch can be cut into micro-batches.
+    backbone: maps images to features f32[b, d].
+    plan: the run that the method is built for.
   """
 
-  model_state: ModelState
-  aux: Aux
-  features: jax.Array
-  metrics: dict[str, jax.Array]
+  teachers: ClassVar[tuple[str, ...]] = ()
+  evaluated: ClassVar[Network] = "student"
+  num_views: ClassVar[tuple[int, int | None]] = (2, 2)
+  takes: ClassVar[Literal["crop", "patches"]] = "crop"
+  accumulates: ClassVar[bool] = False
 
+  backbone: models.BACKBONE
+  plan: Plan = Plan()
 
-class Method(Protocol):
-  """A frozen dataclass of hyper-parameters and modules; holds no arrays.
+  def loss(self, run: Run) -> jax.Array:
+    """Returns the loss of these examples, a f32 scalar; sets `run.features`."""
+    raise NotImplementedError
 
-  A method may also define:
-
-  * `adopt(params, model_state, aux)`: returns the `aux` to use when other
-    weights have replaced those drawn by `init`. Required if `aux` holds a copy
-    of an encoder.
-  * `accumulates`: True if the loss is a mean over examples and only BatchNorm
-    groups couple them, so that a batch can be cut into micro-batches.
-  * `pictures(params, model_state, images, rng)`: returns rows of normalised
-    images to display, f32[rows, b, s, s, 3] by name.
-  * `published`: "teacher" if the paper evaluates the copy that `aux` holds
-    under "params" and "model_state", instead of the parameters that the
-    optimiser trains.
-  """
-
-  def slots(self, views: int) -> tuple[Slot, ...]:
-    """Returns the slots that `loss` needs, given `views` views of each image.
-
-    Raises:
-      ConfigError: the method cannot use that number of views.
-    """
-
-  def init(
+  def draw(
     self, rng: jax.Array, batch: Batch
   ) -> tuple[Params, ModelState, Aux]:
-    """Draws the parameters; only the shapes of `batch` matter."""
+    """Draws parameters, BatchNorm statistics and buffers.
 
-  def loss(
-    self,
-    params: Params,
-    model_state: ModelState,
-    aux: Aux,
-    batch: Batch,
-    rng: jax.Array,
-    step: jax.Array,
-    axis: Axis,
-  ) -> tuple[jax.Array, Output]:
-    """Computes the loss of these examples.
+    By default each network takes the output of the one before, the first one a
+    view. A method with other inputs, further parameters or buffers overrides
+    this.
 
     Args:
-      params: the parameters that the optimiser trains.
-      model_state: BatchNorm statistics.
-      aux: the method's own state.
-      batch: `views`, a tuple of normalised f32[b, s, s, 3], one for each slot;
-        `label`, int32[b], which a self-supervised method must not use; and, if
-        some slot is shuffled, `place` and `back`: see `loader.HostBatch`.
-      rng: the key of this step, the same on all devices.
-      step: int32 scalar, optimiser steps taken before this one.
-      axis: identity in the global view, collectives in the per-device view.
-    """
+      rng: a key.
+      batch: a batch of two images, as `loss` is given; only its shapes matter.
 
-  def after_update(
-    self, params: Params, aux: Aux, step: jax.Array
-  ) -> tuple[Params, Aux]:
-    """Does what the paper does after an optimiser step: EMA, projections."""
+    Raises:
+      ConfigError: the method cannot use the views.
+    """
+    return *chain(self.networks, rng, batch["views"][0]), {}
+
+  def momentum_at(self, progress: jax.Array) -> jax.Array | float:
+    """Returns the momentum of the teacher at a share of the run, 0 to 1."""
+    raise NotImplementedError
+
+  def project(self, params: Params) -> Params:
+    """Returns the parameters after an optimiser step, with constraints met."""
+    return params
 
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
   ) -> dict[str, jax.Array]:
-    """Computes features of normalised f32[b, s, s, 3] images, for evaluation.
+    """Computes features for evaluation, with running statistics, no heads.
+
+    Args:
+      params: parameters of the evaluated network.
+      model_state: BatchNorm statistics of the evaluated network.
+      images: f32[b, s, s, c], normalised.
 
     Returns:
       f32[b, d] by name; "final" names the features in `Output.features`.
     """
+    variables = {
+      "params": params["backbone"],
+      "batch_stats": model_state["backbone"],
+    }
+    return self.backbone.apply(variables, images, train=False, every=True)
 
+  def pictures(self, run: Run) -> dict[str, jax.Array]:
+    """Draws pictures of the first view of a run; none by default.
 
-def two_views(method: str, views: int) -> tuple[Slot, ...]:
-  """Returns the slots of a method that compares two views of each image.
+    Returns:
+      Rows of normalised images, f32[rows, b, s, s, c] by name.
+    """
+    del run
+    return {}
 
-  Raises:
-    ConfigError: the number of views is not 2.
-  """
-  if views != 2:
-    raise ConfigError(
-      f"config.data.views are {views} views of each image; {method} compares 2."
-      " Set count=2 in one view, or give two."
+  def slots(self, views: tuple[View | Patches, ...]) -> tuple[Slot, ...]:
+    """Returns the slots that `loss` needs, given the views of each image.
+
+    Raises:
+      ConfigError: the method cannot use these views.
+    """
+    name, (least, most) = type(self).__name__, self.num_views
+    for view in views:
+      if view.kind != self.takes:
+        raise ConfigError(
+          f"config.data.views has a view of kind {view.kind!r}; {name} takes"
+          f" views of kind {self.takes!r}."
+        )
+    n = len(views)
+    if n < least or (most is not None and n > most):
+      given = "is 1 view" if n == 1 else f"are {n} views"
+      wanted = {least: f"{least}", None: f"{least} or more"}
+      wanted = wanted.get(most, f"{least} to {most}")
+      raise ConfigError(
+        f"config.data.views {given} of each image; {name} takes {wanted}. Give"
+        " more or fewer, or set their `count`."
+      )
+    return unshuffled(n)
+
+  # Subclasses do not override what follows.
+
+  @property
+  def networks(self) -> dict[str, models.Network]:
+    """The networks by name, in the order of the fields."""
+    values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    return {k: x for k, x in values.items() if isinstance(x, models.Network)}
+
+  def init(
+    self, rng: jax.Array, batch: Batch
+  ) -> tuple[Params, ModelState, Aux]:
+    """Draws everything, as `draw`; `aux` has the buffers and the teacher."""
+    params, model_state, buffers = self.draw(rng, batch)
+    return params, model_state, self.adopt(params, model_state, buffers)
+
+  def adopt(self, params: Params, model_state: ModelState, aux: Aux) -> Aux:
+    """Returns `aux` with a copy of the student as the teacher."""
+    if not self.teachers:
+      return aux
+    # A real copy in memory, because each buffer can be donated only once.
+    copy = lambda tree: {
+      name: jax.tree.map(jnp.copy, tree[name]) for name in self.teachers
+    }
+    return {**aux, "params": copy(params), "model_state": copy(model_state)}
+
+  def after_update(
+    self, params: Params, aux: Aux, new: Aux, step: jax.Array
+  ) -> tuple[Params, Aux]:
+    """Does what a paper does after an optimiser step: projections, teacher.
+
+    Args:
+      params: parameters after the step.
+      aux: the teacher and the buffers before the step.
+      new: `Output.aux` of the step.
+      step: int32 scalar, optimiser steps taken before this one.
+    """
+    params = self.project(params)
+    if not self.teachers:
+      return params, new
+    momentum = self.momentum_at(jnp.float32(step + 1) / self.plan.total_steps)
+    followed = optax.incremental_update(
+      {name: params[name] for name in self.teachers},
+      aux["params"],
+      1 - momentum,
     )
-  return unshuffled(2)
+    return params, {**new, "params": followed}
+
+  def of_network(
+    self, params: Params, model_state: ModelState, aux: Aux
+  ) -> tuple[Params, ModelState]:
+    """Returns parameters and BatchNorm statistics of the evaluated network."""
+    if self.evaluated == "student":
+      return params, model_state
+    return aux["params"], aux["model_state"]
 
 
-def init(
-  modules: dict[str, Any], rng: jax.Array, x: jax.Array
-) -> tuple[dict[str, Params], dict[str, ModelState]]:
-  """Initialises a chain of modules: each takes the output of the one before.
+def check_class(cls: type, name: str) -> None:
+  """Checks that a class from outside the package keeps to the interface.
 
   Args:
-    modules: by name, in the order of the chain.
-    rng: split into one key for each module.
-    x: input of the first module; only its shape matters.
+    cls: the class.
+    name: its name in METHODS.
+
+  Raises:
+    ConfigError: it does not.
+  """
+  told = f"config.model.method={name!r} is {cls.__module__}.{cls.__name__}, "
+  if not issubclass(cls, Method):
+    raise ConfigError(f"{told}which is not a subclass of methods.base.Method.")
+  if "__dataclass_params__" not in vars(cls):
+    raise ConfigError(
+      f"{told}which is not a dataclass: its fields would be ignored. Decorate"
+      " it with @dataclasses.dataclass(frozen=True, kw_only=True)."
+    )
+  if cls.loss is Method.loss:
+    raise ConfigError(f"{told}which does not define `loss`.")
+  if cls.teachers and cls.momentum_at is Method.momentum_at:
+    raise ConfigError(
+      f"{told}which has `teachers`, but does not define `momentum_at`."
+    )
+  if cls.evaluated == "teacher" and "backbone" not in cls.teachers:
+    raise ConfigError(
+      f"{told}whose `evaluated` is 'teacher', but 'backbone' is not among its"
+      " `teachers`."
+    )
+
+
+def chain(
+  networks: dict[str, models.Network], rng: jax.Array, x: jax.Array
+) -> tuple[Params, ModelState]:
+  """Initialises networks: each takes the output of the one before.
+
+  Args:
+    networks: by name, in the order of the chain.
+    rng: split into one key for each network.
+    x: input of the first network; only its shape matters.
   """
   params, model_state = {}, {}
-  keys = jax.random.split(rng, len(modules))
-  for key, (name, module) in zip(keys, modules.items(), strict=True):
-    x, variables = module.init_with_output(key, x, train=False)
+  keys = jax.random.split(rng, len(networks))
+  for key, (name, network) in zip(keys, networks.items(), strict=True):
+    x, variables = network.init_with_output(key, x, train=False)
     params[name] = variables["params"]
     model_state[name] = variables.get("batch_stats", {})
   return params, model_state
-
-
-def encode(
-  backbone: Any, params: Params, model_state: ModelState, images: jax.Array
-) -> dict[str, jax.Array]:
-  """Computes all features of a backbone, with running statistics, no heads."""
-  variables = {
-    "params": params["backbone"],
-    "batch_stats": model_state["backbone"],
-  }
-  return backbone.apply(variables, images, train=False, every=True)
-
-
-def apply(
-  module: Any,
-  name: str,
-  params: Params,
-  model_state: ModelState,
-  x: jax.Array,
-  axis: Axis,
-  **arguments: Any,
-) -> tuple[Any, Any]:
-  """Runs a module in training mode.
-
-  Args:
-    module: a Linen module.
-    name: key of its parameters in `params`, of its statistics in `model_state`.
-    params: parameters of the method.
-    model_state: BatchNorm statistics of the method.
-    x: input.
-    axis: the data axis.
-    **arguments: further arguments of the module's call.
-
-  Returns:
-    The module's output, and its updated statistics.
-  """
-  y, updated = module.apply(
-    {"params": params[name], "batch_stats": model_state[name]},
-    x,
-    train=True,
-    axis=axis,
-    mutable=["batch_stats"],
-    **arguments,
-  )
-  return y, updated.get("batch_stats", {})

@@ -7,39 +7,37 @@ Learners, CVPR 2022.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from sslx import config as config_lib
-from sslx import models
-from sslx.axis import Axis
 from sslx.data import augment
-from sslx.data.views import Slot, unshuffled
-from sslx.methods import base
-from sslx.methods.base import Aux, Batch, ModelState, Output, Params
+from sslx.methods.base import Method, chain
+from sslx.methods.run import Aux, Batch, ModelState, Params, Run
 from sslx.models import decoder as decoder_lib
 from sslx.models import patches as patches_lib
 from sslx.models import vit
 
 
-@dataclasses.dataclass(frozen=True)
-class MAE:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MAE(Method):
   """Section 3: asymmetric encoder and decoder, random masking per image.
 
+  The backbone is the encoder, which sees only the visible patches.
+
   Attributes:
-    backbone: the encoder, which sees only the visible patches.
     decoder: predicts all patches from the tokens of the visible patches.
     mask_ratio: fraction of masked patches, rounded up to a whole patch.
     norm_pix: whether to normalise each target patch by its own mean and
       standard deviation (section 3, "Reconstruction target").
   """
 
+  num_views = (1, 1)
   # The loss is a mean over independent examples.
-  accumulates: ClassVar[bool] = True
+  accumulates = True
 
-  backbone: models.BACKBONE
   decoder: decoder_lib.Decoder
   mask_ratio: float = 0.75
   norm_pix: bool = True
@@ -58,15 +56,7 @@ class MAE:
     possible = 0 < self.mask_ratio < 1
     config_lib.require(self, "mask_ratio", possible, "between 0 and 1")
 
-  def slots(self, views: int) -> tuple[Slot, ...]:
-    """Returns a slot for the one view."""
-    if views != 1:
-      raise config_lib.ConfigError(
-        f"config.data.views are {views} views of each image; MAE takes 1."
-      )
-    return unshuffled(1)
-
-  def init(
+  def draw(
     self, rng: jax.Array, batch: Batch
   ) -> tuple[Params, ModelState, Aux]:
     """Draws encoder and decoder.
@@ -74,7 +64,7 @@ class MAE:
     Raises:
       ConfigError: the mask leaves no patch visible, or masks none.
     """
-    images = batch["views"][0]
+    (images,) = batch["views"]
     visible, patches = self.visible(images)
     if not 0 < visible < patches:
       raise config_lib.ConfigError(
@@ -82,7 +72,7 @@ class MAE:
         f" {visible} of {patches} patches to see; it must be some, not all."
       )
     rng_encoder, rng_decoder = jax.random.split(rng)
-    params, model_state = base.init(
+    params, model_state = chain(
       {"backbone": self.backbone}, rng_encoder, images
     )
     decoder = self.decoder.init(
@@ -93,81 +83,41 @@ class MAE:
       **self.decoded(images),
     )
     params["decoder"] = decoder["params"]
-    return params, model_state | {"decoder": {}}, {}
+    return params, {**model_state, "decoder": {}}, {}
 
-  def loss(
-    self,
-    params: Params,
-    model_state: ModelState,
-    aux: Aux,
-    batch: Batch,
-    rng: jax.Array,
-    step: jax.Array,
-    axis: Axis,
-  ) -> tuple[jax.Array, Output]:
+  def loss(self, run: Run) -> jax.Array:
     """Computes the mean squared error over the masked patches."""
-    del step
-    images = batch["views"][0]
-    # One key per example: the mask does not depend on the number of devices.
-    keys = augment.example_keys(rng, axis.positions(len(images)))
-    tokens, predicted, masked = self._reconstruct(
-      params, model_state, images, keys, axis
-    )
-    target = self._target(images)
+    tokens, predicted, masked = self._reconstruct(run)
+    target = self._target(run.views[0])
     error = jnp.mean(jnp.square(predicted - target), axis=-1)  # [b, n]
+    # Features of the visible patches only: encoding all patches would cost
+    # four times as much.
+    run.features = patches_lib.pooled(tokens)[self.backbone.features]
+    seen = jnp.sum(error * (1 - masked)) / jnp.sum(1 - masked)
+    run.metrics = {"visible_error": seen}
     # Every image has the same number of masked patches, so the mean over
     # devices is the mean over the global batch.
-    loss = jnp.sum(error * masked) / jnp.sum(masked)
-    seen = jnp.sum(error * (1 - masked)) / jnp.sum(1 - masked)
-    features = patches_lib.pooled(tokens)[self.backbone.features]
-    output = Output(
-      model_state=model_state,
-      aux=aux,
-      # Features of the visible patches only: encoding all patches would cost
-      # four times as much.
-      features=features,
-      metrics={"visible_error": seen},
-    )
-    return loss, output
+    return jnp.sum(error * masked) / jnp.sum(masked)
 
-  def _reconstruct(
-    self,
-    params: Params,
-    model_state: ModelState,
-    images: jax.Array,
-    keys: jax.Array,
-    axis: Axis,
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def _reconstruct(self, run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Encodes the visible patches and predicts all of them.
 
     Returns:
-      Tokens f32[b, 1 + k, d]; predicted patches f32[b, n, p p 3]; mask
+      Tokens f32[b, 1 + k, d]; predicted patches f32[b, n, p p c]; mask
       f32[b, n], 1 for a masked patch.
     """
+    (images,) = run.views
     visible, patches = self.visible(images)
-    order, restore = random_order(keys, patches)
+    order, restore = random_order(run.keys, patches)
     masked = (restore >= visible).astype(jnp.float32)
-    tokens, _ = base.apply(
-      self.backbone,
+    tokens = run(
       "backbone",
-      params,
-      model_state,
       images,
-      axis,
       method="tokens",
       keep=order[:, :visible],
-      keys=augment.fold(keys, 1),  # Only drop path uses them.
+      keys=augment.fold(run.keys, 1),  # Only drop path uses them.
     )
-    predicted, _ = base.apply(
-      self.decoder,
-      "decoder",
-      params,
-      model_state,
-      tokens,
-      axis,
-      restore=restore,
-      **self.decoded(images),
-    )
+    predicted = run("decoder", tokens, restore=restore, **self.decoded(images))
     return tokens, predicted, masked
 
   def visible(self, images: jax.Array) -> tuple[int, int]:
@@ -184,39 +134,25 @@ class MAE:
     }
 
   def _target(self, images: jax.Array) -> jax.Array:
-    """Returns the patches to predict, f32[b, n, p p 3]."""
+    """Returns the patches to predict, f32[b, n, p p c]."""
     target = patches_lib.patchify(images, self.backbone.patch_size)
     if not self.norm_pix:
       return target
     mean, std = _moments(target)
     return (target - mean) / std
 
-  def pictures(
-    self,
-    params: Params,
-    model_state: ModelState,
-    images: jax.Array,
-    rng: jax.Array,
-  ) -> dict[str, jax.Array]:
+  def pictures(self, run: Run) -> dict[str, jax.Array]:
     """Draws the images, their visible patches, and their reconstructions.
 
     A reconstruction keeps the visible patches of the image. With `norm_pix`, a
     predicted patch is given the mean and standard deviation of the true patch.
 
-    Args:
-      params: parameters of the method.
-      model_state: BatchNorm statistics of the method.
-      images: f32[b, s, s, 3], normalised.
-      rng: key of the mask.
-
     Returns:
-      "reconstructions": f32[3, b, s, s, 3], normalised like the images.
+      "reconstructions": f32[3, b, s, s, c], normalised like the images.
     """
+    (images,) = run.views
     size, grid = self.backbone.patch_size, self.backbone.grid(images)
-    keys = augment.example_keys(rng, jnp.arange(len(images)))
-    _, predicted, masked = self._reconstruct(
-      params, model_state, images, keys, Axis()
-    )
+    _, predicted, masked = self._reconstruct(run)
     original = patches_lib.patchify(images, size)
     if self.norm_pix:
       mean, std = _moments(original)
@@ -229,19 +165,6 @@ class MAE:
     )
     rows = [patches_lib.unpatchify(x, size, grid) for x in rows]
     return {"reconstructions": jnp.stack(rows)}
-
-  def after_update(
-    self, params: Params, aux: Aux, step: jax.Array
-  ) -> tuple[Params, Aux]:
-    """Changes nothing."""
-    del step
-    return params, aux
-
-  def encode(
-    self, params: Params, model_state: ModelState, images: jax.Array
-  ) -> dict[str, jax.Array]:
-    """Computes the encoder's features of all patches; the decoder is unused."""
-    return base.encode(self.backbone, params, model_state, images)
 
 
 def random_order(keys: jax.Array, patches: int) -> tuple[jax.Array, jax.Array]:

@@ -59,9 +59,8 @@ def start(
     params=_placed(taken.params, state.params, params),
     model_state=_placed(taken.model_state, state.model_state, model_state),
   )
-  if hasattr(method, "adopt"):
-    aux = method.adopt(state.params, state.model_state, state.aux)
-    state = state.replace(aux=aux)
+  aux = method.adopt(state.params, state.model_state, state.aux)
+  state = state.replace(aux=aux)
   return state, [f"weights from {source.path}", *taken.notes]
 
 

@@ -105,14 +105,14 @@ def open_run(
   config = read_config(workdir)
   data = config_lib.build(pipeline.Data, config.data, "data")
   method = methods.build(config.model, methods.Plan(data.batch_size, 1, 1))
-  slots = method.slots(len(views_lib.each(data.views)))
+  slots = method.slots(views_lib.each(data.views))
   batch = example_batch(data.views, slots, data.channels)
   key = jax.random.key(0)
   params, model_state, aux = jax.eval_shape(method.init, key, batch)
   wanted = {"params": params, "model_state": model_state}
-  network = what or getattr(method, "published", "student")
+  network = what or method.evaluated
   if network == "teacher":
-    if "params" not in aux:
+    if not method.teachers:
       raise config_lib.ConfigError(
         f"--what=teacher: {type(method).__name__} has one network only; leave"
         " it out."

@@ -27,9 +27,8 @@ from sslx.models.resnet import ResNet
 
 @dataclasses.dataclass(frozen=True)
 class Half(SimCLR):
-  def loss(self, *args, **kwargs):
-    loss, output = super().loss(*args, **kwargs)
-    return loss / 2, output
+  def loss(self, run):
+    return super().loss(run) / 2
 
 class Wide(ResNet):
   pass

@@ -15,16 +15,17 @@ from sslx.data import files, pipeline
 from sslx.data.views import Centre, View
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.online import Evaluate, Online
+from sslx.methods.base import Method
 from tests import tiny
 from tests.data import photos
 
 DATA = pipeline.Data(
   "folder", 4, (View(8),), (0.0,) * 3, (1.0,) * 3, centre=Centre(8, 8)
 )
-STATE = types.SimpleNamespace(params={}, model_state={})
+STATE = types.SimpleNamespace(params={}, model_state={}, aux={})
 
 
-class Means:
+class Means(Method):
   """The features of an image are the means of its colours."""
 
   def encode(self, params, model_state, images):
@@ -47,7 +48,7 @@ def online(root, devices=None, k=(3,), **settings):
   test = files.open_files(str(root), "test", "test", train.classes)
   return Online(
     Evaluate(batch_size=8, knn=KNN(k=k), probe=None),
-    Means(),
+    Means(backbone=None),
     None,
     train,
     test,

@@ -11,6 +11,7 @@ from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.data import augment
 from sslx.methods import mae
+from sslx.methods.run import Run
 from tests import naive, tiny
 from tests.models.vit_test import official_positions
 from tests.step_test import three_steps
@@ -88,7 +89,7 @@ def test_loss_and_gradients_equal_the_official_formulas(case, ratio, norm_pix):
 
   def ours(params):
     step, axis = jnp.int32(0), Axis()
-    return method.loss(params, state, aux, batch, rng, step, axis)[0]
+    return Run(method, params, state, aux, batch, rng, step, axis).loss()[0]
 
   theirs = lambda params: official_loss(
     params, batch["views"][0], rng, ratio=ratio, norm_pix=norm_pix
@@ -147,9 +148,10 @@ def test_the_encoder_sees_49_of_196_patches():
 
 
 def test_pictures_show_the_image_its_visible_part_and_what_was_made(case):
-  method, params, state, _, batch = case
-  images = batch["views"][0]
-  rows = method.pictures(params, state, images, jax.random.key(0))
+  method, params, state, aux, batch = case
+  images, key = batch["views"][0], jax.random.key(0)
+  run = Run(method, params, state, aux, batch, key, jnp.int32(0), Axis())
+  rows = method.pictures(run)
   original, seen, made = rows["reconstructions"]
   np.testing.assert_array_equal(original, images)
   hidden = np.all(np.asarray(seen) == 0, axis=-1)

@@ -11,6 +11,7 @@ import pytest
 
 from sslx.axis import Axis
 from sslx.config import ConfigError
+from sslx.methods.run import Run
 from sslx.step import step_keys
 from tests import tiny
 
@@ -134,7 +135,6 @@ class Answers:
   """A head that is told the answers, and keeps the dropout it is given."""
 
   hidden = HIDDEN
-  norm_groups = 1
   classes = 8
 
   def __init__(self, places):
@@ -161,9 +161,16 @@ def outputs(method, places, seed=0):
   numbers = np.arange(2 * 9).reshape(2, 9, 1, 1, 1)
   patches = np.float32(np.broadcast_to(numbers, (2, 9, 5, 5, 3)))
   empty = {"backbone": {}, "head": {}}
-  loss, output = told.loss(
-    empty, empty, {}, {"views": (patches,)}, jax.random.key(seed), 0, Axis()
-  )
+  loss, output = Run(
+    told,
+    empty,
+    empty,
+    {},
+    {"views": (patches,)},
+    jax.random.key(seed),
+    0,
+    Axis(),
+  ).loss()
   return float(loss), output, head
 
 
@@ -204,8 +211,11 @@ def test_the_head_is_decayed_five_times_as_much():
   ("changes", "message"),
   [
     ({"model__head__classes": 9}, "classes is 9; it must be 8"),
-    ({"views": ({"size": 12, "count": 1},)}, "a view of kind 'patches'"),
-    ({"views": ({"size": 12, "count": 2},)}, "takes one, of kind 'patches'"),
+    (
+      {"views": ({"size": 12, "count": 1},)},
+      "has a view of kind 'crop'; RelativeLoc",
+    ),
+    ({"views": ({"size": 12, "count": 2},)}, "takes views of kind 'patches'"),
   ],
 )
 def test_what_cannot_be_is_refused(changes, message):

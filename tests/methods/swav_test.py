@@ -259,7 +259,7 @@ def test_usage_of_even_and_of_collapsed_codes():
 def test_the_queue_is_rounded_down_to_whole_batches():
   built = build(model__queue_size=3 * BATCH + 5, model__queue_start_epoch=1)
   assert built.abstract_state.aux["queue"].shape[1] == 3 * BATCH
-  assert built.step.method.steps_per_epoch == 4
+  assert built.step.method.plan.steps_per_epoch == 4
 
 
 def test_without_a_queue_the_state_has_none():
@@ -272,5 +272,5 @@ def test_what_cannot_be_is_refused():
   ):
     build(model__queue_size=9)
   one = {"size": 12, "count": 1}
-  with pytest.raises(ConfigError, match="1 view of each image; SwAV needs 2"):
+  with pytest.raises(ConfigError, match="1 view of each image; SwAV takes 2"):
     build(views=(one,))

@@ -36,7 +36,7 @@ def abstract(config: ConfigDict):
   """The method, and ShapeDtypeStructs of what its `init` gives."""
   data = config_lib.build(Data, config.data, "data")
   method = methods.build(config.model, methods.Plan(data.batch_size, 1, 1))
-  slots = method.slots(len(views_lib.each(data.views)))
+  slots = method.slots(views_lib.each(data.views))
   batch = example_batch(data.views, slots, data.channels)
   return method, jax.eval_shape(method.init, jax.random.key(0), batch)
 

@@ -69,7 +69,7 @@ def _accumulate(wrapper: Node, method: str) -> int:
   from sslx.methods import METHODS  # Slow: it imports Flax.
 
   count = wrapper.take("accumulative_counts", int, 1)
-  if count > 1 and not getattr(METHODS[method], "accumulates", False):
+  if count > 1 and not METHODS[method].accumulates:
     why = f"{method} compares the images of a batch: sslx does not cut it"
     wrapper.note("accumulative_counts", why)
     return 1

@@ -1,0 +1,155 @@
+"""One computation of a loss: what a method sees of a training step."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sslx.axis import Axis
+from sslx.data import augment
+
+Params = Any
+ModelState = Any
+Aux = dict[str, Any]
+Batch = dict[str, Any]
+
+# Where `Aux` keeps the teacher; all other keys of it are buffers.
+_TEACHER = ("params", "model_state")
+
+
+class Output(NamedTuple):
+  """What a step needs of a loss in addition to its value.
+
+  Attributes:
+    model_state: updated BatchNorm statistics.
+    aux: updated buffers, and the teacher's BatchNorm statistics.
+    features: f32[b, d] backbone features of one view of each image, for the
+      online probe and the collapse monitors.
+    metrics: f32 scalars by name, means over the examples given.
+  """
+
+  model_state: ModelState
+  aux: Aux
+  features: jax.Array
+  metrics: dict[str, jax.Array]
+
+
+class Run:
+  """One computation of a loss: its data, its networks and its state.
+
+  `run(name, x)` calls a network in training mode, and `run.teacher(name, x)`
+  the teacher's. The loss must set `features`; it may set `metrics` and replace
+  values of `buffers`.
+
+  Attributes:
+    views: normalised f32[b, *view.shape], one for each slot of the method.
+    back: int32[b], the global row of the shuffled slots that holds each
+      example; None if no slot is shuffled.
+    keys: [b] keys of the examples for this step. They depend on the places of
+      the examples in the global batch, not on the devices.
+    params: parameters by network, and those that `Method.draw` adds.
+    buffers: the method's own arrays, such as a queue, by name.
+    step: int32 scalar, optimiser steps taken before this one.
+    progress: f32 scalar, the share of the run that is done, 0 to 1.
+    axis: identity in the global view, collectives in the per-device view.
+    features: see `Output`.
+    metrics: see `Output`.
+  """
+
+  def __init__(
+    self,
+    method: Any,
+    params: Params,
+    model_state: ModelState,
+    aux: Aux,
+    batch: Batch,
+    rng: jax.Array,
+    step: jax.Array,
+    axis: Axis,
+  ):
+    """Prepares the loss of these examples.
+
+    Args:
+      method: the `Method`.
+      params: the parameters that the optimiser trains.
+      model_state: BatchNorm statistics.
+      aux: the teacher and the buffers.
+      batch: `views`; and, if some slot is shuffled, `back`.
+      rng: the key of this step, the same on all devices.
+      step: int32 scalar, optimiser steps taken before this one.
+      axis: the data axis.
+    """
+    self._method = method
+    self._model_state = dict(model_state)
+    self._teacher_params = aux.get("params", {})
+    self._teacher_state = dict(aux.get("model_state", {}))
+    self.params = params
+    self.buffers = {k: x for k, x in aux.items() if k not in _TEACHER}
+    self.views, self.back = batch["views"], batch.get("back")
+    places = axis.positions(len(self.views[0]))
+    self.keys = augment.example_keys(rng, places)
+    self.step, self.axis = step, axis
+    self.progress = jnp.float32(step) / method.plan.total_steps
+    self.features, self.metrics = None, {}
+
+  def __call__(self, name: str, x: jax.Array, **arguments: Any) -> Any:
+    """Calls a network in training mode; updates its BatchNorm statistics.
+
+    Args:
+      name: name of the network.
+      x: its input.
+      **arguments: further arguments of the module's call.
+    """
+    y, self._model_state[name] = self._apply(
+      name, self.params, self._model_state, x, arguments
+    )
+    return y
+
+  def teacher(self, name: str, x: jax.Array, **arguments: Any) -> Any:
+    """Calls the teacher's copy of a network, in training mode, as `__call__`.
+
+    No gradient flows through the result.
+    """
+    y, self._teacher_state[name] = self._apply(
+      name, self._teacher_params, self._teacher_state, x, arguments
+    )
+    return jax.lax.stop_gradient(y)
+
+  def _apply(
+    self, name: str, params: Params, state: ModelState, x: Any, arguments: dict
+  ) -> tuple[Any, Any]:
+    y, updated = getattr(self._method, name).apply(
+      {"params": params[name], "batch_stats": state[name]},
+      x,
+      train=True,
+      axis=self.axis,
+      mutable=["batch_stats"],
+      **arguments,
+    )
+    return y, updated.get("batch_stats", {})
+
+  def loss(self) -> tuple[jax.Array, Output]:
+    """Computes the method's loss, f32 scalar, and what the step needs with it.
+
+    Raises:
+      TypeError: the loss or a metric is not a scalar, or `features` is not
+        f32[b, d].
+    """
+    value = self._method.loss(self)
+    loss = f"{type(self._method).__name__}.loss"
+    if jnp.shape(value):
+      raise TypeError(f"{loss} has shape {jnp.shape(value)}; it is a scalar.")
+    if getattr(self.features, "ndim", 0) != 2:
+      raise TypeError(f"{loss} must set run.features to f32[b, d] features.")
+    for name, x in self.metrics.items():
+      if jnp.shape(x):
+        raise TypeError(
+          f"{loss} sets run.metrics[{name!r}] of shape {jnp.shape(x)}; a metric"
+          " is a scalar."
+        )
+    aux = self.buffers
+    if self._teacher_state:
+      aux = {**aux, "model_state": self._teacher_state}
+    return value, Output(self._model_state, aux, self.features, self.metrics)

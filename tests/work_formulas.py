@@ -1,0 +1,133 @@
+"""FLOPs that each method requires, counted from its paper.
+
+Which networks see which views, and which of these passes need a gradient. A
+gradient costs two forward passes, but the first layer needs none of its input,
+and none at all if it is frozen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sslx.benchmark import work
+from sslx.methods.mae import MAE
+from sslx.methods.moco import MoCo
+from sslx.methods.mocov3 import MoCoV3
+from sslx.methods.relative_loc import PATCHES, RelativeLoc
+from sslx.methods.simclr import SimCLR
+from sslx.methods.swav import CODE_VIEWS, SwAV
+
+
+def required(experiment) -> float:
+  """FLOPs of one step, for the whole batch."""
+  step, b = experiment.step, experiment.data.batch_size
+  shapes = [(b, *step.view_shape(slot)) for slot in step.slots]
+  return _COUNTS[type(step.method)](step.method, shapes)
+
+
+def _simclr(method: SimCLR, views: list[tuple[int, ...]]) -> float:
+  d, n = method.projector.dims[-1], 2 * views[0][0]
+  network = sum(_trained(method, "projector", x) for x in views)
+  return network + 3 * 2 * n * n * d  # anchors and candidates have gradients
+
+
+def _moco(method: MoCo, slots: list[tuple[int, ...]]) -> float:
+  queries = 2 if method.symmetric else 1
+  b, d = slots[0][0], method.projector.dims[-1]
+  trained = queries * _trained(method, "projector", slots[0])
+  keys = queries * _forward(method, "projector", slots[-1])
+  return trained + keys + queries * 2 * 2 * b * method.queue_size * d
+
+
+def _swav(method: SwAV, views: list[tuple[int, ...]]) -> float:
+  b, d = views[0][0], method.projector.dims[-1]
+  network = sum(_trained(method, "projector", x) for x in views)
+  past = 2 * CODE_VIEWS * method.queue_size * d * method.prototypes
+  return network + 3 * 2 * b * len(views) * d * method.prototypes + past
+
+
+def _relative_loc(method: RelativeLoc, views: list[tuple[int, ...]]) -> float:
+  b, _, *patch = views[0]
+  pairs = b * (PATCHES - 1)
+  patches = (b * PATCHES, *patch)
+  _, backbone = _matmuls(method.backbone, patches)
+  d = _width(method.backbone, patches)
+  head = pairs * 2 * method.head.hidden * (2 * d + method.head.classes)
+  return backbone + 3 * head
+
+
+def _mocov3(method: MoCoV3, views: list[tuple[int, ...]]) -> float:
+  b, d = views[0][0], method.projector.dims[-1]
+  predictor, _ = _matmuls(method.predictor, (b, d))
+  trained = sum(_trained(method, "projector", x) + 3 * predictor for x in views)
+  keys = sum(_forward(method, "projector", x) for x in views)
+  # Keys need no gradient.
+  return trained + keys + len(views) * 2 * 2 * b * b * d
+
+
+def _mae(method: MAE, views: list[tuple[int, ...]]) -> float:
+  b, images = views[0][0], jax.ShapeDtypeStruct(views[0], jnp.float32)
+  visible, patches = method.visible(images)
+  keep, restore = (jnp.zeros((b, n), jnp.int32) for n in (visible, patches))
+  _, encoder = _matmuls(method.backbone, views[0], method="tokens", keep=keep)
+  tokens = (b, 1 + visible, method.backbone.sizes[0])
+  decoder, _ = _matmuls(
+    method.decoder, tokens, restore=restore, **method.decoded(images)
+  )
+  return encoder + 3 * decoder
+
+
+_COUNTS = {
+  SimCLR: _simclr,
+  MoCo: _moco,
+  SwAV: _swav,
+  RelativeLoc: _relative_loc,
+  MoCoV3: _mocov3,
+  MAE: _mae,
+}
+
+
+def _trained(method: Any, head: str, images: tuple[int, ...]) -> float:
+  """FLOPs of the forward and backward pass of backbone and head."""
+  _, backbone = _matmuls(method.backbone, images)
+  d = _width(method.backbone, images)
+  forward, _ = _matmuls(getattr(method, head), (images[0], d))
+  return backbone + 3 * forward
+
+
+def _forward(method: Any, head: str, images: tuple[int, ...]) -> float:
+  """FLOPs of the forward pass of backbone and head."""
+  backbone, _ = _matmuls(method.backbone, images)
+  d = _width(method.backbone, images)
+  return backbone + _matmuls(getattr(method, head), (images[0], d))[0]
+
+
+def _width(backbone: Any, images: tuple[int, ...]) -> int:
+  return jax.eval_shape(*_bound(backbone, images)).shape[-1]
+
+
+def _bound(
+  module: Any, shape: tuple[int, ...], **arguments: Any
+) -> tuple[Any, ...]:
+  """A module's forward pass, and the shapes of its arguments."""
+  x = jax.ShapeDtypeStruct(shape, jnp.float32)
+  init = lambda x: module.init(jax.random.key(0), x, train=False, **arguments)
+  variables = jax.eval_shape(init, x)
+  apply = lambda variables, x: module.apply(
+    variables, x, train=True, mutable=["batch_stats"], **arguments
+  )[0]
+  return apply, variables, x
+
+
+def _matmuls(
+  module: Any, shape: tuple[int, ...], **arguments: Any
+) -> tuple[float, float]:
+  """FLOPs of the forward pass alone, and of forward and backward together."""
+  apply, *shapes = _bound(module, shape, **arguments)
+  counts = list(work._counts(jax.make_jaxpr(apply)(*shapes).jaxpr))
+  forward = sum(counts)
+  saved = 2 if getattr(module, "frozen", ()) else 1
+  return forward, 3 * forward - saved * counts[0]
