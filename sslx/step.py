@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sslx import monitors
 from sslx.axis import Axis
 from sslx.data import augment, operations
 from sslx.data import views as views_lib
 from sslx.data.views import Patches, Slot, View
-from sslx.evaluate import monitors
 from sslx.evaluate.probe import OnlineProbe
 from sslx.methods.base import Method
 from sslx.methods.run import Output, Run

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import pathlib
 import signal
 
 import psutil
@@ -15,6 +16,13 @@ os.environ["XLA_FLAGS"] = (
   + " --xla_force_host_platform_device_count=8"
   + " --xla_backend_optimization_level=0"
 )
+
+# Programs that several tests, or the jobs that they start, have in common are
+# compiled once. With a limit of its size JAX locks the folder.
+_CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 * 2**30))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 # `nohup`, and a shell that starts the tests in the background, ignore some
 # signals. The jobs that tests start would inherit that, and wait for ever.

@@ -13,13 +13,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sslx import parallel
+from sslx import monitors, parallel
 from sslx.axis import DATA, Axis
 from sslx.config import require
 from sslx.data import loader, operations
 from sslx.data.pipeline import Data
 from sslx.data.sources import Arrays, Encoded
-from sslx.evaluate import knn, monitors
+from sslx.evaluate import knn
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.probe import OnlineProbe, Probe
 from sslx.methods.base import Method

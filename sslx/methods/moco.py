@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from sslx import config as config_lib
-from sslx import losses
+from sslx import losses, monitors
 from sslx.data.views import Patches, Slot, View
-from sslx.evaluate import monitors
 from sslx.methods.base import Method
 from sslx.methods.run import Aux, Batch, ModelState, Params, Run
 from sslx.models import heads

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from sslx import config as config_lib
-from sslx import losses
+from sslx import losses, monitors
 from sslx.data import augment
-from sslx.evaluate import monitors
 from sslx.methods.base import Method
 from sslx.methods.run import Run
 from sslx.models import heads

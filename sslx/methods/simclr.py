@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from sslx import config as config_lib
-from sslx import losses
-from sslx.evaluate import monitors
+from sslx import losses, monitors
 from sslx.methods.base import Method
 from sslx.methods.run import Run
 from sslx.models import heads

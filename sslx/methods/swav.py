@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from sslx import config as config_lib
-from sslx import losses
+from sslx import losses, monitors
 from sslx.axis import Axis
-from sslx.evaluate import monitors
 from sslx.methods.base import Method
 from sslx.methods.run import Aux, Batch, ModelState, Params, Run
 from sslx.models import heads

@@ -6,8 +6,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sslx import monitors
 from sslx.axis import Axis
-from sslx.evaluate import monitors
 from sslx.parallel import Parallel, Partitioner
 
 ROWS, DIM, BATCH = 300, 20, 64
