@@ -48,6 +48,8 @@ def write(
 ) -> None:
   """Compiles recipes and writes the tables between the marks of the page.
 
+  The page is written after each row, so that hours of work are not lost.
+
   Args:
     page: the page to write; text outside the marks is kept.
     topology: kind of chips, and a shape that is ignored.
@@ -74,13 +76,20 @@ def write(
     raise config_lib.ConfigError(f"{page} has no {_BEGIN.strip()} and {_END}")
   head, _, rest = text.partition(_BEGIN)
   _, _, tail = rest.partition(_END)
-  body = f"jax {jax.__version__}, {kind}\n\n{_HEADER}"
+  body = ""
+
+  def add(text: str) -> None:
+    nonlocal body
+    body += text
+    page.write_text(head + _BEGIN + body + _END + tail)
+
+  add(f"jax {jax.__version__}, {kind}\n\n{_HEADER}")
   for row in rows:
-    body += "".join(_until_it_fits(row, kind, cache))
-  body += f"\nThe same images a chip:\n\n{_HEADER}"
+    for line in _until_it_fits(row, kind, cache):
+      add(line)
+  add(f"\nThe same images a chip:\n\n{_HEADER}")
   for row in _scaling(pattern):
-    body += _line(row, kind, cache)[0]
-  page.write_text(head + _BEGIN + body + _END + tail)
+    add(_line(row, kind, cache)[0])
 
 
 def _recipes(pattern: str) -> Iterator[Row]:
