@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import methods, optim, settings
-from sslx.data import crops, loader, pipeline, sources
+from sslx.data import crops, loader, pipeline, sets, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.evaluate.online import Online
@@ -20,7 +20,7 @@ from sslx.parallel import Partitioner
 from sslx.state import TrainState
 from sslx.step import TrainStep, example_batch
 
-Images = sources.Arrays | sources.Encoded
+Images = sets.Arrays | sets.Encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Experiment:
   @property
   def decoder(self) -> str | None:
     """Name of the image decoder; None for images in memory."""
-    return None if isinstance(self.train, sources.Arrays) else crops.decoder()
+    return None if isinstance(self.train, sets.Arrays) else crops.decoder()
 
   @property
   def state_shardings(self) -> TrainState:
@@ -96,7 +96,7 @@ class Experiment:
       ConfigError: worker processes could not pass on their batches.
     """
     rows = len(self.partitioner.local_rows(self.data.batch_size))
-    if not isinstance(self.train, sources.Arrays):
+    if not isinstance(self.train, sets.Arrays):
       batch = loader.shapes(self.train, rows, self.data.views, self.step.slots)
       pipeline.check_workers(batch, self.data.workers)
 
@@ -221,7 +221,7 @@ def build(
   for name in runtime.evaluate.features:
     if name not in features:
       raise config_lib.ConfigError(
-        f"config.runtime.evaluate.features has {name!r}; this backbone has"
+        f"config.runtime.evaluate.features has {name!r}; this method has"
         f" {', '.join(map(repr, features))}."
       )
   abstract_state = jax.tree.map(
@@ -253,7 +253,7 @@ def _check_channels(
   Raises:
     ConfigError: they do not.
   """
-  found = [sources.channels_of(x) for x in (train, test) if x is not None]
+  found = [sets.channels_of(x) for x in (train, test) if x is not None]
   if set(found) != {found[0]}:
     raise config_lib.ConfigError(
       f"config.data.source={data.source!r} has images of {found[0]} channels to"

@@ -31,6 +31,13 @@ def nt_xent(
   gradient is that of the global mean. (Implementations that gather without
   differentiating the gather divide it by the number of devices.)
 
+  The official TensorFlow code adds the means over the two views: its loss and
+  gradients are twice those of eq. 1, which is computed here. LARS divides the
+  update by its norm, so where its trust ratio applies the factor matters only
+  beside the weight decay, which weighs twice as much here. Parameters that the
+  trust ratio excludes, biases and BatchNorm's, take half the step of the
+  official code at the same learning rate.
+
   Args:
     z: [b, 2, d] embeddings, two views of each image; normalised here.
     temperature: divides the cosine similarities.

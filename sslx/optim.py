@@ -132,7 +132,9 @@ class Schedule:
 def peak_lr(optimizer: Optimizer, global_batch: int) -> float:
   """Returns the learning rate after warm-up, scaled to the global batch.
 
-  Linear as in Goyal et al. 2017, section 2.1; sqrt as in SimCLR, appendix B.1.
+  It is `lr * (B / lr_batch)` if linear (Goyal et al. 2017, section 2.1), and
+  `lr * sqrt(B / lr_batch)` if sqrt. SimCLR's 0.075 sqrt(B) (appendix B.1) is
+  lr=0.075 with lr_batch=1 and sqrt.
   """
   ratio = global_batch / optimizer.lr_batch
   power = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[optimizer.lr_scaling]

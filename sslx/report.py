@@ -21,7 +21,15 @@ from PIL import Image, ImageDraw, ImageFont
 from sslx import config as config_lib
 from sslx import step as step_lib
 from sslx import storage
-from sslx.data import augment, crops, loader, operations, pipeline, sources
+from sslx.data import (
+  augment,
+  crops,
+  loader,
+  operations,
+  pipeline,
+  sets,
+  sources,
+)
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.data.views import Patches, View
@@ -72,7 +80,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
   rng_augment, _ = step_lib.step_keys(rng, 0)
   keys = augment.example_keys(rng_augment, jnp.arange(len(indices)))
 
-  if isinstance(images, sources.Arrays):
+  if isinstance(images, sets.Arrays):
     originals = list(images.images[indices])
     views = augment.make_views(data.views, images.images[indices], keys)
     cuts = _device_cuts(data.views, originals[0].shape[:2], keys)
@@ -106,7 +114,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
 
 
 def _replaced(
-  images: sources.Encoded, indices: np.ndarray, bad: dict[int, str]
+  images: sets.Encoded, indices: np.ndarray, bad: dict[int, str]
 ) -> list[int]:
   """Replaces undecodable images by a neighbour, by the rule of `CutViews`."""
   for index, reason in bad.items():
@@ -122,7 +130,7 @@ def _replaced(
   return found
 
 
-def _whole(images: sources.Encoded, index: int, exif: bool) -> np.ndarray:
+def _whole(images: sets.Encoded, index: int, exif: bool) -> np.ndarray:
   (data,), _ = images.read([index])
   if isinstance(data, np.ndarray):
     return data

@@ -167,7 +167,7 @@ class TrainStep:
     rng = jax.random.wrap_key_data(state.rng)
     rng_augment, rng_loss = step_keys(rng, state.step)
     views = self.preprocess(batch, rng_augment, axis)
-    batch = {"views": views, "back": batch.get("back")}
+    batch = {"views": views, **{k: batch.get(k) for k in ("index", "back")}}
 
     def loss_fn(params):
       run = Run(

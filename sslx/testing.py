@@ -25,7 +25,7 @@ from sslx import config as config_lib
 from sslx import experiment as experiment_lib
 from sslx.axis import Axis
 from sslx.checkpoint import Checkpoint, Checkpoints
-from sslx.data.sources import Arrays
+from sslx.data.sets import Arrays
 from sslx.experiment import Experiment
 
 _STEPS = 3

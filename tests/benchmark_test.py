@@ -13,7 +13,7 @@ from PIL import Image
 from sslx.benchmark import backbone, compare, measure, peers
 from sslx.config import ConfigError
 from sslx.data import pipeline, sources
-from sslx.data.sources import Arrays
+from sslx.data.sets import Arrays
 from sslx.data.views import Patches, View
 from tests import tiny
 

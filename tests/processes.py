@@ -17,7 +17,7 @@ import numpy as np
 from sslx import experiment as experiment_lib
 from sslx import parallel, train
 from sslx.checkpoint import Checkpoint, Checkpoints
-from sslx.data import sources
+from sslx.data import sets, sources
 from tests import tiny
 
 METHODS = ("simclr", "mocov2", "swav", "mae")
@@ -30,11 +30,11 @@ class Named(tiny.Pixels):
   num_classes = tiny.IMAGES
 
 
-def _small(source: sources.Source, split: str) -> sources.Arrays:
+def _small(source: sources.Source, split: str) -> sets.Arrays:
   """As large as `tiny.Pixels`, but in memory."""
   rng = np.random.default_rng(split == "test")
   pixels = rng.integers(0, 256, (tiny.IMAGES, 16, 16, 3), dtype=np.uint8)
-  return sources.Arrays(pixels, np.arange(tiny.IMAGES, dtype=np.int32) % 8, 8)
+  return sets.Arrays(pixels, np.arange(tiny.IMAGES, dtype=np.int32) % 8, 8)
 
 
 sources.SOURCES |= {"small": _small, "named": lambda source, split: Named()}

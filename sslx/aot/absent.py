@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sslx.data.pipeline import Data
-from sslx.data.sources import Arrays, Encoded
+from sslx.data.sets import Arrays, Encoded
 
 # (training images, test images, classes), from Russakovsky et al., ImageNet
 # Large Scale Visual Recognition Challenge, 2015; and Krizhevsky, Learning

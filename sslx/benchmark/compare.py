@@ -30,7 +30,7 @@ from sslx.config import ConfigError
 from sslx.data import crops, loader, operations, pipeline
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.data.sources import Arrays, Encoded
+from sslx.data.sets import Arrays, Encoded
 from sslx.data.views import Patches
 
 _ENCODED, _PIXELS = 32, 512  # images per round
@@ -118,7 +118,7 @@ def _left_to_the_device(data: pipeline.Data) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _InMemory:
-  """Encoded images in memory; a `sources.Encoded`."""
+  """Encoded images in memory; a `sets.Encoded`."""
 
   images: list[bytes | np.ndarray]
   num_classes: None = None
@@ -127,12 +127,12 @@ class _InMemory:
     return len(self.images)
 
   def read(self, indices: Sequence[int]) -> tuple[list, np.ndarray]:
-    """See `sources.Encoded`."""
+    """See `sets.Encoded`."""
     labels = np.full(len(indices), -1, np.int32)
     return [self.images[i] for i in indices], labels
 
   def name(self, index: int) -> str:
-    """See `sources.Encoded`."""
+    """See `sets.Encoded`."""
     return f"image {index}"
 
 

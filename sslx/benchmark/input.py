@@ -25,7 +25,7 @@ from sslx.benchmark.measure import (
   pin,
   spread,
 )
-from sslx.data import crops, pictures, pipeline, sources
+from sslx.data import crops, pictures, pipeline, sets, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 
@@ -64,7 +64,7 @@ def bench_input(
   )
   print(f"{data.source}: {len(images):,} images, views {views}")
   print(f"{len(CORES)} cores, load {os.getloadavg()[0]:.1f}\n")
-  if isinstance(images, sources.Arrays):
+  if isinstance(images, sets.Arrays):
     _in_memory(loader, steps * _SMALL, rounds, wanted)
   else:
     why = "" if crops._native else "; the native one was not built"
@@ -86,7 +86,7 @@ class Loader:
     seed: seed of the order and the boxes.
   """
 
-  images: sources.Arrays | sources.Encoded
+  images: sets.Arrays | sets.Encoded
   data: pipeline.Data
   seed: int
 
@@ -194,7 +194,7 @@ def _stages(loader: Loader, rounds: int) -> None:
 
   def cut(turn):
     del turn
-    channels = sources.channels_of(loader.images)
+    channels = sets.channels_of(loader.images)
     outs = tuple(
       np.empty((b, *view.shape(channels)), np.uint8)
       for view in views_lib.each(data.views)

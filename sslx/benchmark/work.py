@@ -75,10 +75,10 @@ def required(experiment: Experiment) -> float:
       jax.ShapeDtypeStruct((b, *step.view_shape(slot)), jnp.float32)
       for slot in step.slots
     ),
-    "back": jax.ShapeDtypeStruct((b,), jnp.int32),
+    "index": jax.ShapeDtypeStruct((b,), jnp.int32),
   }
-  if not any(slot.shuffled for slot in step.slots):
-    del batch["back"]
+  if any(slot.shuffled for slot in step.slots):
+    batch["back"] = batch["index"]
   plain = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
   trees = jax.tree.map(plain, (state.params, state.model_state, state.aux))
 

@@ -20,7 +20,7 @@ from sslx.config import ConfigError
 from sslx.data import crops
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.data.sources import Arrays, Encoded, channels_of
+from sslx.data.sets import Arrays, Encoded, channels_of
 from sslx.data.views import Centre, Patches, Slot, View
 
 # The seed's stream for the cuts; `order` has other streams.
@@ -33,8 +33,10 @@ class HostBatch(NamedTuple):
   """One Grain element.
 
   Attributes:
-    arrays: `label`, int32[b], -1 where there is none; and either `views`, a
-      tuple of uint8[b, *view.shape(c)] with one array per slot, or `image`,
+    arrays: `label`, int32[b], -1 where there is none; `index`, int32[b], the
+      number of each image in the set, and for a replaced image that of the
+      image in its place; and either `views`, a tuple of
+      uint8[b, *view.shape(c)] with one array per slot, or `image`,
       uint8[b, h, w, c]. If a slot is shuffled, also `place`, int32[b], the
       example of the global batch in each row of the shuffled slot; `back`,
       int32[b], the global row of the shuffled slot that holds each example;
@@ -57,7 +59,7 @@ def shapes(
     (batch_size, *shape), dtype
   )
   kinds = views_lib.each(views)
-  arrays = {"label": struct((), np.int32)}
+  arrays = {name: struct((), np.int32) for name in ("label", "index")}
   shuffled = any(slot.shuffled for slot in slots)
   if shuffled:
     arrays |= {name: struct((), np.int32) for name in ("place", "back")}
@@ -94,7 +96,11 @@ class Gather:
       labels = np.full(len(mine), -1, np.int32)
     else:
       labels = self.images.labels[mine]
-    arrays = {"image": self.images.images[mine], "label": labels}
+    arrays = {
+      "image": self.images.images[mine],
+      "label": labels,
+      "index": mine.astype(np.int32),
+    }
     shuffled = _shuffled(self.order, batch, self.rows, self.slots)
     if shuffled:
       moved = indices[shuffled["place"]]
@@ -181,6 +187,7 @@ class CutViews:
         index = (index + 1) % len(self.images)
         (data,), labels[i : i + 1] = self.images.read([index])
         picture = None
+      indices[i] = index
       for pictures in targets:
         for copy in pictures[1:]:
           copy[:] = pictures[0]
@@ -188,8 +195,14 @@ class CutViews:
 
     found = _pool(self.threads).map(cut, range(len(places)))
     bad = tuple(x for each in found for x in each)
-    labels = labels[np.searchsorted(places, mine)]
-    return HostBatch({"views": tuple(outs), "label": labels, **shuffled}, bad)
+    own = np.searchsorted(places, mine)
+    arrays = {
+      "views": tuple(outs),
+      "label": labels[own],
+      "index": indices[own].astype(np.int32),
+      **shuffled,
+    }
+    return HostBatch(arrays, bad)
 
   def cuts(
     self, batch: int, places: np.ndarray, sizes: list[tuple[int, int]]

@@ -29,7 +29,8 @@ from sslx.data import loader
 from sslx.data import views as views_lib
 from sslx.data.loader import HostBatch
 from sslx.data.order import SCHEME, Order
-from sslx.data.sources import Arrays, Encoded, Source, channels_of
+from sslx.data.sets import Arrays, Encoded, channels_of
+from sslx.data.sources import Source
 from sslx.data.views import Centre, Patches, Slot, View
 from sslx.errors import RunError
 

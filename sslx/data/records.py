@@ -16,6 +16,7 @@ import numpy as np
 from sslx.config import ConfigError
 from sslx.data import crops, sums
 from sslx.data.fingerprint import Fingerprint, digest
+from sslx.data.sets import Arrays
 
 _CHUNK = 1000  # records that a thread reads and decodes at a time
 _OTHER_FILES = 512  # files that a process may open besides those of a set
@@ -23,7 +24,7 @@ _AHEAD = 16  # records that a thread of `_pool` reads at a time
 
 
 class Records:
-  """One split with random and bulk access; a `sources.Encoded`."""
+  """One split with random and bulk access; a `sets.Encoded`."""
 
   def __init__(
     self,
@@ -95,7 +96,7 @@ class Records:
   def read(
     self, indices: Sequence[int]
   ) -> tuple[list[bytes | np.ndarray], np.ndarray]:
-    """See `sources.Encoded`."""
+    """See `sets.Encoded`."""
     # One record per call, so that the next record reuses its memory. One call
     # for all records takes three times as long, mostly to map new pages.
     chunks = [indices[i : i + _AHEAD] for i in range(0, len(indices), _AHEAD)]
@@ -135,7 +136,7 @@ class Records:
     return self._parser.deserialize_example_np(record)["image"]
 
   def name(self, index: int) -> str:
-    """See `sources.Encoded`."""
+    """See `sets.Encoded`."""
     return f"record {index} of {self._where}"
 
   def file_name(self, index: int) -> str:
@@ -146,14 +147,12 @@ class Records:
     found = record.features.feature["file_name"].bytes_list.value
     return found[0].decode(errors="backslashreplace") if found else str(index)
 
-  def to_memory(self, shape: tuple[int, int, int]) -> Any:
+  def to_memory(self, shape: tuple[int, int, int]) -> Arrays:
     """Decodes all images into one array, in threads.
 
     Raises:
       ConfigError: the images do not fit into memory, or one is damaged.
     """
-    from sslx.data.sources import Arrays
-
     shape = (len(self), *shape[:2], 3)
     self._check_memory(shape)
     images = np.empty(shape, np.uint8)

@@ -29,7 +29,7 @@ _MAX_SKIPPED = 0.01  # maximum fraction of images that may be skipped
 
 
 class Images(Protocol):
-  """Encoded images on disk with names; similar to `sources.Encoded`."""
+  """Encoded images on disk with names; similar to `sets.Encoded`."""
 
   num_classes: int | None
 

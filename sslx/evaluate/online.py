@@ -18,7 +18,7 @@ from sslx.axis import DATA, Axis
 from sslx.config import require
 from sslx.data import loader, operations
 from sslx.data.pipeline import Data
-from sslx.data.sources import Arrays, Encoded
+from sslx.data.sets import Arrays, Encoded
 from sslx.evaluate import knn
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.probe import OnlineProbe, Probe
@@ -43,7 +43,8 @@ class Evaluate:
     probe: the linear classifier that is trained alongside the method; None for
       no probe.
     features: names of further features to evaluate by kNN, such as "stage3" of
-      a ResNet; "final" is always evaluated.
+      a ResNet, or "projector", the output of the projection head, which MoCo's
+      CIFAR-10 notebook evaluates; "final" is always evaluated.
     pixels: whether to evaluate raw pixels too, at step 0, as a baseline.
   """
 

@@ -23,7 +23,8 @@ from sslx import config as config_lib
 from sslx.checkpoint import CheckpointError
 from sslx.config import ConfigError
 from sslx.data import sources
-from sslx.data.sources import Arrays, Encoded, Source
+from sslx.data.sets import Arrays, Encoded
+from sslx.data.sources import Source
 from sslx.features.extract import extract
 from sslx.features.table import WRITERS, write
 from sslx.weights.run import Run, open_run

@@ -14,7 +14,7 @@ import numpy as np
 from sslx import parallel
 from sslx.config import ConfigError
 from sslx.data import loader, operations
-from sslx.data.sources import Arrays, Encoded, channels_of
+from sslx.data.sets import Arrays, Encoded, channels_of
 from sslx.data.views import Centre
 from sslx.features.table import Table
 from sslx.models import patches

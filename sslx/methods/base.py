@@ -8,7 +8,7 @@ evaluation and the export need is written here once.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,10 @@ class Method:
   def encode(
     self, params: Params, model_state: ModelState, images: jax.Array
   ) -> dict[str, jax.Array]:
-    """Computes features for evaluation, with running statistics, no heads.
+    """Computes features for evaluation, with running statistics.
+
+    By default these are all features of the backbone, and "projector", the
+    output of the head of that name, if there is one.
 
     Args:
       params: parameters of the evaluated network.
@@ -109,11 +112,15 @@ class Method:
     Returns:
       f32[b, d] by name; "final" names the features in `Output.features`.
     """
-    variables = {
-      "params": params["backbone"],
-      "batch_stats": model_state["backbone"],
-    }
-    return self.backbone.apply(variables, images, train=False, every=True)
+
+    def apply(name: str, x: jax.Array, **arguments: Any) -> Any:
+      variables = {"params": params[name], "batch_stats": model_state[name]}
+      return self.networks[name].apply(variables, x, train=False, **arguments)
+
+    features = apply("backbone", images, every=True)
+    if "projector" in self.networks and "projector" in params:
+      features["projector"] = apply("projector", features["final"])
+    return features
 
   def pictures(self, run: Run) -> dict[str, jax.Array]:
     """Draws pictures of the first view of a run; none by default.

@@ -45,6 +45,7 @@ class Run:
 
   Attributes:
     views: normalised f32[b, *view.shape], one for each slot of the method.
+    index: int32[b], the number of each image in the set.
     back: int32[b], the global row of the shuffled slots that holds each
       example; None if no slot is shuffled.
     keys: [b] keys of the examples for this step. They depend on the places of
@@ -76,7 +77,7 @@ class Run:
       params: the parameters that the optimiser trains.
       model_state: BatchNorm statistics.
       aux: the teacher and the buffers.
-      batch: `views`; and, if some slot is shuffled, `back`.
+      batch: `views`, `index` and, if some slot is shuffled, `back`.
       rng: the key of this step, the same on all devices.
       step: int32 scalar, optimiser steps taken before this one.
       axis: the data axis.
@@ -87,7 +88,8 @@ class Run:
     self._teacher_state = dict(aux.get("model_state", {}))
     self.params = params
     self.buffers = {k: x for k, x in aux.items() if k not in _TEACHER}
-    self.views, self.back = batch["views"], batch.get("back")
+    self.views = batch["views"]
+    self.index, self.back = batch.get("index"), batch.get("back")
     places = axis.positions(len(self.views[0]))
     self.keys = augment.example_keys(rng, places)
     self.step, self.axis = step, axis

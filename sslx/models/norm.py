@@ -75,7 +75,9 @@ class BatchNorm(nn.Module):
     running_var = self.variable("batch_stats", "var", jnp.ones, c)
 
     if train and not self.is_initializing():
-      mean, var, n = group_statistics(x, self.groups, self.axis)  # [g, c] x 2
+      mean, var, n = group_statistics(
+        x, self.groups, self.axis, running_mean.value
+      )  # [g, c], [g, c]
       update = jnp.stack([mean, var * (n / (n - 1))]).mean(1)
       if self.groups > 1:  # every device already has those of a single group
         update = self.axis.pmean(update)
@@ -98,7 +100,7 @@ class BatchNorm(nn.Module):
 
 
 def group_statistics(
-  x: jax.Array, groups: int, axis: Axis
+  x: jax.Array, groups: int, axis: Axis, near: jax.Array
 ) -> tuple[jax.Array, jax.Array, int]:
   """Computes statistics of the groups that this device holds, even in part.
 
@@ -106,6 +108,8 @@ def group_statistics(
     x: [b, ..., c], the batch or this device's consecutive part of it.
     groups: number of groups of the global batch.
     axis: the data axis.
+    near: f32[c], a value near the means. The closer it is, the less the
+      variance suffers from rounding.
 
   Returns:
     Mean f32[g, c] and biased variance f32[g, c], where g is the number of
@@ -134,8 +138,10 @@ def group_statistics(
       " value per channel: its variance is unknown"
     )
 
-  # Moments, not squared deviations: the activations are read only once.
-  x = _split(x, max(1, groups // devices)).astype(jnp.float32)
+  # Moments, not deviations from the mean: the activations are read only once.
+  # E[x^2] - E[x]^2 loses digits where the mean is large beside the deviation,
+  # so a value near the mean is subtracted first.
+  x = _split(x, max(1, groups // devices)).astype(jnp.float32) - near
   over = tuple(range(1, x.ndim - 1))
   moments = jnp.stack([x.mean(over), jnp.square(x).mean(over)])  # [2, g, c]
   if groups == 1:
@@ -147,7 +153,7 @@ def group_statistics(
     moments = per_group.mean(1)[mine]
   mean, square = moments
   # Rounding can take the variance of a constant channel below zero.
-  return mean, jnp.maximum(square - jnp.square(mean), 0.0), n
+  return near + mean, jnp.maximum(square - jnp.square(mean), 0.0), n
 
 
 def _split(x: jax.Array, groups: int) -> jax.Array:

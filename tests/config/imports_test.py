@@ -21,7 +21,7 @@ import dataclasses
 import jax
 import numpy as np
 from sslx import methods, models
-from sslx.data import sources, views
+from sslx.data import sets, sources, views
 from sslx.methods.simclr import SimCLR
 from sslx.models.resnet import ResNet
 
@@ -36,7 +36,7 @@ class Wide(ResNet):
 def noise(source, split):
   rng = np.random.default_rng(len(split))
   images = rng.integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
-  return sources.Arrays(images, np.arange(64, dtype=np.int32) % 4, 4)
+  return sets.Arrays(images, np.arange(64, dtype=np.int32) % 4, 4)
 
 methods.METHODS["half"] = Half
 models.BACKBONES["wide"] = Wide

@@ -15,7 +15,7 @@ from PIL import Image
 from sslx import experiment as experiment_lib
 from sslx import report
 from sslx.config import ConfigError
-from sslx.data import augment, crops, operations, sources
+from sslx.data import augment, crops, operations, sets, sources
 from sslx.data.views import View
 from tests import tiny
 
@@ -28,7 +28,7 @@ def pixels(*shape):
 
 def arrays(channels, n=32, side=20):
   labels = np.arange(n, dtype=np.int32) % 4
-  return sources.Arrays(pixels(n, side, side, channels), labels, 4)
+  return sets.Arrays(pixels(n, side, side, channels), labels, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ def test_prepared_tensors(tmp_path, encoding, shape):
     writer.write(record)
   writer.close()
   found = sources.load(sources.Source("bands", str(tmp_path)), "train")
-  assert sources.channels_of(found) == 5
+  assert sets.channels_of(found) == 5
   read, labels = found.read([2, 0, 3])
   np.testing.assert_array_equal(np.stack(read), images[[2, 0, 3]])
   assert labels.tolist() == [2, 0, 0]

@@ -102,6 +102,7 @@ def test_a_batch_holds_the_pictures_of_the_order(images, straight):
   for i, batch in enumerate(straight):
     assert batch.bad == ()
     expected = [numbers[x] for x in ORDER[i]]
+    np.testing.assert_array_equal(batch.arrays["index"], ORDER[i])
     views = batch.arrays["views"]
     assert [x.shape for x in views] == [
       (BATCH, 16, 16, 3), (BATCH, 16, 16, 3), (BATCH, 9, 4, 4, 3),
@@ -257,6 +258,7 @@ def test_a_bad_image_is_replaced_by_its_neighbour_with_its_label(damaged):
         index = (index + 1) % COUNT  # The neighbour in the set.
       number = numbers[index]
       assert batch.arrays["label"][row] == damaged.labels[index] == number % 2
+      assert batch.arrays["index"][row] == index
       for view in batch.arrays["views"]:
         assert_is(view[row], number)
     assert {index for index, _ in batch.bad} == expected

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from sslx.data import files, fingerprint, sources
+from sslx.data import files, fingerprint, sets, sources
 from tests.data import sources_test
 
 
@@ -84,14 +84,14 @@ def test_labels_in_a_list(folder):
 def test_arrays():
   images = np.zeros((4, 2, 2, 3), np.uint8)
   labels = np.arange(4, dtype=np.int32)
-  then = fingerprint.of(sources.Arrays(images, labels, 4))
-  assert then == fingerprint.of(sources.Arrays(images.copy(), labels, 4))
+  then = fingerprint.of(sets.Arrays(images, labels, 4))
+  assert then == fingerprint.of(sets.Arrays(images.copy(), labels, 4))
   other = images.copy()
   other[3, 1, 1, 2] = 1
   for changed, word in (
-    (sources.Arrays(other, labels, 4), "pixels"),
-    (sources.Arrays(images, labels[::-1], 4), "labels"),
-    (sources.Arrays(images, labels, 5), "classes was 4 and is 5"),
+    (sets.Arrays(other, labels, 4), "pixels"),
+    (sets.Arrays(images, labels[::-1], 4), "labels"),
+    (sets.Arrays(images, labels, 5), "classes was 4 and is 5"),
   ):
     told = fingerprint.differences(
       {"set": then}, {"set": fingerprint.of(changed)}

@@ -12,7 +12,7 @@ import pytest
 from sslx.config import ConfigError
 from sslx.data import pipeline
 from sslx.data.order import Order
-from sslx.data.sources import Arrays
+from sslx.data.sets import Arrays
 from sslx.data.views import Slot, View
 from sslx.errors import RunError
 from sslx.parallel import Parallel, Partitioner
@@ -79,8 +79,10 @@ def test_processes_load_disjoint_rows_of_the_same_batches(rows, slot):
         np.testing.assert_array_equal(half[key], value[mine], key)
 
 
-def test_images_belong_to_labels():
-  for batch, _ in host(Order(50, 8, epochs=1, seed=0)):
+def test_images_belong_to_labels_and_to_their_numbers():
+  order = Order(50, 8, epochs=1, seed=0)
+  for i, (batch, _) in enumerate(host(order)):
+    np.testing.assert_array_equal(batch["index"], order[i])
     np.testing.assert_array_equal(batch["image"][:, 1, 1, 2], batch["label"])
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from sslx.config import ConfigError
-from sslx.data import operations, shapes, sources
+from sslx.data import operations, sets, shapes
 from sslx.features import __main__ as command
 from sslx.features import extract
 from sslx.weights.run import open_run
@@ -122,6 +122,6 @@ def test_what_is_not_there_is_one_error(vit, tmp_path, flags, message):
 
 
 def test_images_of_other_channels_are_one_error(vit):
-  images = sources.Arrays(np.zeros((4, 16, 16, 5), np.uint8), None, None)
+  images = sets.Arrays(np.zeros((4, 16, 16, 5), np.uint8), None, None)
   with pytest.raises(ConfigError, match="channels is 3, .* have 5; it must be"):
     extract.extract(open_run(vit), images)

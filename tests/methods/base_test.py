@@ -112,6 +112,23 @@ def test_the_evaluated_network_may_be_the_teacher(known):
   assert np.ptp(method.encode(params, model_state, images)["final"]) > 0
 
 
+def test_features_of_the_projector_can_be_evaluated(known):
+  method = known(Follower)
+  _, (params, model_state, _) = run_of(method)
+  images = jnp.ones((2, 12, 12, 3)) * jnp.array([1.0, 2]).reshape(2, 1, 1, 1)
+  found = method.encode(params, model_state, images)
+  assert set(found) == {"final", "stage3", "projector"}
+  variables = {
+    "params": params["projector"],
+    "batch_stats": model_state["projector"],
+  }
+  expected = method.projector.apply(variables, found["final"], train=False)
+  np.testing.assert_array_equal(found["projector"], expected)
+  # Of an exported backbone alone there are the others.
+  alone = {"backbone": params["backbone"]}
+  assert set(method.encode(alone, model_state, images)) == {"final", "stage3"}
+
+
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [

@@ -283,3 +283,20 @@ def test_impossible_groups_fail_when_traced(devices, batch, groups, message):
   )
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(run, jax.ShapeDtypeStruct((batch, 3), jnp.float32))
+
+
+def test_the_variance_keeps_its_digits_where_the_mean_is_large():
+  """Once the running mean is near, as it is after some steps."""
+  rng = np.random.default_rng(0)
+  x = np.float32(rng.normal(1000, 1, (64, 8, 8, 5)))
+  stats = {"mean": np.full(5, 999.0, np.float32), "var": np.ones(5, np.float32)}
+  module = norm.BatchNorm(use_scale=False, use_bias=False)
+  y, new = module.apply(
+    {"batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+  )
+  exact = x.astype(np.float64)
+  mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+  np.testing.assert_allclose(y, (exact - mean) / np.sqrt(var + EPS), atol=2e-3)
+  moved = (np.asarray(new["batch_stats"]["var"], np.float64) - 0.9) / 0.1
+  unbiased = var * x[..., 0].size / (x[..., 0].size - 1)
+  np.testing.assert_allclose(moved, unbiased, rtol=1e-4)
