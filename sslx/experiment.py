@@ -187,6 +187,7 @@ def build(
   order = Order(len(train), data.batch_size, schedule.epochs, runtime.seed)
   plan = methods.Plan(data.batch_size, order.steps_per_epoch, len(order))
   method = _method(config.model, plan, schedule.accumulate, partitioner)
+  method.check_durations()
   slots = method.slots(views_lib.each(data.views))
   learning_rate = optim.learning_rate(
     schedule.optimizer,

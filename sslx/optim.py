@@ -167,7 +167,8 @@ def learning_rate(
     A function: step (int, or traced int32[]) -> float32[].
 
   Raises:
-    ConfigError: the warm-up or a milestone is beyond the end of training.
+    ConfigError: the warm-up, a milestone or the end of `freeze_steps` is beyond
+      the end of training.
   """
   peak = peak_lr(optimizer, global_batch)
   total = epochs * steps_per_epoch
@@ -177,6 +178,14 @@ def learning_rate(
     raise ConfigError(
       f"config.schedule.lr has warmup_epochs={schedule.warmup_epochs} and"
       f" milestones={milestones}; training ends at epoch {epochs}."
+    )
+
+  frozen = optimizer.freeze_steps if optimizer.freeze else None
+  if frozen is not None and frozen >= total:
+    raise ConfigError(
+      f"config.schedule.optimizer.freeze_steps is {frozen}, and the run has"
+      f" {total} steps: the parameters {optimizer.freeze} would never be"
+      " trained. Set fewer steps, or None to freeze them for the whole run."
     )
 
   def after_warmup(step: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ def config(monkeypatch):
   """JAX's settings, put back after the test; none is from outside."""
   before = {name: getattr(jax.config, name) for name in NAMES}
   jax.config.update("jax_compilation_cache_dir", None)
+  jax.config.update("jax_compilation_cache_max_size", -1)
   yield
   for name, value in before.items():
     jax.config.update(name, value)

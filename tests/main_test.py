@@ -236,7 +236,14 @@ def test_sigterm_saves_and_resumes(straight, cache, tmp_path):
   ("method", "small"),
   [
     ("mocov2", ("data.views.0.size=16", "model.queue_size=2048")),
-    ("swav", ("data.views.0.size=16", "model.prototypes=16")),
+    (
+      "swav",
+      (
+        "data.views.0.size=16",
+        "model.prototypes=16",
+        "schedule.optimizer.freeze_steps=2",
+      ),
+    ),
     ("relative_loc", ("data.views.0.size=5", "model.backbone.stem=imagenet")),
   ],
 )

@@ -348,3 +348,16 @@ def test_warmup_or_milestones_beyond_the_end(kind, has):
   schedule = Schedule(kind, warmup, milestones=(2, 8))
   with pytest.raises(config.ConfigError, match=f"{has}.*ends at epoch 3"):
     optim.learning_rate(Optimizer("sgd", 0.1), schedule, **SHORT)
+
+
+def test_freezing_beyond_the_end():
+  build = lambda steps, freeze=("prototypes",): optim.learning_rate(
+    Optimizer("sgd", 0.1, freeze=freeze, freeze_steps=steps),
+    Schedule(),
+    **SHORT,
+  )
+  steps = SHORT["epochs"] * SHORT["steps_per_epoch"]
+  build(steps - 1), build(None), build(steps, freeze=())
+  message = f"freeze_steps is {steps}, and the run has {steps} steps: .*never"
+  with pytest.raises(config.ConfigError, match=message):
+    build(steps)

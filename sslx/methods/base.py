@@ -131,6 +131,13 @@ class Method:
     del run
     return {}
 
+  def check_durations(self) -> None:
+    """Checks the method's durations against the length of the run.
+
+    Raises:
+      ConfigError: something would never happen in a run of this plan.
+    """
+
   def slots(self, views: tuple[View | Patches, ...]) -> tuple[Slot, ...]:
     """Returns the slots that `loss` needs, given the views of each image.
 

@@ -25,8 +25,8 @@ class Output(NamedTuple):
   Attributes:
     model_state: updated BatchNorm statistics.
     aux: updated buffers, and the teacher's BatchNorm statistics.
-    features: f32[b, d] backbone features of one view of each image, for the
-      online probe and the collapse monitors.
+    features: f32[b, d] backbone features of one view of each image, by the
+      evaluated network, for the online probe and the collapse monitors.
     metrics: f32 scalars by name, means over the examples given.
   """
 

@@ -61,6 +61,18 @@ class SwAV(Method):
     start = self.queue_start_epoch
     config_lib.require(self, "queue_start_epoch", start >= 0, "0 or more")
 
+  def check_durations(self) -> None:
+    """Checks that the queue is full, and so used, before the run ends."""
+    start = self.queue_start_epoch * self.plan.steps_per_epoch
+    full = start + self._held // self.plan.batch_size
+    if self._held and full >= self.plan.total_steps:
+      raise config_lib.ConfigError(
+        f"config.model.queue_size is {self.queue_size}: from queue_start_epoch"
+        f" {self.queue_start_epoch} on, the queue is full after {full} steps,"
+        f" and the run has {self.plan.total_steps}, so it would never be used."
+        " Set a smaller queue, or 0 for none."
+      )
+
   @property
   def _held(self) -> int:
     """Embeddings that the queue holds: `queue_size` in whole batches."""

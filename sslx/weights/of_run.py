@@ -39,8 +39,12 @@ def take(
   """
   other = read_config(source.path, "config.runtime.init_from")
   theirs, everything = other.model.method, tuple(trees["params"])
-  same = methods.METHODS.get(theirs) is type(method)
-  parts = source.parts or (everything if same else ("backbone",))
+  cls = methods.METHODS.get(theirs)
+  network = source.what or (cls.evaluated if cls else "student")
+  common = ("backbone",)
+  if cls is type(method):
+    common = everything if network == "student" else method.teachers
+  parts = source.parts or common or ("backbone",)
   unknown = [part for part in parts if part not in everything]
   if unknown:
     raise ConfigError(
@@ -56,7 +60,7 @@ def take(
     for path, x in names.flat(tree).items()
     if path.split("/")[0] in parts
   }
-  above = "aux/" if source.what == "teacher" else ""
+  above = "aux/" if network == "teacher" else ""
   with Weights(source.path, source.step) as weights:
     there = {
       path.removeprefix(above): shape

@@ -21,11 +21,10 @@ class InitFrom:
   Attributes:
     path: workdir of a run, a file of weights, or a folder that timm or
       transformers wrote.
-    what: which of two networks. By default the student of a run, and in a
-      published file the network that its paper evaluates.
+    what: which of two networks; by default the one that the paper evaluates.
     step: step of a run's checkpoint; by default the newest.
     parts: parts of a run to load, such as ("backbone", "projector"). By default
-      all if its method is the same, else the backbone.
+      all that the network has if its method is the same, else the backbone.
     ignore: patterns of tensor names. Tensors that match may be missing, left
       over or of another shape; parameters of this run then keep their initial
       values.

@@ -189,7 +189,8 @@ def test_bytes_of_the_state_are_those_of_one_device():
   # ViT-B/16 and its decoder, 111.9 million parameters; Adam keeps two of each.
   assert own["parameters"] == pytest.approx(111.9e6 * 4, rel=0.01)
   assert own["optimiser"] == pytest.approx(2 * own["parameters"], rel=0.01)
-  assert own["batch"] == 512 * (224 * 224 * 3 + 4)
+  # Of each image also its label and its number.
+  assert own["batch"] == 512 * (224 * 224 * 3 + 4 + 4)
   assert whole["other state"] > whole["parameters"] / 2  # The key encoder.
 
 

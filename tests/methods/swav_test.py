@@ -266,6 +266,15 @@ def test_without_a_queue_the_state_has_none():
   assert build(model__queue_size=0).abstract_state.aux == {}
 
 
+def test_a_queue_that_is_never_full_is_refused():
+  """In a run of three epochs of four steps."""
+  longer = {"schedule__epochs": 3, "model__queue_size": 2 * BATCH}
+  build(model__queue_start_epoch=2, **longer)
+  message = r"after 14 steps, and the run has 12, so it would never be used"
+  with pytest.raises(ConfigError, match=message):
+    build(model__queue_start_epoch=3, **longer)
+
+
 def test_what_cannot_be_is_refused():
   with pytest.raises(
     ConfigError, match="queue_size is 9; it must be 0 .* or at least a batch"

@@ -10,6 +10,7 @@ import pytest
 
 from sslx.checkpoint import CheckpointError
 from sslx.config import ConfigError
+from sslx.methods.mocov3 import MoCoV3
 from sslx.weights import files
 from sslx.weights.source import InitFrom
 from tests import tiny
@@ -146,6 +147,18 @@ def test_the_teacher_can_be_taken(mocov3, simclr):
   assert_equal(found.params["backbone"], state.aux["params"]["backbone"])
   with pytest.raises(ConfigError, match="has one network only"):
     runs.start(tiny.config(), InitFrom(str(simclr[0]), what="teacher"))
+
+
+def test_by_default_the_evaluated_network_is_taken(mocov3, monkeypatch):
+  workdir, state = mocov3
+  monkeypatch.setattr(MoCoV3, "evaluated", "teacher")
+  found, notes = runs.start(learned(), str(workdir))
+  for part in MoCoV3.teachers:
+    assert_equal(found.params[part], state.aux["params"][part])
+    assert_equal(found.model_state[part], state.aux["model_state"][part])
+  assert notes[-1] == "not taken: predictor"
+  found, _ = runs.start(learned(), InitFrom(str(workdir), what="student"))
+  assert_equal(found.params, state.params)
 
 
 def test_what_shapes_do_not_show_is_compared(mocov3, tmp_path):
