@@ -8,6 +8,7 @@ augmentations.
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import sys
 from typing import NamedTuple
@@ -82,7 +83,8 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
 
   if isinstance(images, sets.Arrays):
     originals = list(images.images[indices])
-    views = augment.make_views(data.views, images.images[indices], keys)
+    make = jax.jit(functools.partial(augment.make_views, data.views))
+    views = make(images.images[indices], keys)
     cuts = _device_cuts(data.views, originals[0].shape[:2], keys)
   else:
     slots = views_lib.unshuffled(len(views_lib.each(data.views)))
@@ -90,7 +92,8 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
       images, order, rows, data.views, slots, 1, data.exif
     )
     arrays, bad = cutter(0)
-    views = augment.colour_views(data.views, arrays["views"], keys)
+    colour = jax.jit(functools.partial(augment.colour_views, data.views))
+    views = colour(arrays["views"], keys)
     shown = _replaced(images, indices, dict(bad))
     originals = [_whole(images, index, data.exif) for index in shown]
     places = np.arange(len(indices))

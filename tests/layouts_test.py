@@ -98,10 +98,14 @@ def test_features_are_evaluated_on_sharded_parameters(small_is_sharded):
 
 
 @pytest.mark.parametrize(
-  "written", ["replicated", pytest.param("both", marks=pytest.mark.slow)]
+  ("written", "layouts"),
+  [
+    ("replicated", ("replicated", "both")),
+    pytest.param("both", ("replicated", *LAYOUTS), marks=pytest.mark.slow),
+  ],
 )
 def test_a_checkpoint_restores_in_every_layout(
-  reference, small_is_sharded, tmp_path, written
+  reference, small_is_sharded, tmp_path, written, layouts
 ):
   def checkpoints():
     settings = checkpoint.Checkpoint()
@@ -115,7 +119,7 @@ def test_a_checkpoint_restores_in_every_layout(
   with checkpoints() as opened:
     opened.save(3, saved, {"next_index": 3})
     opened.wait()
-  for layout in ("replicated", *LAYOUTS):
+  for layout in layouts:
     target = experiment_lib.build(config_of("mocov3", layout)).abstract_state
     with checkpoints() as opened:
       loaded, _ = opened.restore(target)
@@ -123,7 +127,9 @@ def test_a_checkpoint_restores_in_every_layout(
     jax.tree.map(lambda x, y: x.sharding == y.sharding or 1 / 0, loaded, target)
 
 
-@pytest.mark.parametrize("method", ["mae", "mocov3"])
+@pytest.mark.parametrize(
+  "method", ["mae", pytest.param("mocov3", marks=pytest.mark.slow)]
+)
 def test_resume_is_exact(tmp_path, method):
   experiment = experiment_lib.build(
     config_of(method, "replicated"), jax.devices()[:1]

@@ -42,7 +42,8 @@ def test_what_is_shown_is_what_the_first_step_is_given(config):
   state_rng = step.first_rng(jax.random.key(config.runtime.seed))
   key, _ = step.step_keys(jax.random.wrap_key_data(state_rng), 0)
   with contextlib.closing(experiment.batches()) as batches:
-    given = experiment.step.preprocess(next(batches), key, Axis())
+    preprocess = jax.jit(lambda x: experiment.step.preprocess(x, key, Axis()))
+    given = preprocess(next(batches))
   for i, one in enumerate(shown):
     for view, expected in zip(one.views, given, strict=True):
       view = operations.normalize(

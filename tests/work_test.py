@@ -58,7 +58,7 @@ def test_nor_does_that_of_a_vit(method, devices):
 
 
 def test_lines_of_the_report():
-  experiment = experiment_lib.build(tiny.config(), jax.devices()[:1])
+  experiment = tiny.build_method(tiny.method_config("simclr"))
   work_line, memory_line = work.report(
     experiment, work.compile_step(experiment)
   )

@@ -177,7 +177,11 @@ def build(method, channels, sets):
       "data.views.0.grey": 0.0,
     }
   changes = {key.replace(".", "__"): value for key, value in changes.items()}
-  return experiment_lib.build(make(**changes), sets=sets)
+  config = make(**changes)
+  if method == "simclr":
+    with config.unlocked():
+      config.model.backbone = {"name": "convs"}
+  return experiment_lib.build(config, sets=sets)
 
 
 @pytest.mark.parametrize(
