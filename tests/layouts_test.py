@@ -127,30 +127,6 @@ def test_a_checkpoint_restores_in_every_layout(
     jax.tree.map(lambda x, y: x.sharding == y.sharding or 1 / 0, loaded, target)
 
 
-@pytest.mark.parametrize(
-  "method", ["mae", pytest.param("mocov3", marks=pytest.mark.slow)]
-)
-def test_resume_is_exact(tmp_path, method):
-  experiment = experiment_lib.build(
-    config_of(method, "replicated"), jax.devices()[:1]
-  )
-  step = experiment.compiled_step()
-  batches = [experiment.partitioner.put(tiny.batch(i)) for i in range(3)]
-  state = experiment.init_state()
-  settings = checkpoint.Checkpoint()
-  opened = checkpoint.Checkpoints(tmp_path / "checkpoints", settings, 10)
-  with contextlib.closing(opened):
-    for i in range(3):
-      if i == 1:
-        opened.save(1, state, {"next_index": 1})
-        opened.wait()
-      state, _ = step(state, batches[i])
-    resumed, _ = opened.restore(experiment.abstract_state)
-  for batch in batches[1:]:
-    resumed, _ = step(resumed, batch)
-  jax.tree.map(np.testing.assert_array_equal, resumed, state)
-
-
 def relative_loc(**changes):
   changes |= {
     "model.backbone.width": 0.125,

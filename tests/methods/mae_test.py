@@ -14,7 +14,6 @@ from sslx.methods import mae
 from sslx.methods.run import Run
 from tests import naive, tiny
 from tests.models.vit_test import official_positions
-from tests.step_test import three_steps
 
 PLAN = methods.Plan(batch_size=16, steps_per_epoch=10, total_steps=10)
 
@@ -180,24 +179,6 @@ def test_a_resnet_is_refused():
   config["backbone"] = {"name": "resnet"}
   with pytest.raises(ConfigError, match=r"backbone.name must be 'vit' for MAE"):
     methods.build(config, PLAN)
-
-
-@pytest.fixture(scope="module")
-def reference():
-  return three_steps(tiny.vit_config("mae"), 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("mode", "devices"),
-  [("pjit", 2), ("pjit", 8), ("pmap", 1), ("pmap", 4)],
-)
-def test_three_steps_do_not_depend_on_devices_or_mode(reference, mode, devices):
-  config = tiny.vit_config("mae", runtime__parallel__mode=mode)
-  start, old_metrics, old_state = reference
-  _, metrics, state = three_steps(config, devices, start)
-  tiny.assert_close(metrics, old_metrics, 1e-4)
-  tiny.assert_close(state, old_state, 1e-3)
 
 
 def test_the_encoder_must_have_a_class_token():

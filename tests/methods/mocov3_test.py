@@ -200,21 +200,6 @@ def test_other_widths_of_queries_and_keys_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("mode", "devices"),
-  [("pjit", 2), ("pjit", 8), ("pmap", 1), ("pmap", 4)],
-)
-def test_three_steps_do_not_depend_on_devices_or_mode(reference, mode, devices):
-  config = tiny.vit_config("mocov3", runtime__parallel__mode=mode)
-  start, old_metrics, old_state = reference
-  _, metrics, state = three_steps(config, devices, start)
-  tiny.assert_close(metrics[0], old_metrics[0], 1e-4)
-  tiny.assert_close(metrics, old_metrics, 5e-3)
-  for part in ("params", "model_state", "opt_state", "aux", "probe"):
-    assert_near(getattr(state, part), getattr(old_state, part), 1e-2)
-
-
-@pytest.mark.slow
 def test_a_resnet_is_a_backbone_too():
   config = tiny.vit_config("mocov3", runtime__parallel__mode="pmap")
   config.model.backbone = {"name": "resnet", "depth": 18, "width": 0.125}
