@@ -36,6 +36,23 @@ def feature_std(features: jax.Array, axis: Axis) -> jax.Array:
   return jnp.mean(jnp.sqrt(var)) * x.shape[-1] ** 0.5
 
 
+def code_usage(codes: jax.Array, axis: Axis) -> dict[str, jax.Array]:
+  """Measures how evenly codes f32[b, K] use the prototypes.
+
+  Returns:
+    `prototype_entropy`, the entropy of the mean code divided by log K: 1 if all
+    are used equally; `sinkhorn_marginal`, K times the share of the batch that
+    the most used prototype has.
+  """
+  used = axis.pmean(jnp.mean(codes, axis=0))
+  k = codes.shape[-1]
+  entropy = -jnp.sum(jax.scipy.special.xlogy(used, used))
+  return {
+    "prototype_entropy": entropy / jnp.log(k),
+    "sinkhorn_marginal": k * jnp.max(used),
+  }
+
+
 def effective_rank(
   features: jax.Array, labels: jax.Array, *, mesh: Mesh
 ) -> float:

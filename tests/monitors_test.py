@@ -1,6 +1,7 @@
 """Collapse monitors against numpy, in float64."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
@@ -106,3 +107,15 @@ def test_effective_rank_of_no_rows_is_refused():
   arrays = np.zeros((1, 8, 3), np.float32), np.full((1, 8), -1, np.int32)
   with pytest.raises(ValueError, match="8"):
     monitors.effective_rank(*arrays, mesh=mesh_of(1))
+
+
+def test_usage_of_even_and_of_collapsed_codes():
+  even = jnp.repeat(jnp.eye(4), 3, axis=0)
+  one = jnp.zeros((12, 4)).at[:, 2].set(1)
+  half = jnp.repeat(jnp.eye(4)[:2], 6, axis=0)
+  for codes, entropy, marginal in ((even, 1, 1), (one, 0, 4), (half, 0.5, 2)):
+    found = monitors.code_usage(codes, Axis())
+    np.testing.assert_allclose(
+      found["prototype_entropy"], entropy, rtol=1e-6, atol=1e-6
+    )
+    np.testing.assert_allclose(found["sinkhorn_marginal"], marginal, rtol=1e-6)

@@ -108,7 +108,7 @@ class MAE(Method):
     """
     (images,) = run.views
     visible, patches = self.visible(images)
-    order, restore = random_order(run.keys, patches)
+    order, restore = patches_lib.random_order(run.keys, patches)
     masked = (restore >= visible).astype(jnp.float32)
     tokens = run(
       "backbone",
@@ -138,7 +138,7 @@ class MAE(Method):
     target = patches_lib.patchify(images, self.backbone.patch_size)
     if not self.norm_pix:
       return target
-    mean, std = _moments(target)
+    mean, std = patches_lib.moments(target)
     return (target - mean) / std
 
   def pictures(self, run: Run) -> dict[str, jax.Array]:
@@ -155,7 +155,7 @@ class MAE(Method):
     _, predicted, masked = self._reconstruct(run)
     original = patches_lib.patchify(images, size)
     if self.norm_pix:
-      mean, std = _moments(original)
+      mean, std = patches_lib.moments(original)
       predicted = predicted * std + mean
     masked = masked[..., None]
     rows = (
@@ -165,30 +165,3 @@ class MAE(Method):
     )
     rows = [patches_lib.unpatchify(x, size, grid) for x in rows]
     return {"reconstructions": jnp.stack(rows)}
-
-
-def random_order(keys: jax.Array, patches: int) -> tuple[jax.Array, jax.Array]:
-  """Draws a random order of the patches of each example.
-
-  Args:
-    keys: [b] keys of the examples.
-    patches: n, the number of patches.
-
-  Returns:
-    i32[b, n], the patches in that order, the visible ones first; i32[b, n], the
-    inverse: the place of each patch in that order.
-  """
-  noise = jax.vmap(lambda key: jax.random.uniform(key, (patches,)))(keys)
-  order = jnp.argsort(noise, axis=1)
-  return order, jnp.argsort(order, axis=1)
-
-
-def _moments(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns mean and standard deviation of each patch [b, n, d]: f32[b, n, 1].
-
-  The variance is unbiased (divided by d - 1): torch's default, which the
-  official code uses.
-  """
-  mean = jnp.mean(patches, axis=-1, keepdims=True)
-  var = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
-  return mean, jnp.sqrt(var + 1e-6)

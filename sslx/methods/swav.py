@@ -15,7 +15,6 @@ from jax import lax
 
 from sslx import config as config_lib
 from sslx import losses, monitors
-from sslx.axis import Axis
 from sslx.methods.base import Method
 from sslx.methods.run import Aux, Batch, ModelState, Params, Run
 from sslx.models import heads
@@ -111,7 +110,7 @@ class SwAV(Method):
       )
       others = sum(log_p[:, v] for v in range(views) if v != i) / (views - 1)
       loss -= jnp.mean(jnp.sum(codes * others, axis=-1)) / CODE_VIEWS
-      metrics.append(_usage(codes, run.axis))
+      metrics.append(monitors.code_usage(codes, run.axis))
 
     self._push(lax.stop_gradient(z), run)
     run.metrics = {
@@ -188,20 +187,3 @@ def _scores(z: jax.Array, run: Run) -> jax.Array:
   return jnp.matmul(
     z, run.params["prototypes"].T, precision=lax.Precision.HIGHEST
   )
-
-
-def _usage(codes: jax.Array, axis: Axis) -> dict[str, jax.Array]:
-  """Measures how evenly codes f32[b, K] use the prototypes.
-
-  Returns:
-    `prototype_entropy`, the entropy of the mean code divided by log K: 1 if all
-    are used equally; `sinkhorn_marginal`, K times the share of the batch that
-    the most used prototype has.
-  """
-  used = axis.pmean(jnp.mean(codes, axis=0))
-  k = codes.shape[-1]
-  entropy = -jnp.sum(jax.scipy.special.xlogy(used, used))
-  return {
-    "prototype_entropy": entropy / jnp.log(k),
-    "sinkhorn_marginal": k * jnp.max(used),
-  }

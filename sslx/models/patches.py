@@ -32,6 +32,33 @@ def taken(x: jax.Array, indices: jax.Array) -> jax.Array:
   )
 
 
+def random_order(keys: jax.Array, patches: int) -> tuple[jax.Array, jax.Array]:
+  """Draws a random order of the patches of each example.
+
+  Args:
+    keys: [b] keys of the examples.
+    patches: n, the number of patches.
+
+  Returns:
+    i32[b, n], the patches in that order, the visible ones first; i32[b, n], the
+    inverse: the place of each patch in that order.
+  """
+  noise = jax.vmap(lambda key: jax.random.uniform(key, (patches,)))(keys)
+  order = jnp.argsort(noise, axis=1)
+  return order, jnp.argsort(order, axis=1)
+
+
+def moments(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns mean and standard deviation of each patch [b, n, d]: f32[b, n, 1].
+
+  The variance is unbiased (divided by d - 1): torch's default, which MAE's
+  official code uses.
+  """
+  mean = jnp.mean(patches, axis=-1, keepdims=True)
+  var = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
+  return mean, jnp.sqrt(var + 1e-6)
+
+
 def with_class(cls: jax.Array, x: jax.Array) -> jax.Array:
   """Prepends a class token [1 or b, 1, d] to x[b, n, d]."""
   first = jnp.broadcast_to(cls.astype(x.dtype), (len(x), 1, x.shape[-1]))

@@ -10,8 +10,8 @@ from sslx import methods
 from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.data import augment
-from sslx.methods import mae
 from sslx.methods.run import Run
+from sslx.models import patches
 from tests import naive, tiny
 from tests.models.vit_test import official_positions
 
@@ -101,7 +101,7 @@ def test_loss_and_gradients_equal_the_official_formulas(case, ratio, norm_pix):
 
 def test_masks_are_drawn_per_image_and_keep_a_quarter():
   keys = augment.example_keys(jax.random.key(0), jnp.arange(500))
-  order, restore = mae.random_order(keys, 16)
+  order, restore = patches.random_order(keys, 16)
   masked = np.asarray(restore) >= 4
   np.testing.assert_array_equal(masked.sum(1), 12)
   # Every patch is hidden as often, and images differ.
@@ -113,7 +113,9 @@ def test_masks_are_drawn_per_image_and_keep_a_quarter():
   )
   # A later part of the batch on its own.
   later = augment.example_keys(jax.random.key(0), jnp.arange(100, 200))
-  np.testing.assert_array_equal(mae.random_order(later, 16)[0], order[100:200])
+  np.testing.assert_array_equal(
+    patches.random_order(later, 16)[0], order[100:200]
+  )
 
 
 def test_normalised_targets_have_the_unbiased_variance(case):

@@ -11,7 +11,6 @@ import pytest
 
 from sslx.axis import Axis
 from sslx.config import ConfigError
-from sslx.methods import swav
 from sslx.step import step_keys
 from tests import tiny
 from tests.losses_test import official_sinkhorn
@@ -242,18 +241,6 @@ def test_no_scores_move_between_devices(mode):
   sizes = {x.size for x in jax.tree.leaves(experiment.abstract_state.params)}
   for _, size in moved:
     assert size < BATCH * 27 or size in sizes, size
-
-
-def test_usage_of_even_and_of_collapsed_codes():
-  even = jnp.repeat(jnp.eye(4), 3, axis=0)
-  one = jnp.zeros((12, 4)).at[:, 2].set(1)
-  half = jnp.repeat(jnp.eye(4)[:2], 6, axis=0)
-  for codes, entropy, marginal in ((even, 1, 1), (one, 0, 4), (half, 0.5, 2)):
-    found = swav._usage(codes, Axis())
-    np.testing.assert_allclose(
-      found["prototype_entropy"], entropy, rtol=1e-6, atol=1e-6
-    )
-    np.testing.assert_allclose(found["sinkhorn_marginal"], marginal, rtol=1e-6)
 
 
 def test_the_queue_is_rounded_down_to_whole_batches():
