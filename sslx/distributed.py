@@ -161,8 +161,8 @@ def _check_port(address: str) -> None:
     except OSError as error:
       raise ConfigError(
         f"process 0 cannot listen at {address}: {error.strerror}. Another"
-        " program has this port, perhaps an earlier run that still ends. Give"
-        " --coordinator another port, in all processes."
+        " program has this port, perhaps an earlier run that has not ended yet."
+        " Give --coordinator another port, in all processes."
       ) from error
 
 

@@ -104,7 +104,7 @@ class Lock:
             break  # Released, or deleted.
           raise self._held(now)
       else:
-        self._note(f"{who} did not renew its lock: it is taken for dead")
+        self._note(f"{who} did not renew its lock: it is assumed dead")
     self.renew(first=True)
 
   def renew(self, *, first: bool = False) -> None:
@@ -139,7 +139,7 @@ class Lock:
     if found.get("token") != self.token:
       raise WorkdirError(
         f"{_who(found)} has taken {self._path.parent}, so this run stops. It"
-        " took this one for dead, or started at the same moment."
+        " assumed that this run was dead, or started at the same moment."
       )
 
   def release(self, *, forget: bool = False) -> None:

@@ -206,7 +206,7 @@ def test_and_beside_pytorch(config, package, capsys):
 @pytest.mark.parametrize(
   ("method", "message"),
   [
-    ("relative_loc", "patches, which are no images"),
+    ("relative_loc", "kind 'patches'; this benchmark"),
     ("simclr", "PyTorch has no Convs"),
   ],
 )

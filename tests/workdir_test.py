@@ -308,7 +308,7 @@ def test_a_lease_that_is_not_renewed_is_taken_over_and_its_holder_told(store):
   store.mkdir(parents=True)
   first, notes = Lock(store / workdir.LOCK, print), []
   second = Lock(store / workdir.LOCK, notes.append)
-  assert "taken for dead" in notes[-1]
+  assert "assumed dead" in notes[-1]
   with pytest.raises(WorkdirError, match="has taken"):
     first.renew()
   first.release()  # Not the second's.
@@ -324,7 +324,7 @@ def test_a_file_system_without_flock_has_a_lease(tmp_path, monkeypatch):
   path, notes = epath.Path(tmp_path / "run.lock"), []
   first = Lock(path, print)
   Lock(path, notes.append)
-  assert "taken for dead" in notes[-1]
+  assert "assumed dead" in notes[-1]
   with pytest.raises(WorkdirError, match="has taken"):
     first.renew()
 

@@ -207,5 +207,7 @@ def parse(text: str) -> Module:
         name, shape, op, operands, after, bool(root), inside
       )
   if entry is None:
-    raise ValueError("this is no text of a compiled program: no ENTRY")
+    raise ValueError(
+      "this is not the text of a compiled program: it has no ENTRY"
+    )
   return Module(computations, entry)

@@ -47,7 +47,8 @@ def bench_backbone(
   shape = step.view_shape(step.slots[0])
   if len(shape) > 3:
     raise ConfigError(
-      "config.data.views has patches, which are no images of a backbone alone."
+      "config.data.views has a view of kind 'patches'; this benchmark takes"
+      " views of kind 'crop'."
     )
   images = np.random.default_rng(0).normal(size=(b, *shape)).astype(np.float32)
   backbone = step.method.backbone.clone(dtype="float32")

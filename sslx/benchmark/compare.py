@@ -146,8 +146,8 @@ def _chunks(images: Arrays | Encoded, rounds: int) -> list[list]:
     found = [x for x in images.read(order)[0] if _common(x)]
   if not found:
     raise ConfigError(
-      "--peers takes images that every library reads: JPEG and PNG files, grey"
-      f" or RGB. None of {len(order)} is one."
+      "--peers compares images that every library reads: JPEG and PNG files,"
+      f" grey or RGB. None of the first {len(order)} images is such a file."
     )
   found = itertools.cycle(found)
   return [list(itertools.islice(found, n)) for _ in range(rounds)]

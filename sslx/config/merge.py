@@ -45,7 +45,7 @@ def merge(base: dict, changes: dict, path: str = "") -> dict:
     elif isinstance(value, dict) and there is not None:
       raise ConfigError(
         f"config.{here}: a group of keys cannot replace the value {there!r}."
-        f" Add {DELETE}=True to the group if it shall."
+        f" Add {DELETE}=True to the group to replace the value."
       )
     elif isinstance(there, dict) and value is not None:
       raise ConfigError(

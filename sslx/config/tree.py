@@ -53,7 +53,7 @@ def plain(value: Any, path: str = "") -> Any:
     if hasattr(ConfigDict, key):
       raise ConfigError(
         f"config.{here}: {key!r} is a method of ConfigDict, so the key could"
-        " not be read as an attribute. Name it otherwise."
+        " not be read as an attribute. Choose another name."
       )
     result[key] = plain(item, here)
   return result

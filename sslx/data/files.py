@@ -221,8 +221,8 @@ def _name_integers(
   top = max(map(int, found.names))
   if train_classes is None and top >= _MAX_CLASSES:
     raise ConfigError(
-      f"{where}: labels go up to {top}. Integers number the classes from 0;"
-      " write names if these are none."
+      f"{where}: labels go up to {top}. Integer labels are numbers of classes,"
+      " from 0. If these are not, write names."
     )
   known = dict(enumerate(train_classes or map(str, range(top + 1))))
   if train_classes is not None:
@@ -248,9 +248,9 @@ def _number(
   unknown = sorted({*found.names} - {*classes})
   if unknown:
     raise ConfigError(
-      f"{where} has {len(unknown)} classes that the train split has not, such"
-      f" as {', '.join(map(repr, unknown[:5]))}. Name the classes of both"
-      " splits alike, or leave these out."
+      f"{where} has {len(unknown)} classes that the train split does not"
+      f" have, such as {', '.join(map(repr, unknown[:5]))}. Give the classes of"
+      " both splits the same names, or leave these out."
     )
   numbers = {name: i for i, name in enumerate(classes)}
   labels = np.array([numbers[name] for name in found.names], np.int32)

@@ -245,8 +245,8 @@ def _check_circle(link: str, jumps: tuple[str, ...]) -> None:
   target = os.path.realpath(link)
   if any(os.path.commonpath([target, jump]) == target for jump in jumps):
     raise ConfigError(
-      f"{link} is a link to {target}, which it is in: the images would be found"
-      " again and again. Remove the link."
+      f"{link} is a link to {target}, the folder that contains it: its images"
+      " would be found without end. Remove the link."
     )
 
 

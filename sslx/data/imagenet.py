@@ -123,15 +123,16 @@ def open_splits(
       ) from error
   elif any(there):
     raise ConfigError(
-      f"{where} has only one of {_TRAIN} and {_VAL}. Put the other beside it."
+      f"{where} has only one of {_TRAIN} and {_VAL}. Put the other one into the"
+      " same folder."
     )
   else:
     for name in ("train", "val"):
       if not os.path.isdir(os.path.join(folder, name)):
         raise ConfigError(
-          f"{where} has neither {_TRAIN} and {_VAL}, which are to be downloaded"
-          f" from https://image-net.org/download-images, nor a folder {name!r}"
-          " as it is made of them. Give the folder that they are in."
+          f"{where} has neither {_TRAIN} and {_VAL}, to be downloaded from"
+          f" https://image-net.org/download-images, nor the folder {name!r} of"
+          " their images. Give the folder that they are in."
         )
     splits = {
       "train": _folder(folder, "train"),
@@ -210,7 +211,7 @@ def _members(path: str, offset: int, size: int) -> list[tuple[str, int, int]]:
     while rest:
       block = file.read(min(rest, 1 << 20))
       if not block or block.strip(b"\0"):
-        raise tarfile.ReadError(f"{where}: what follows is no file")
+        raise tarfile.ReadError(f"{where}: no file begins there")
       rest -= len(block)
   return [
     (os.path.basename(m.name), m.offset_data, m.size)
@@ -252,8 +253,8 @@ def _numbers(synsets: list[str], path: str) -> list[int]:
   if unknown or not synsets:
     raise ConfigError(
       f"{path} is not ImageNet 2012: {len(unknown)} of its {len(synsets)} parts"
-      f" are none of the 1000 classes, such as {unknown[:3]}. A set of your own"
-      " is prepared under a name of its own."
+      f" are not one of the 1000 classes, such as {unknown[:3]}. Prepare a set"
+      " of your own under another name."
     )
   return [numbers[name] for name in synsets]
 

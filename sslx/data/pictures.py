@@ -244,16 +244,16 @@ def _grey(image: Image.Image) -> np.ndarray:
   if image.mode == "F":
     if not (values.min() >= 0 and values.max() <= 1):  # Also rejects NaNs.
       raise ValueError(
-        f"floats from {values.min():g} to {values.max():g}: which is white is"
-        " not known; save 0 to 1, or integers of 16 bits"
+        f"floats from {values.min():g} to {values.max():g}: it is not known"
+        " which number is white; save 0 to 1, or integers of 16 bits"
       )
   elif image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
     (bits,) = tags.get(258, (16,))
     values = values / (2**bits - 1)
   else:
     raise ValueError(
-      "integers of 32 bits, or with a sign: which is white is not known; save"
-      " integers of 16 bits without a sign"
+      "integers of 32 bits, or with a sign: it is not known which number is"
+      " white; save integers of 16 bits without a sign"
     )
   # Tag 262 is 0 if white is zero; Pillow does not invert such images.
   return 1 - values if tags.get(262) == 0 else values

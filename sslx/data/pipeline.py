@@ -207,8 +207,8 @@ def _of_workers(batches: Iterator[HostBatch]) -> Iterator[HostBatch]:
       raise
     first = str(error).partition(". Search")[0]
     raise RunError(
-      f"{first}: by a full /dev/shm if that is -7, and for want of memory if it"
-      " is -9. Free some, or lower config.data.workers."
+      f"{first}. -7 means that /dev/shm is full, -9 that memory ran out. Free"
+      " some, or lower config.data.workers."
     ) from error
   finally:
     getattr(batches, "close", lambda: None)()

@@ -154,7 +154,7 @@ def load(split: str) -> tuple[np.ndarray, np.ndarray]:
 
   part = slice(bound(match[2]), bound(match[3]))
   if not len(labels[part]):
-    raise ValueError(f"{split!r} holds none of {len(labels)} images.")
+    raise ValueError(f"{split!r} has none of the {len(labels)} images.")
   return images[part], labels[part]
 
 

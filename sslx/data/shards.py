@@ -163,8 +163,9 @@ def _check_skipped(summaries: Sequence[Summary], total: int, path: str) -> None:
   if len(skipped) > _MAX_SKIPPED * total:
     raise ConfigError(
       f"{len(skipped)} of {total} images are damaged or unreadable, which is"
-      f" more than {_MAX_SKIPPED:.0%}: {'; '.join(skipped[:5])}. Mend or remove"
-      f" them, then start anew: rm -r {shlex.quote(os.path.dirname(path))}"
+      f" more than {_MAX_SKIPPED:.0%}: {'; '.join(skipped[:5])}. Repair or"
+      " remove them, then start anew:"
+      f" rm -r {shlex.quote(os.path.dirname(path))}"
     )
 
 

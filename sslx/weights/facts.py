@@ -158,8 +158,8 @@ def order_of(positions: np.ndarray) -> tuple[str | None, bool, int]:
   side = math.isqrt(count - first)
   if side**2 != count - first:
     raise ConfigError(
-      f"pos_embed has {count} positions, which are of no square grid, with or"
-      " without a class token; a ViT here has a square one."
+      f"pos_embed has {count} positions, which do not form a square grid, with"
+      " or without a class token; a ViT here has a square grid."
     )
   grid = patches.scaled(side, side, side)
   blank = np.zeros((int(first), width))

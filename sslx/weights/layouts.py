@@ -165,7 +165,7 @@ def find(file: File, what: Network | None) -> Found:
       break
   else:
     raise ConfigError(
-      f"{file.path} is laid out as no method that is known; its groups are"
+      f"{file.path} has the layout of no known method; its groups are"
       f" {', '.join(map(repr, groups))}. Save the backbone's state_dict alone."
     )
   network = what or layout.published

@@ -286,8 +286,8 @@ class _Unpickler(pickle.Unpickler):
     if module.split(".")[0] in _SETTINGS or name in _INERT.get(module, ()):
       return type(name, (_Inert,), {})
     raise Refused(
-      f"it wants to use {full}, which weights have no need of; nothing of it"
-      " was run. Save the weights alone, with torch.save or as safetensors"
+      f"it wants to use {full}, which weights do not need; none of its code was"
+      " run. Save the weights alone, with torch.save or as safetensors"
     )
 
   def persistent_load(self, pid: Any) -> _Storage:

@@ -80,7 +80,7 @@ def test_the_test_split_is_numbered_like_the_train_split(tmp_path):
   assert test.num_classes == 3
   message = error_of(root, "val", "test", ("cat",))
   assert (
-    "config.data.test='val' has 1 classes that the train split has not"
+    "config.data.test='val' has 1 classes that the train split does not have"
     in (message)
   )
   assert "'dog'" in message
@@ -426,7 +426,7 @@ def test_links_are_followed_and_a_circle_is_an_error(tmp_path):
   (tmp_path / "data/cat/loop").symlink_to(tmp_path / "data/cat")
   for split in ("data", "**/*", "data/**/*.jpg"):
     message = error_of(root, split, "train")
-    assert f"cat/loop is a link to {tmp_path}/data/cat, which" in message
+    assert f"cat/loop is a link to {tmp_path}/data/cat, the folder" in message
     assert "Remove the link" in message
   assert len(files.open_files(root, "data/cat/*", "train")) == 1
 

@@ -365,7 +365,7 @@ UNIT = SLOPE.astype(np.float32) / 65535
 @pytest.mark.parametrize(
   ("data", "reason"),
   [
-    (tiff(UNIT * 2, 32, 1, 3), "floats from 0 to 2: which is white is not"),
+    (tiff(UNIT * 2, 32, 1, 3), "floats from 0 to 2: it is not known which"),
     (tiff(UNIT - 0.1, 32, 1, 3), "floats from -0.1 to 0.9"),
     (tiff(np.where(UNIT > 0.9, np.nan, UNIT), 32, 1, 3), "floats from nan"),
     (tiff(SLOPE.astype(np.uint32), 32, 1), "integers of 32 bits"),

@@ -208,4 +208,4 @@ def test_worker_processes_in_a_small_dev_shm(tmp_path):
     text=True,
     check=False,
   )
-  assert "by a full /dev/shm if that is -7" in done.stdout, done.stderr
+  assert "-7 means that /dev/shm is full" in done.stdout, done.stderr

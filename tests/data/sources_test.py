@@ -215,7 +215,7 @@ def test_slices_of_shapes(split, part):
 @pytest.mark.parametrize("split", ["test[10:10]", "test[5000:]"])
 def test_slices_of_shapes_that_hold_nothing(split):
   message = error_of(sources.Source("shapes", train=split))
-  assert f"{split!r} holds none of 1024 images" in message
+  assert f"{split!r} has none of the 1024 images" in message
 
 
 def test_a_set_of_which_tfds_sees_nothing(tmp_path):

@@ -167,7 +167,7 @@ def mlp(node: Node, *, of_vit: bool, pooled: bool) -> dict[str, Any] | None:
     layers = node.take("num_layers", int, 2)
     if not 2 <= layers <= 100:
       raise ConfigError(
-        f"{node.at('num_layers')} is {layers}; sslx needs 2 up."
+        f"{node.at('num_layers')} is {layers}; sslx needs 2 to 100."
       )
     hidden *= layers - 1
     last = node.take("with_last_bn", bool, True)
