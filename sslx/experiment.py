@@ -188,6 +188,7 @@ def build(
   plan = methods.Plan(data.batch_size, order.steps_per_epoch, len(order))
   method = _method(config.model, plan, schedule.accumulate, partitioner)
   method.check_durations()
+  optim.check_durations(schedule.optimizer, len(order))
   slots = method.slots(views_lib.each(data.views))
   learning_rate = optim.learning_rate(
     schedule.optimizer,

@@ -167,8 +167,7 @@ def learning_rate(
     A function: step (int, or traced int32[]) -> float32[].
 
   Raises:
-    ConfigError: the warm-up, a milestone or the end of `freeze_steps` is beyond
-      the end of training.
+    ConfigError: the warm-up or a milestone is beyond the end of training.
   """
   peak = peak_lr(optimizer, global_batch)
   total = epochs * steps_per_epoch
@@ -178,14 +177,6 @@ def learning_rate(
     raise ConfigError(
       f"config.schedule.lr has warmup_epochs={schedule.warmup_epochs} and"
       f" milestones={milestones}; training ends at epoch {epochs}."
-    )
-
-  frozen = optimizer.freeze_steps if optimizer.freeze else None
-  if frozen is not None and frozen >= total:
-    raise ConfigError(
-      f"config.schedule.optimizer.freeze_steps is {frozen}, and the run has"
-      f" {total} steps: the parameters {optimizer.freeze} would never be"
-      " trained. Set fewer steps, or None to freeze them for the whole run."
     )
 
   def after_warmup(step: jax.Array) -> jax.Array:
@@ -208,6 +199,21 @@ def learning_rate(
     return peak * jnp.where(step < warmup, ramp, after_warmup(step))
 
   return rate
+
+
+def check_durations(optimizer: Optimizer, total_steps: int) -> None:
+  """Checks the optimiser's durations against the length of the run.
+
+  Raises:
+    ConfigError: `freeze_steps` ends after the run.
+  """
+  frozen = optimizer.freeze_steps if optimizer.freeze else None
+  if frozen is not None and frozen >= total_steps:
+    raise ConfigError(
+      f"config.schedule.optimizer.freeze_steps is {frozen}, and the run has"
+      f" {total_steps} steps: the parameters {optimizer.freeze} would never be"
+      " trained. Set fewer steps, or None to freeze them for the whole run."
+    )
 
 
 def path_mask(

@@ -270,3 +270,8 @@ def test_what_cannot_be_is_refused():
   one = {"size": 12, "count": 1}
   with pytest.raises(ConfigError, match="1 view of each image; SwAV takes 2"):
     build(views=(one,))
+
+
+def test_prototypes_that_are_frozen_to_the_end_are_refused():
+  with pytest.raises(ConfigError, match="freeze_steps is 12, and .* 12"):
+    build(schedule__epochs=3, schedule__optimizer__freeze_steps=12)
