@@ -160,7 +160,7 @@ def test_nothing_of_imagenet(tmp_path):
   assert "has neither ILSVRC2012_img_train.tar and" in error_of(tmp_path)
   assert "https://image-net.org" in error_of(tmp_path)
   (tmp_path / "train").mkdir()
-  assert "nor a folder 'val'" in error_of(tmp_path)
+  assert "nor the folder 'val'" in error_of(tmp_path)
 
 
 def test_one_tar_file_alone(tmp_path):

@@ -161,7 +161,7 @@ def test_a_worker_process_that_dies_is_one_clear_error():
   )
   batches = pipeline._of_workers(workers_that_end(grains))
   assert next(batches) == 1
-  with pytest.raises(RunError, match="code -7: by a full /dev/shm if"):
+  with pytest.raises(RunError, match="code -7. -7 means that /dev/shm"):
     next(batches)
   with pytest.raises(RuntimeError, match="^a bug$"):
     list(pipeline._of_workers(workers_that_end("a bug")))
