@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from sslx import export
+from sslx.axis import Axis
 from sslx.config import ConfigError
+from sslx.methods.run import Run
 from sslx.weights import files
 from sslx.weights.run import open_run
 from tests import tiny
@@ -228,11 +230,15 @@ def test_transformers_decodes_as_mae_does(saved, exported, monkeypatch):
       torch.tensor(images).permute(0, 3, 1, 2),
       noise=torch.tensor(np.asarray(noise)),
     )
-  from sslx.axis import Axis
 
-  _, predicted, masked = jax.jit(
-    lambda p, s, x: run.method._reconstruct(p, s, x, keys, Axis())
-  )(run.params, run.model_state, images)
+  @jax.jit
+  def reconstruct(params, model_state, images):
+    batch, key = {"views": (images,)}, jax.random.key(0)
+    ours = Run(run.method, params, model_state, {}, batch, key, 0, Axis())
+    ours.keys = keys
+    return run.method._reconstruct(ours)
+
+  _, predicted, masked = reconstruct(run.params, run.model_state, images)
   np.testing.assert_array_equal(output.mask.numpy(), masked)
   assert_close(output.logits.numpy(), np.asarray(predicted))
 
