@@ -29,9 +29,9 @@ from sslx.data.sets import Arrays
 from sslx.experiment import Experiment
 
 _STEPS = 3
-# Relative errors that rounding may cause: in one step; in the update of all
+# Relative errors that rounding may cause: in one step; in the updates of all
 # parameters, where Adam makes a full step of a gradient that should be zero; in
-# three steps, in which values may cross the zero of a ReLU.
+# the losses of three steps, in which values may cross the zero of a ReLU.
 _ONE_STEP, _UPDATE, _THREE_STEPS = 1e-3, 0.2, 1e-2
 
 
@@ -90,7 +90,7 @@ def check_method(
     note(f"micro-batches are refused: {refused}")
   else:
     found = _run(parts, start, parts.compiled_step())
-    error = _compare(found, (metrics, states), start, "in two micro-batches")
+    error = _compare(found, (metrics, states), start, "two micro-batches")
     note(f"two micro-batches: the same up to rounding, {error:.0e}")
 
   _check_resume(one, step, start, metrics, states[-1])
@@ -170,28 +170,22 @@ def _compare(found: Any, expected: Any, start: Any, told: str) -> float:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     _require(
       error < _ONE_STEP,
-      f"{told}, {name} is another after one step: off by {error:.1e}",
+      f"{told}: {name} differs after one step, by {error:.1e}",
     )
     worst = max(worst, error)
-  update = lambda state: np.concatenate(
-    [
-      np.ravel(np.float64(new) - np.float64(old))
-      for new, old in zip(
-        jax.tree.leaves(state.params),
-        jax.tree.leaves(start.params),
-        strict=True,
-      )
-    ]
+  flat = lambda state: np.concatenate(
+    [np.ravel(np.float64(x)) for x in jax.tree.leaves(state.params)]
   )
-  new, old = update(states[0]), update(old_states[0])
-  error = np.linalg.norm(new - old) / np.linalg.norm(old)
-  _require(
-    error < _UPDATE, f"{told}, the first update is another: off by {error:.1e}"
-  )
+  # After all steps: where the learning rate warms up, the first update is zero.
+  # Float32 rounds a parameter by 1e-7 of it, which bounds what can be seen.
+  first, new, old = flat(start), flat(states[-1]), flat(old_states[-1])
+  norm = np.linalg.norm
+  error = norm(new - old) / (norm(old - first) + 1e-6 * norm(first))
+  _require(error < _UPDATE, f"{told}: the updates differ, by {error:.1e}")
   for new, old in zip(metrics, old_metrics, strict=True):
     _require(
       _error(new["loss"], old["loss"]) < _THREE_STEPS,
-      f"{told}, losses are {_losses(metrics)}, not {_losses(old_metrics)}",
+      f"{told}: the losses are {_losses(metrics)}, not {_losses(old_metrics)}",
     )
   return worst
 
@@ -237,7 +231,7 @@ def _check_resume(
   for (path, new), old in pairs:
     _require(
       np.array_equal(new, old, equal_nan=True),
-      f"resumed, {jax.tree_util.keystr(path)} is another",
+      f"after a resume {jax.tree_util.keystr(path)} differs",
     )
 
 

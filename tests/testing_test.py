@@ -68,7 +68,7 @@ def test_a_method_without_a_fault_passes(monkeypatch):
   [
     ("nan", "loss or gradient is not finite: nan"),
     ("dead", "no gradient reaches projector/"),
-    ("device", r"pmap on 2 devices, metrics/\w+ is another after one step"),
+    ("device", r"pmap on 2 devices: metrics/\w+ differs after one step"),
   ],
 )
 def test_a_fault_is_found_and_named(monkeypatch, fault, message):

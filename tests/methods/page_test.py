@@ -46,8 +46,9 @@ def load(spec):
     "data.views.0.size": 12,
     "model.projector.dims": (16, 8),
     "model.predictor.dims": (16, 8),
-    "schedule.epochs": 1,
-    "schedule.lr.warmup_epochs": 0.0,
+    # The first update is zero.
+    "schedule.epochs": 2,
+    "schedule.lr.warmup_epochs": 1.0,
     "schedule.optimizer.lr": 1.0,
   }
   return config_lib.load(spec, [(k, repr(v)) for k, v in small.items()])
