@@ -169,19 +169,38 @@ class Module:
   def _trips(self, loop: Instruction) -> int:
     """How often the body of a loop runs; 1 for calls and branches.
 
-    JAX counts a loop of known length from 0 to a constant. That constant is the
-    only number in the loop's condition.
+    A loop of known length counts from 0 to a constant, which is the only number
+    in its condition. JAX counts by 1. XLA may unroll its own loops and count
+    by 2.
     """
     found = re.search(r"condition=%([\w.\-]+)", loop.attributes)
     if not found:
       return 1
-    names, counts = [found[1]], [1]
+    names, counts, counter = [found[1]], [1], None
     for name in names:
       for x in self.computations[name].values():
         names += x.called.get("calls", [])
         if x.op == "constant" and x.inside.isdigit():
           counts.append(int(x.inside))
-    return max(counts)
+        if x.op == "get-tuple-element":
+          counter = _index(x)
+    return -(-max(counts) // self._increment(loop, counter))
+
+  def _increment(self, loop: Instruction, counter: int | None) -> int:
+    """What the body of a loop adds to its counter; 1 if it is not a sum."""
+    body = self.computations[loop.called["body"][0]]
+    (root,) = (x for x in body.values() if x.root)
+    if counter is None or root.op != "tuple":
+      return 1
+    new = body[root.operands[counter]]
+    if new.op != "add":
+      return 1
+    added = [body[x] for x in new.operands]
+    return sum(int(x.inside) for x in added if x.op == "constant") or 1
+
+
+def _index(x: Instruction) -> int:
+  return int(re.search(r"index=(\d+)", x.attributes)[1])
 
 
 def parse(text: str) -> Module:

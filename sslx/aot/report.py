@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from sslx.aot import hlo, traffic
+from sslx.aot import flops, hlo, traffic
 from sslx.aot.chips import Slice
 from sslx.aot.compile import Program
 from sslx.benchmark import work
@@ -24,7 +24,7 @@ class Report:
     batch_size: global batch size.
     state: bytes of each part of the state and of the batch.
     program: the compiled step.
-    parts: number of micro-batches; XLA counts the FLOPs of only one.
+    repeated: FLOPs of loops that XLA's count leaves out, see `flops`.
     needed: FLOPs that the method needs.
     hbm_bytes: bytes read from and written to HBM.
     collectives: exchanges between chips.
@@ -35,7 +35,7 @@ class Report:
   batch_size: int
   state: dict[str, float]
   program: Program
-  parts: int
+  repeated: float
   needed: float
   hbm_bytes: float
   collectives: list[traffic.Collective]
@@ -50,7 +50,7 @@ class Report:
       experiment.data.batch_size,
       state_bytes(experiment),
       program,
-      experiment.step.accumulate,
+      flops.repeated(module),
       work.required(experiment) / where.chips,
       traffic.hbm_bytes(module),
       traffic.collectives(module, where.chips),
@@ -60,7 +60,7 @@ class Report:
   @property
   def flops(self) -> float:
     """FLOPs of a step."""
-    return self.program.flops * self.parts
+    return self.program.flops + self.repeated
 
   @property
   def sent(self) -> float:

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sslx.aot import hlo, traffic
+from sslx.aot import flops, hlo, traffic
 
 RECORDED = pathlib.Path(__file__).parent / "recorded"
 W = 1024 * 1024  # elements of the weights
@@ -41,6 +41,21 @@ def test_a_loop_moves_its_body_as_often_as_it_runs():
   # A copy before the loop; in each of five turns a copy and a product.
   assert traffic.hbm_bytes(recorded("loop")) == pytest.approx(
     w + 2 * x + 5 * (2 * x + 2 * x), rel=1e-6
+  )
+
+
+def test_products_of_a_loop_count_as_often_as_it_runs():
+  # XLA's own count has the first of five turns.
+  one = 2 * 16384 * 4096 * 4096
+  assert flops.repeated(recorded("loop")) == 4 * one
+  assert flops.repeated(recorded("data")) == 0
+
+
+def test_a_loop_that_counts_by_two_runs_half_as_often():
+  # Written by hand in the shape of a product with gathered weights: XLA unrolls
+  # its loop once, and puts two parts of the weights side by side in a window.
+  assert (
+    flops.repeated(recorded("unrolled")) == (8 / 2 - 1) * 2 * 8 * (2 * 3) * 4
   )
 
 
