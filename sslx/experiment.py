@@ -184,19 +184,13 @@ def build(
     notes.append("no labelled test set: kNN and the probe are not evaluated")
   else:
     runtime = _within(runtime, len(train), notes)
-  order = Order(len(train), data.batch_size, schedule.epochs, runtime.seed)
-  plan = methods.Plan(data.batch_size, order.steps_per_epoch, len(order))
+  plan = schedule.plan(data.batch_size, len(train) // data.batch_size)
+  order = Order(len(train), data.batch_size, plan.total_steps, runtime.seed)
   method = _method(config.model, plan, schedule.accumulate, partitioner)
   method.check_durations()
-  optim.check_durations(schedule.optimizer, len(order))
+  optim.check(schedule.optimizer, schedule.lr, plan)
   slots = method.slots(views_lib.each(data.views))
-  learning_rate = optim.learning_rate(
-    schedule.optimizer,
-    schedule.lr,
-    global_batch=data.batch_size,
-    steps_per_epoch=order.steps_per_epoch,
-    epochs=schedule.epochs,
-  )
+  learning_rate = optim.learning_rate(schedule.optimizer, schedule.lr, plan)
   probe = None
   if runtime.evaluate.probe is not None and labelled:
     probe = OnlineProbe(train.num_classes, runtime.evaluate.probe)
@@ -206,7 +200,7 @@ def build(
   step = TrainStep(
     method=method,
     optimizer=optim.make(
-      _without_frozen(schedule.optimizer, method), learning_rate, params
+      _without_frozen(schedule.optimizer, method), learning_rate, params, plan
     ),
     learning_rate=learning_rate,
     probe=probe,
@@ -287,23 +281,11 @@ def _without_frozen(
   """Freezes the parameters that the backbone never trains.
 
   They then have no weight decay and no optimiser state.
-
-  Raises:
-    ConfigError: the optimiser freezes other parameters for some steps only.
   """
   frozen = getattr(method.backbone, "frozen", ())
-  if not frozen:
-    return optimizer
-  if optimizer.freeze and optimizer.freeze_steps is not None:
-    raise config_lib.ConfigError(
-      "config.schedule.optimizer.freeze_steps cannot go with a backbone that"
-      " is frozen in part for ever; set config.model.backbone.frozen_patches"
-      " to False."
-    )
-  patterns = tuple(f"^backbone/{pattern}" for pattern in frozen)
-  return dataclasses.replace(
-    optimizer, freeze=(*optimizer.freeze, *patterns), freeze_steps=None
-  )
+  never = optim.Rule(freeze=True)
+  rules = tuple((f"^backbone/{pattern}", never) for pattern in frozen)
+  return dataclasses.replace(optimizer, rules=(*rules, *optimizer.rules))
 
 
 def _method(

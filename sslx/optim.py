@@ -1,4 +1,4 @@
-"""Learning-rate schedules and optimisers, with rules by parameter path.
+"""Optimisers, with rules by parameter path.
 
 Optimisers of the same name differ between papers. With gradient g, parameter p,
 momentum m, decay w, trust coefficient c and learning rate lr:
@@ -27,7 +27,45 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sslx import schedules
 from sslx.config import ConfigError, require
+from sslx.schedules import Length, Plan, Schedule, Value
+
+_HERE = "schedule.optimizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """What is different for some parameters; None is as for all others.
+
+  Attributes:
+    lr: factor of the learning rate.
+    weight_decay: factor of the weight decay.
+    schedule: the schedule of their learning rate, instead of `schedule.lr`.
+    freeze: True freezes the parameters for the whole run, a duration until
+      then. Neither they nor their optimiser state change. Their gradients still
+      count in the global norm, as in DINO. Afterwards, their learning rate
+      follows the schedule, with a fresh optimiser state.
+    clip: the largest norm of the gradient of one parameter.
+    exclude: whether they have no weight decay and no trust ratio.
+  """
+
+  lr: float | None = None
+  weight_decay: float | None = None
+  schedule: Schedule | None = None
+  freeze: bool | Length | None = None
+  clip: float | None = None
+  exclude: bool | None = None
+
+  def __post_init__(self):
+    for key in ("lr", "weight_decay"):
+      v = getattr(self, key)
+      require(self, key, v is None or v >= 0, "a factor of at least 0, or None")
+    clip = self.clip
+    require(self, "clip", clip is None or clip > 0, "above 0, or None")
+    schedules.require_length(self, "freeze")
+    if all(x is None for x in vars(self).values()):
+      raise ValueError(f"a rule must set one of {', '.join(vars(self))}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +85,10 @@ class Optimizer:
     trust_coefficient: c, for lars and larc.
     trust_clip: whether the trust ratio becomes min(ratio / lr, 1), as in
       solo-learn's recipes.
-    exclude: patterns of parameters without weight decay and trust ratio.
-    exclude_1d: whether to exclude also every parameter of at most one
-      dimension: biases and norm scales, but not a bias split by heads,
-      [heads, d].
-    decay_multipliers, lr_multipliers: (pattern, factor) pairs; the first match
-      is used.
-    freeze: patterns of parameters that do not change, nor does their optimiser
-      state. Their gradients still count in the global norm, as in DINO.
-    freeze_steps: number of steps to freeze them for (5005 for SwAV's
-      prototypes), or None for the whole run. Afterwards, their learning rate
-      follows the common schedule.
+    rules: (pattern, rule) pairs. For each key of `Rule`, the first pair counts
+      that matches and sets it.
+    exclude_1d: whether to exclude also every bias, and every other parameter of
+      at most one dimension, such as the scale of a norm.
     clip_norm: the largest global gradient norm, or None for no clipping.
   """
 
@@ -65,7 +96,7 @@ class Optimizer:
   lr: float
   lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
   lr_batch: int = 256
-  weight_decay: float = 0.0
+  weight_decay: Value = 0.0
   momentum: float = 0.9
   nesterov: bool = False
   b1: float = 0.9
@@ -73,60 +104,36 @@ class Optimizer:
   eps: float = 1e-8
   trust_coefficient: float = 0.001
   trust_clip: bool = False
-  exclude: tuple[str, ...] = ()
+  rules: tuple[tuple[str, Rule], ...] = ()
   exclude_1d: bool = False
-  decay_multipliers: tuple[tuple[str, float], ...] = ()
-  lr_multipliers: tuple[tuple[str, float], ...] = ()
-  freeze: tuple[str, ...] = ()
-  freeze_steps: int | None = None
   clip_norm: float | None = None
 
   def __post_init__(self):
     for key in ("lr", "lr_batch", "eps", "trust_coefficient"):
       v = getattr(self, key)
       require(self, key, v > 0, "above 0")
-    for key in ("clip_norm", "freeze_steps"):
-      v = getattr(self, key)
-      require(self, key, v is None or v > 0, "above 0, or None")
+    clip = self.clip_norm
+    require(self, "clip_norm", clip is None or clip > 0, "above 0, or None")
     for key in ("momentum", "b1", "b2"):
       v = getattr(self, key)
       require(self, key, 0 <= v < 1, "in [0, 1)")
-    require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+    least, _ = schedules.bounds(self.weight_decay)
+    require(self, "weight_decay", least >= 0, "at least 0")
 
+  def of(self, key: str, path: str) -> Any:
+    """The value of a key of `Rule` for a parameter; None if no rule sets it."""
+    for pattern, rule in self.rules:
+      value = getattr(rule, key)
+      if value is not None and re.search(pattern, path):
+        return value
+    return None
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """Settings of the learning rate schedule; config section `schedule.lr`.
-
-  Attributes:
-    kind: the schedule after the warm-up.
-    warmup_epochs: length of the linear warm-up, which changes at every step.
-    warmup_from: the learning rate at step 0, as a fraction of the peak.
-    final: the learning rate at the end of the cosine, as a fraction of the
-      peak.
-    milestones, gamma: `kind="step"` multiplies the learning rate by gamma at
-      each of these epochs, counted from the start of training.
-    per: "epoch" keeps the cosine constant within each epoch, as in MoCo v2.
-  """
-
-  kind: Literal["cosine", "step", "constant"] = "cosine"
-  warmup_epochs: float = 0.0
-  warmup_from: float = 0.0
-  final: float = 0.0
-  milestones: tuple[int, ...] = ()
-  gamma: float = 0.1
-  per: Literal["step", "epoch"] = "step"
-
-  def __post_init__(self):
-    require(self, "warmup_epochs", self.warmup_epochs >= 0, "at least 0")
-    for key in ("warmup_from", "final"):
-      v = getattr(self, key)
-      require(self, key, 0 <= v <= 1, "in [0, 1], of the peak")
-    require(self, "gamma", 0 < self.gamma <= 1, "in (0, 1]")
-    if self.kind == "step":
-      v = self.milestones
-      ascend = bool(v) and v[0] > 0 and list(v) == sorted(set(v))
-      require(self, "milestones", ascend, "one or more epochs, ascending")
+  def excludes(self, path: str, p: Any) -> bool:
+    """Whether a parameter has no weight decay and no trust ratio."""
+    said = self.of("exclude", path)
+    # A bias may have two dimensions here: heads split it.
+    one_d = p.ndim <= 1 or path.rpartition("/")[2] == "bias"
+    return said if said is not None else self.exclude_1d and one_d
 
 
 def peak_lr(optimizer: Optimizer, global_batch: int) -> float:
@@ -142,119 +149,47 @@ def peak_lr(optimizer: Optimizer, global_batch: int) -> float:
 
 
 def learning_rate(
-  optimizer: Optimizer,
-  schedule: Schedule,
-  *,
-  global_batch: int,
-  steps_per_epoch: int,
-  epochs: int,
+  optimizer: Optimizer, schedule: Schedule, plan: Plan
 ) -> optax.Schedule:
   """Returns the learning rate as a function of the steps taken before.
 
-  With W warm-up steps and T steps in all, the learning rate rises linearly from
-  `warmup_from` x peak at step 0 to the peak at step W. From there the cosine
-  falls as final + (1 - final) (1 + cos(pi (t - W) / (T - W))) / 2. It reaches
-  its end at t = T, one beyond the last step taken, and stays there.
-
-  Args:
-    optimizer: base learning rate and scaling.
-    schedule: shape of the schedule.
-    global_batch: images per step over all devices.
-    steps_per_epoch: optimiser steps per epoch.
-    epochs: length of training.
+  It is the peak rate for the global batch times the value of the schedule.
 
   Returns:
     A function: step (int, or traced int32[]) -> float32[].
+  """
+  peak = peak_lr(optimizer, plan.batch_size)
+  factor = schedules.curve(schedule, plan)
+  return lambda step: peak * factor(step)
+
+
+def check(optimizer: Optimizer, schedule: Schedule, plan: Plan) -> None:
+  """Checks the durations of `schedule` against the length of the run.
 
   Raises:
-    ConfigError: the warm-up or a milestone is beyond the end of training.
+    ConfigError: something is after the end of the run.
   """
-  peak = peak_lr(optimizer, global_batch)
-  total = epochs * steps_per_epoch
-  warmup = round(schedule.warmup_epochs * steps_per_epoch)
-  milestones = schedule.milestones if schedule.kind == "step" else ()
-  if max(schedule.warmup_epochs, *milestones, 0) > epochs:
-    raise ConfigError(
-      f"config.schedule.lr has warmup_epochs={schedule.warmup_epochs} and"
-      f" milestones={milestones}; training ends at epoch {epochs}."
-    )
-
-  def after_warmup(step: jax.Array) -> jax.Array:
-    epoch = step // steps_per_epoch
-    if schedule.kind == "constant":
-      return jnp.float32(1)
-    if schedule.kind == "step":
-      passed = jnp.sum(epoch >= jnp.asarray(milestones))
-      return jnp.float32(schedule.gamma) ** passed
-    if schedule.per == "epoch":
-      step = epoch * steps_per_epoch
-    done = (step - warmup).astype(jnp.float32) / max(total - warmup, 1)
-    wave = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
-    return schedule.final + (1 - schedule.final) * wave
-
-  def rate(step: Any) -> jax.Array:
-    step = jnp.asarray(step, jnp.int32)
-    climbed = step.astype(jnp.float32) / max(warmup, 1)
-    ramp = schedule.warmup_from + (1 - schedule.warmup_from) * climbed
-    return peak * jnp.where(step < warmup, ramp, after_warmup(step))
-
-  return rate
-
-
-def check_durations(optimizer: Optimizer, total_steps: int) -> None:
-  """Checks the optimiser's durations against the length of the run.
-
-  Raises:
-    ConfigError: `freeze_steps` ends after the run.
-  """
-  frozen = optimizer.freeze_steps if optimizer.freeze else None
-  if frozen is not None and frozen >= total_steps:
-    raise ConfigError(
-      f"config.schedule.optimizer.freeze_steps is {frozen}, and the run has"
-      f" {total_steps} steps: the parameters {optimizer.freeze} would never be"
-      " trained. Set fewer steps, or None to freeze them for the whole run."
-    )
-
-
-def path_mask(
-  params: Any, patterns: Sequence[str], one_d: bool = False, key: str = "mask"
-) -> Any:
-  """Returns a tree of bool: whether a parameter's path matches any pattern.
-
-  Args:
-    params: tree of arrays, or of jax.ShapeDtypeStruct.
-    patterns: regular expressions for paths.
-    one_d: whether parameters of at most one dimension are True as well.
-    key: name of the patterns, for the error message.
-
-  Raises:
-    ConfigError: a pattern is invalid, or matches no parameter.
-  """
-  flat, structure = jax.tree_util.tree_flatten_with_path(params)
-  paths = [_name(path) for path, _ in flat]
-  for pattern in patterns:
-    try:
-      found = any(re.search(pattern, path) for path in paths)
-    except re.error as error:
-      raise ConfigError(f"{key} has {pattern!r}: {error}.") from None
-    if not found:
+  schedules.check(schedule, plan, "schedule.lr")
+  schedules.check(optimizer.weight_decay, plan, f"{_HERE}.weight_decay")
+  for i, (pattern, rule) in enumerate(optimizer.rules):
+    here = f"{_HERE}.rules.{i}.1"
+    schedules.check(rule.schedule, plan, f"{here}.schedule")
+    frozen = _frozen_for(rule.freeze, plan)
+    if frozen is not None and frozen >= plan.total_steps:
       raise ConfigError(
-        f"{key} has {pattern!r}, which matches none of the parameters:"
-        f" {', '.join(paths[:5])}, ... ({len(paths)} in all)."
+        f"config.{here}.freeze is {rule.freeze}, until step {frozen}; the run"
+        f" has {plan.total_steps} steps: the parameters {pattern!r} would never"
+        " be trained. Freeze them for less, or set True for the whole run."
       )
-  return structure.unflatten(
-    _matches(path, leaf, patterns, one_d)
-    for path, (_, leaf) in zip(paths, flat, strict=True)
-  )
 
 
 def make(
-  optimizer: Optimizer, lr_fn: optax.Schedule, params: Any
+  optimizer: Optimizer, lr_fn: optax.Schedule, params: Any, plan: Plan
 ) -> optax.GradientTransformation:
   """Makes the optimiser: `init(params)` and `update(grads, state, params)`.
 
-  The learning rate follows the count of updates in the state, so that a resumed
-  run continues exactly. Trust ratios use the norm of one whole parameter. The
+  The schedules follow the count of updates in the state, so that a resumed run
+  continues exactly. Trust ratios use the norm of one whole parameter. The
   gradients must be those of the global batch: the optimiser uses no collectives
   in either parallel mode.
 
@@ -263,78 +198,130 @@ def make(
     lr_fn: step -> float32[], such as the result of `learning_rate`.
     params: the parameters, or their shapes; the patterns are checked against
       them.
+    plan: the run, for schedules and durations in the settings.
 
   Raises:
     ConfigError: a pattern is invalid, or matches no parameter.
   """
-  for key in ("exclude", "decay_multipliers", "lr_multipliers", "freeze"):
-    rules = getattr(optimizer, key)
-    patterns = [r if isinstance(r, str) else r[0] for r in rules]
-    path_mask(params, patterns, key=f"config.schedule.optimizer.{key}")
-  update = _trained(optimizer, lr_fn)
-  if optimizer.freeze:
-    mask = path_mask(params, optimizer.freeze)
-    labels = jax.tree.map(lambda hit: "frozen" if hit else "trained", mask)
-    groups = {"trained": update, "frozen": _frozen(optimizer, lr_fn)}
+  flat, structure = jax.tree_util.tree_flatten_with_path(params)
+  paths = [_name(path) for path, _ in flat]
+  _check_patterns(optimizer, paths)
+  frozen = [_frozen_for(optimizer.of("freeze", x), plan) for x in paths]
+  update = _trained(optimizer, lr_fn, plan)
+  if any(x != 0 for x in frozen):
+    # One group for each duration, from the shortest to the whole run.
+    names, groups = {0: "trained"}, {"trained": update}
+    lasting = sorted(set(frozen) - {0}, key=lambda x: (x is None, x))
+    for i, duration in enumerate(lasting):
+      names[duration] = f"frozen_{i + 1}" if i else "frozen"
+      groups[names[duration]] = _frozen(optimizer, lr_fn, plan, duration)
+    labels = structure.unflatten([names[duration] for duration in frozen])
     update = optax.partition(groups, labels)
   if optimizer.clip_norm is not None:
     clip = optax.clip_by_global_norm(optimizer.clip_norm)
     update = optax.chain(clip, update)
+  if any(rule.clip is not None for _, rule in optimizer.rules):
+    clip = _leafwise(lambda path, g, _: _clipped(g, optimizer.of("clip", path)))
+    update = optax.chain(clip, update)
   return update
 
 
+def _check_patterns(optimizer: Optimizer, paths: Sequence[str]) -> None:
+  for i, (pattern, _) in enumerate(optimizer.rules):
+    here = f"config.{_HERE}.rules.{i}.0"
+    try:
+      found = any(re.search(pattern, path) for path in paths)
+    except re.error as error:
+      raise ConfigError(
+        f"{here} is {pattern!r}, no regular expression: {error}."
+      ) from None
+    if not found:
+      raise ConfigError(
+        f"{here} is {pattern!r}, which matches none of the parameters:"
+        f" {', '.join(paths[:5])}, ... ({len(paths)} in all)."
+      )
+
+
+def _frozen_for(freeze: bool | Length | None, plan: Plan) -> int | None:
+  """Steps that a parameter is frozen for; None is the whole run."""
+  if isinstance(freeze, bool) or freeze is None:
+    return None if freeze else 0
+  return schedules.steps(freeze, plan)
+
+
 class _State(NamedTuple):
-  count: jax.Array  # int32[], updates so far; it alone sets the learning rate
+  count: jax.Array  # int32[], updates so far; the schedules follow it alone
   stages: optax.OptState
 
 
-def _trained(o: Optimizer, lr_fn: Callable) -> optax.GradientTransformation:
-  """Optimiser of trained parameters: the formulas in the module docstring."""
+def _trained(
+  o: Optimizer, lr_fn: Callable, plan: Plan, start: int = 0
+) -> optax.GradientTransformation:
+  """Optimiser of trained parameters: the formulas in the module docstring.
 
-  def stages(lr: Any) -> optax.GradientTransformation:
-    decay = _leafwise(lambda path, g, p: g + _decay(o, path, p) * p)
-    trust = _leafwise(lambda path, g, p: _trust(o, lr, path, g, p))
-    momentum, rate = optax.trace(o.momentum, o.nesterov), optax.scale(-lr)
+  Args:
+    o: the settings.
+    lr_fn: step -> learning rate.
+    plan: the run.
+    start: the step of the run at which its first update happens.
+  """
+  decay_at = schedules.curve(o.weight_decay, plan)
+
+  def stages(step: Any) -> optax.GradientTransformation:
+    common, w = lr_fn(step), decay_at(step)
+
+    def lr(path: str) -> Any:
+      own = o.of("schedule", path)
+      return common if own is None else learning_rate(o, own, plan)(step)
+
+    decay = _leafwise(lambda path, g, p: g + _decay(o, w, path, p) * p)
+    trust = _leafwise(lambda path, g, p: _trust(o, lr(path), w, path, g, p))
+    rate = _leafwise(lambda path, u, _: -lr(path) * u)
+    momentum = optax.trace(o.momentum, o.nesterov)
     chosen = {
       "sgd": (decay, momentum, rate),
       "larc": (trust, momentum, rate),
       "lars": (trust, rate, momentum),
       "adamw": (optax.scale_by_adam(o.b1, o.b2, o.eps), decay, rate),
     }[o.name]
-    own = _leafwise(lambda path, u, _: _factor(o.lr_multipliers, path) * u)
+    own = _leafwise(lambda path, u, _: _factor(o, "lr", path) * u)
     return optax.chain(*chosen, own)
 
   def init(params: Any) -> _State:
-    return _State(jnp.zeros([], jnp.int32), stages(0.0).init(params))
+    return _State(jnp.zeros([], jnp.int32), stages(0).init(params))
 
   def update(grads: Any, state: _State, params: Any) -> tuple[Any, _State]:
-    now = stages(lr_fn(state.count))
+    now = stages(state.count + start)
     updates, inner = now.update(grads, state.stages, params)
     return updates, _State(optax.safe_increment(state.count), inner)
 
   return optax.GradientTransformation(init, update)
 
 
-def _frozen(o: Optimizer, lr_fn: Callable) -> optax.GradientTransformation:
-  """No update until `freeze_steps`, then the optimiser from a fresh state."""
+def _frozen(
+  o: Optimizer, lr_fn: Callable, plan: Plan, duration: int | None
+) -> optax.GradientTransformation:
+  """No update for a duration, then the optimiser from a fresh state."""
   # Zero gradients would not freeze: weight decay moves p and fills the
   # momentum.
-  if o.freeze_steps is None:
+  if duration is None:
     return optax.set_to_zero()
-  late = _trained(o, lambda count: lr_fn(count + o.freeze_steps))
-  return optax.conditionally_mask(late, lambda step: step >= o.freeze_steps)
+  late = _trained(o, lr_fn, plan, start=duration)
+  return optax.conditionally_mask(late, lambda step: step >= duration)
 
 
-def _trust(o: Optimizer, lr: Any, path: str, g: Any, p: Any) -> jax.Array:
+def _trust(
+  o: Optimizer, lr: Any, w: Any, path: str, g: Any, p: Any
+) -> jax.Array:
   """Returns the direction u of lars or larc.
 
   If |p| or |g| is 0, there is no trust ratio: lars uses g + w p, as SimCLR's
   code does, and larc uses g without decay, as apex does.
   """
-  if _matches(path, p, o.exclude, o.exclude_1d):
+  if o.excludes(path, p):
     return g
   norm = lambda x: jnp.linalg.norm(x.astype(jnp.float32))
-  decay = _decay(o, path, p)
+  decay = _decay(o, w, path, p)
   decayed = g + decay * p
   plain = decayed if o.name == "lars" else g
   p_norm, g_norm = norm(p), norm(plain)
@@ -342,23 +329,27 @@ def _trust(o: Optimizer, lr: Any, path: str, g: Any, p: Any) -> jax.Array:
   trusted = (p_norm > 0) & (g_norm > 0)
   ratio = o.trust_coefficient * p_norm / jnp.where(trusted, below, 1)
   if o.trust_clip:
-    lr = lr * _factor(o.lr_multipliers, path)
+    lr = lr * _factor(o, "lr", path)
     ratio = jnp.where(ratio < lr, ratio / lr, 1)
   return jnp.where(trusted, ratio * decayed, plain).astype(g.dtype)
 
 
-def _decay(o: Optimizer, path: str, p: jax.Array) -> float:
-  if _matches(path, p, o.exclude, o.exclude_1d):
-    return 0.0
-  return o.weight_decay * _factor(o.decay_multipliers, path)
+def _decay(o: Optimizer, w: Any, path: str, p: jax.Array) -> Any:
+  return 0.0 if o.excludes(path, p) else w * _factor(o, "weight_decay", path)
 
 
-def _matches(path: str, p: Any, patterns: Sequence[str], one_d: bool) -> bool:
-  return any(re.search(x, path) for x in patterns) or (one_d and p.ndim <= 1)
+def _factor(o: Optimizer, key: str, path: str) -> float:
+  factor = o.of(key, path)
+  return 1.0 if factor is None else factor
 
 
-def _factor(rules: Sequence[tuple[str, float]], path: str) -> float:
-  return next((f for pattern, f in rules if re.search(pattern, path)), 1.0)
+def _clipped(g: jax.Array, limit: float | None) -> jax.Array:
+  """Scales the gradient of one parameter to a norm of at most `limit`."""
+  if limit is None:
+    return g
+  norm = jnp.linalg.norm(g.astype(jnp.float32))
+  scale = jnp.where(norm > limit, limit / jnp.where(norm > 0, norm, 1), 1)
+  return (g * scale).astype(g.dtype)
 
 
 def _leafwise(function: Callable[..., Any]) -> optax.GradientTransformation:

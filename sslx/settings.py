@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sslx import methods, optim
+from sslx import methods, optim, schedules
 from sslx.checkpoint import Checkpoint
-from sslx.config import build, require, to_json
+from sslx.config import ConfigError, build, require, to_json
 from sslx.config.schema import filled
 from sslx.config.tree import as_config, plain
 from sslx.data import views
@@ -24,22 +24,64 @@ class Schedule:
   """Config section `schedule`.
 
   Attributes:
-    epochs: passes over the data.
+    epochs, steps, images: length of the run: passes over the data, optimiser
+      steps, or images seen (rounded down to whole batches). One of them is set.
     optimizer: the optimiser and its base learning rate.
-    lr: the learning rate schedule.
+    lr: the learning rate schedule; its values are factors of the peak rate.
     accumulate: number of micro-batches that each batch is cut into, to save
       memory; only for methods whose result does not depend on it.
   """
 
-  epochs: int
   optimizer: optim.Optimizer
-  lr: optim.Schedule
+  lr: schedules.Schedule
+  epochs: int | None = None
+  steps: int | None = None
+  images: int | None = None
   accumulate: int = 1
 
   def __post_init__(self):
-    possible = 1 <= self.epochs <= 10**6
-    require(self, "epochs", possible, "at least 1, and at most a million")
+    units = ("epochs", "steps", "images")
+    given = {k: getattr(self, k) for k in units if getattr(self, k) is not None}
+    if len(given) != 1:
+      raise ValueError(
+        f"{' and '.join(f'{k}={x}' for k, x in given.items()) or 'nothing'}"
+        " says how long the run is; set one of epochs, steps and images, and"
+        " the others to None."
+      )
+    for key, length in given.items():
+      possible = 1 <= length <= (10**6 if key == "epochs" else 10**12)
+      most = "a million" if key == "epochs" else "10**12"
+      require(self, key, possible, f"at least 1, and at most {most}")
+    for key in ("start", "final", "warmup_from"):
+      v = getattr(self.lr, key)
+      if not 0 <= v <= 1:
+        raise ValueError(
+          f"lr.{key} is {v}; it must be in [0, 1], of the peak learning rate."
+        )
     require(self, "accumulate", self.accumulate >= 1, "at least 1")
+
+  def plan(self, batch_size: int, steps_per_epoch: int) -> schedules.Plan:
+    """Returns the length of the run.
+
+    Raises:
+      ConfigError: the images are fewer than a batch.
+    """
+    length = schedules.Duration(self.epochs, self.steps, self.images)
+    plan = schedules.Plan(batch_size, steps_per_epoch)
+    total = schedules.steps(length, plan)
+    if self.images is not None and not total:
+      raise ConfigError(
+        f"config.schedule.images is {self.images}, less than a batch of"
+        f" {batch_size} images. Set at least that many."
+      )
+    return plan._replace(total_steps=total)
+
+  @property
+  def length(self) -> str:
+    """The length of the run, in words."""
+    units = ("epochs", "steps", "images")
+    (key,) = [k for k in units if getattr(self, k) is not None]
+    return f"{getattr(self, key):,} {key}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +145,7 @@ def check(config: Mapping[str, Any]) -> None:
     build(SECTIONS[key], config[key], key)
     for key in ("data", "schedule", "runtime")
   )
-  plan = methods.Plan(data.batch_size, 1, schedule.epochs)
+  plan = schedule.plan(data.batch_size, steps_per_epoch=1)
   method = methods.build(config["model"], plan)
   method.slots(views.each(data.views))
 

@@ -134,7 +134,7 @@ def relative_loc(**changes):
     "model.head.hidden": 32,
     "data.batch_size": tiny.BATCH,
     "schedule.epochs": 1,
-    "schedule.lr.warmup_epochs": 0.0,
+    "schedule.lr.warmup": 0.0,
   }
   config = config_lib.load(
     f"{tiny.ROOT}/configs/relative_loc.py:quickstart",

@@ -241,7 +241,7 @@ def test_sigterm_saves_and_resumes(straight, cache, tmp_path):
       (
         "data.views.0.size=16",
         "model.prototypes=16",
-        "schedule.optimizer.freeze_steps=2",
+        "schedule.optimizer.rules.0.1.freeze.steps=2",
       ),
     ),
     ("relative_loc", ("data.views.0.size=5", "model.backbone.stem=imagenet")),
@@ -302,7 +302,7 @@ def test_not_finite_stops_with_the_step_and_the_last_good_checkpoint(
     cache,
     *RUN,
     "--config.schedule.optimizer.lr=1e30",
-    "--config.schedule.lr.warmup_epochs=2",
+    "--config.schedule.lr.warmup=2",
     "--config.runtime.checkpoint.every_epochs=0.25",
   )
   output = finish(process)

@@ -12,11 +12,13 @@ from flax import traverse_util
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sslx import config, optim
-from sslx.optim import Optimizer, Schedule
+from sslx import config, optim, schedules
+from sslx.optim import Optimizer, Rule
+from sslx.schedules import Duration, Plan, Schedule
 
 # Changes from step to step, so that its place relative to the momentum shows.
 RATES = np.array([0.1, 0.3, 0.5, 0.2, 0.05])
+PLAN = Plan(batch_size=256, steps_per_epoch=2, total_steps=len(RATES))
 SHAPES = {
   "body/conv/kernel": (8, 4),
   "body/conv/bias": (4,),
@@ -65,7 +67,7 @@ def run(tx, params, grads, update=None, state=None):
 
 
 def make(settings):
-  return optim.make(settings, lr_fn, nest(problem()[0]))
+  return optim.make(settings, lr_fn, nest(problem()[0]), PLAN)
 
 
 def by_hand(settings, params, grads, first=0):
@@ -76,12 +78,23 @@ def by_hand(settings, params, grads, first=0):
   history = []
   for t, grad in enumerate(grads, start=1):
     for k, p in params.items():
-      skip = any(re.search(x, k) for x in o.exclude)
-      skip |= o.exclude_1d and p.ndim < 2
-      group = k.split("/")[0]
+      mine = {}
+      for pattern, rule in reversed(o.rules):
+        if re.search(pattern, k):
+          mine |= {key: x for key, x in vars(rule).items() if x is not None}
+      one_d = p.ndim < 2 or k.endswith("bias")
+      skip = mine.get("exclude", o.exclude_1d and one_d)
       g, rate = grad[k], RATES[first + t - 1]
-      rate = rate * dict(o.lr_multipliers).get(group, 1)
-      decay = o.weight_decay * dict(o.decay_multipliers).get(group, 1)
+      if "schedule" in mine:
+        rate = o.lr * mine["schedule"].start  # Constant.
+      rate = rate * mine.get("lr", 1)
+      if "clip" in mine:
+        g = g * min(1, mine["clip"] / max(norm(g), 1e-12))
+      decay = o.weight_decay
+      if isinstance(decay, Schedule):  # A line over the run, without warm-up.
+        change = decay.final - decay.start
+        decay = decay.start + change * (first + t - 1) / len(RATES)
+      decay = decay * mine.get("weight_decay", 1)
       decayed = g if skip else g + decay * p
       if o.name == "adamw":
         v[k] = o.b1 * v[k] + (1 - o.b1) * g
@@ -90,7 +103,8 @@ def by_hand(settings, params, grads, first=0):
         step = m_hat / (np.sqrt(v_hat) + o.eps) + decayed - g
         params[k] = p - rate * step
         continue
-      u, adapt = decayed, not skip and norm(p) and norm(g)
+      u, adapt = decayed, not skip and norm(p)
+      adapt = adapt and norm(decayed if o.name == "lars" else g)
       if o.name == "larc":
         below = norm(g) + decay * norm(p) + o.eps
         trust = o.trust_coefficient * norm(p) / below
@@ -116,14 +130,24 @@ def assert_close(actual, expected):
   [
     Large("sgd"),
     Large("sgd", nesterov=True, exclude_1d=True),
-    Large("sgd", decay_multipliers=(("head", 5.0),)),
-    Large("adamw", b2=0.95, exclude=("bias", "bn/")),
-    Large("adamw", lr_multipliers=(("head", 0.2), (".", 1.0))),
+    Large("sgd", rules=(("head", Rule(weight_decay=5.0)),)),
+    Large("sgd", rules=(("head", Rule(clip=0.5)), ("conv", Rule(clip=1.0)))),
+    # SimSiam's predictor, whose rate stays.
+    Large("sgd", rules=(("head", Rule(schedule=Schedule("constant"))),)),
+    Large("adamw", b2=0.95, rules=(("bias|bn/", Rule(exclude=True)),)),
+    # The first rule counts that sets a key.
+    Large("adamw", rules=(("head", Rule(lr=0.2)), (".", Rule(lr=1.0)))),
+    Large("adamw", rules=(("head", Rule(lr=0.2)), (".", Rule(exclude=True)))),
+    Large("adamw", weight_decay=Schedule("linear", start=0.04, final=0.4)),
+    # Layer-wise decay, of DINO's and of fine-tuning's kind.
+    Large("adamw", rules=(("conv", Rule(lr=0.75**2)), ("bn", Rule(lr=0.75)))),
     Large("lars", exclude_1d=True),
-    Large("lars", nesterov=True, lr_multipliers=(("body", 0.5),)),
+    Large("lars", exclude_1d=True, rules=(("bn/", Rule(exclude=False)),)),
+    Large("lars", nesterov=True, rules=(("body", Rule(lr=0.5)),)),
+    Large("lars", rules=(("head", Rule(schedule=Schedule("constant"))),)),
     Large("larc"),
-    Large("larc", exclude=("^head", "bias$")),
-    Large("larc", trust_clip=True, lr_multipliers=(("body", 0.5),)),
+    Large("larc", rules=(("^head|bias$", Rule(exclude=True)),)),
+    Large("larc", trust_clip=True, rules=(("body", Rule(lr=0.5)),)),
   ],
   ids=lambda settings: settings.name,
 )
@@ -144,21 +168,24 @@ def test_lars_is_optax_lars():
 def test_norms_are_float32():
   # The sums of squares, 6e7 and 2e8, are infinite in float16.
   params, grads = jnp.full(64, 1e3, "float16"), jnp.full(64, 2e3, "float16")
-  tx = optim.make(Optimizer("lars", 1.0), lambda _: jnp.float32(1), params)
+  one = lambda _: jnp.float32(1)
+  tx = optim.make(Optimizer("lars", 1.0), one, params, PLAN)
   updates, _ = tx.update(grads, tx.init(params), params)
   np.testing.assert_allclose(updates, -0.001 * 1e3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["lars", "adamw"])
-@pytest.mark.parametrize("freeze_steps", [2, None])
-def test_frozen_parameters_are_out_of_everything(name, freeze_steps):
+@pytest.mark.parametrize("freeze", [1.0, Duration(steps=2), True])
+def test_frozen_parameters_are_out_of_everything(name, freeze):
   params, grads = problem()
-  settings = Large(name, freeze=("^head",), freeze_steps=freeze_steps)
+  decay = Schedule("linear", start=0.1, final=0.2)
+  rules = (("^head", Rule(freeze=freeze)),)
+  settings = Large(name, weight_decay=decay, rules=rules)
   tx = make(settings)
   actual, state = run(tx, params, grads, jax.jit(tx.update))
   # The head's own optimiser starts at the rate of that step, with its moments
   # and bias correction fresh.
-  held = freeze_steps or len(grads)
+  held = len(grads) if freeze is True else 2
   head = {k: v for k, v in params.items() if k.startswith("head")}
   body = {k: v for k, v in params.items() if k not in head}
   moved = [head] * held + by_hand(settings, head, grads[held:], first=held)
@@ -168,7 +195,25 @@ def test_frozen_parameters_are_out_of_everything(name, freeze_steps):
   for k in head:
     np.testing.assert_array_equal(actual[held - 1][k], np.float32(head[k]))
   has_state = (4, 3) in {leaf.shape for leaf in jax.tree.leaves(state)}
-  assert has_state == (freeze_steps is not None)
+  assert has_state == (freeze is not True)
+
+
+def test_parameters_may_be_frozen_for_different_times():
+  params, grads = problem()
+  rules = (
+    ("head/zeros", Rule(freeze=Duration(steps=3))),
+    ("bn", Rule(freeze=True)),
+    ("head", Rule(freeze=Duration(share=0.2))),
+    (".", Rule(freeze=False)),
+  )
+  tx = make(Large("adamw", rules=rules))
+  actual, _ = run(tx, params, grads, jax.jit(tx.update))
+  for k, p in params.items():
+    moved = [bool((step[k] != np.float32(p)).any()) for step in actual]
+    held = 5 if "bn" in k else 3 if k == "head/zeros" else 1
+    held = held if "head" in k or "bn" in k else 0
+    if k != "head/unused":
+      assert moved == [t >= held for t in range(5)], k
 
 
 def test_clip_scales_all_gradients_by_the_global_norm():
@@ -184,7 +229,7 @@ def test_clip_scales_all_gradients_by_the_global_norm():
 @pytest.mark.parametrize("name", ["lars", "adamw"])
 def test_resumes_exactly_from_saved_state(name):
   params, grads = problem()
-  tx = make(Large(name, freeze=("conv",), freeze_steps=3))
+  tx = make(Large(name, rules=(("conv", Rule(freeze=Duration(steps=3))),)))
   update = jax.jit(tx.update)
   straight, _ = run(tx, params, grads, update)
   first, state = run(tx, params, grads[:2], update)
@@ -196,7 +241,8 @@ def test_resumes_exactly_from_saved_state(name):
 @pytest.mark.parametrize("view", ["sharded", "shard_map"])
 def test_same_on_many_devices(view):
   params, grads = problem()
-  tx = make(Large("lars", clip_norm=3.0, freeze=("conv",), freeze_steps=2))
+  rules = (("conv", Rule(freeze=1.0)), ("head", Rule(clip=1.0)))
+  tx = make(Large("lars", clip_norm=3.0, rules=rules))
   mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 
   def split(x):
@@ -213,39 +259,45 @@ def test_same_on_many_devices(view):
   assert_close(actual, run(tx, params, grads, jax.jit(tx.update))[0])
 
 
-def test_path_mask():
-  shapes = jax.eval_shape(lambda: nest(problem()[0]))
-  hits = lambda *rule: {
-    k for k, hit in flatten(optim.path_mask(shapes, *rule)).items() if hit
-  }
-  assert hits(["^head/k", "bn/"]) == {"head/kernel", "body/bn/scale"}
-  assert hits([], True) == {"body/conv/bias", "body/bn/scale"}
+def test_a_bias_counts_as_one_dimensional_however_heads_split_it():
+  o = Large("adamw", exclude_1d=True)
+  shape = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  assert o.excludes("attn/qkv/bias", shape(3, 4, 8))
+  assert o.excludes("norm/scale", shape(8))
+  assert not o.excludes("attn/qkv/kernel", shape(8, 3, 4, 8))
+  assert not o.excludes("cls_token", shape(1, 1, 8))
 
 
 @pytest.mark.parametrize(
-  "key, rules, message",
+  "rules, message",
   [
-    ("exclude", ("kernel", "norm"), "'norm', which .*: body/bn/scale"),
-    ("decay_multipliers", (("norm", 5.0),), "'norm', which"),
-    ("lr_multipliers", (("kernel", 1.0), ("norm", 5.0)), "'norm', which"),
-    ("exclude", ("(bn",), r"'\(bn': .*subpattern"),
+    (("kernel", "norm"), r"1\.0 is 'norm', which .*: body/bn/scale"),
+    (("(bn",), r"0\.0 is '\(bn', no regular .*subpattern"),
   ],
 )
-def test_pattern_without_a_match_is_an_error(key, rules, message):
-  message = rf"config\.schedule\.optimizer\.{key} has {message}"
+def test_pattern_without_a_match_is_an_error(rules, message):
+  message = rf"config\.schedule\.optimizer\.rules\.{message}"
+  rules = tuple((pattern, Rule(lr=1.0)) for pattern in rules)
   with pytest.raises(config.ConfigError, match=message):
-    make(Large("sgd", **{key: rules}))
+    make(Large("sgd", rules=rules))
 
 
 OUTSIDE = {"lr": -0.1, "weight_decay": -1.0, "momentum": 1.0, "clip_norm": 0.0}
-BEYOND = {"warmup_from": 2.0, "final": -0.1, "gamma": 0.0, "milestones": (5, 3)}
+BEYOND = {"warmup": -1.0, "over": -0.1, "gamma": 0.0, "milestones": ()}
+RULE = {"lr": -1.0, "weight_decay": -0.1, "clip": 0.0, "freeze": -1.0}
 
 
-@pytest.mark.parametrize("key", [*OUTSIDE, *BEYOND])
-def test_impossible_settings_are_errors(key):
-  value = (OUTSIDE | BEYOND)[key]
-  cls = Optimizer if key in OUTSIDE else Schedule
-  given = {"name": "sgd", "lr": 0.1} if key in OUTSIDE else {"kind": "step"}
+@pytest.mark.parametrize(
+  "cls, key, value",
+  [
+    *((Optimizer, *pair) for pair in OUTSIDE.items()),
+    *((Schedule, *pair) for pair in BEYOND.items()),
+    *((Rule, *pair) for pair in RULE.items()),
+  ],
+)
+def test_impossible_settings_are_errors(cls, key, value):
+  given = {"name": "sgd", "lr": 0.1} if cls is Optimizer else {}
+  given = {"kind": "step", "milestones": (1.0,)} if cls is Schedule else given
   message = rf"config\.s\.{key} is {re.escape(repr(value))}; it must be"
   with pytest.raises(config.ConfigError, match=message):
     config.build(cls, given | {key: value}, "s")
@@ -266,7 +318,7 @@ RECIPES = {
     lambda e: 0.03 * cosine(np.floor(e) / 200),
   ),
   "simclr": (
-    (Optimizer("lars", 0.3), 4096, 200, Schedule(warmup_epochs=10)),
+    (Optimizer("lars", 0.3), 4096, 200, Schedule(warmup=10)),
     lambda e: warm(e, 10, 0, 4.8, 4.8 * cosine((e - 10) / 190)),
   ),
   "simclr-mmselfsup": (
@@ -274,7 +326,7 @@ RECIPES = {
       Optimizer("lars", 0.3),
       512,
       200,
-      Schedule("cosine", 10, 1e-4, per="epoch"),
+      Schedule(warmup=10, warmup_from=1e-4, per="epoch"),
     ),
     lambda e: warm(e, 10, 6e-5, 0.6, 0.6 * cosine((np.floor(e) - 10) / 190)),
   ),
@@ -287,20 +339,25 @@ RECIPES = {
       Optimizer("larc", 0.3),
       4096,
       400,
-      Schedule("cosine", 10, 0.3 / 4.8, 0.001),
+      Schedule(warmup=10, warmup_from=0.3 / 4.8, final=0.001),
     ),
     lambda e: warm(e, 10, 0.3, 4.8, 0.0048 + 4.7952 * cosine((e - 10) / 390)),
   ),
   "relative-loc": (
-    (Optimizer("sgd", 0.1), 512, 70, Schedule("step", 5, 0.1, 0.0, (30, 50))),
+    (
+      Optimizer("sgd", 0.1),
+      512,
+      70,
+      Schedule("step", warmup=5, warmup_from=0.1, milestones=(30, 50)),
+    ),
     lambda e: warm(e, 5, 0.02, 0.2, 0.2 * 0.1 ** np.digitize(e, [30, 50])),
   ),
   "mae": (
-    (Optimizer("adamw", 1.5e-4), 4096, 800, Schedule(warmup_epochs=40)),
+    (Optimizer("adamw", 1.5e-4), 4096, 800, Schedule(warmup=40)),
     lambda e: warm(e, 40, 0, 2.4e-3, 2.4e-3 * cosine((e - 40) / 760)),
   ),
   "constant": (
-    (Optimizer("sgd", 0.1), 256, 2, Schedule("constant", warmup_epochs=0.5)),
+    (Optimizer("sgd", 0.1), 256, 2, Schedule("constant", warmup=0.5)),
     lambda e: 0.1 * np.minimum(1, e / 0.5),
   ),
 }
@@ -310,8 +367,9 @@ RECIPES = {
 def test_schedule_of_every_recipe(name):
   (settings, batch, epochs, schedule), expected = RECIPES[name]
   n = 1280000 // batch
-  size = {"global_batch": batch, "steps_per_epoch": n, "epochs": epochs}
-  rate = optim.learning_rate(settings, schedule, **size)
+  plan = Plan(batch, n, n * epochs)
+  schedules.check(schedule, plan, "schedule.lr")
+  rate = optim.learning_rate(settings, schedule, plan)
   # Every side of every change, and places between.
   turns = n * np.array([0, 0.5, 1, 5, 10, 30, 40, 50, epochs / 2, epochs])
   steps = np.concatenate([turns - 1, turns, turns + 1])
@@ -324,16 +382,6 @@ def test_schedule_of_every_recipe(name):
   np.testing.assert_allclose(outside, actual[3], rtol=1e-6)
 
 
-SHORT = {"global_batch": 256, "steps_per_epoch": 4, "epochs": 3}
-
-
-def test_cosine_ends_at_the_end_and_stays():
-  schedule = Schedule(warmup_epochs=1, final=0.25)
-  rate = optim.learning_rate(Optimizer("sgd", 0.5), schedule, **SHORT)
-  actual = [rate(t) for t in (0, 4, 8, 12, 100)]
-  np.testing.assert_allclose(actual, [0, 0.5, 0.3125, 0.125, 0.125], rtol=1e-6)
-
-
 def test_peak_rate_scales_with_the_batch():
   rate = lambda *settings: optim.peak_lr(Optimizer("sgd", *settings), 4096)
   assert rate(0.3, "linear") == pytest.approx(4.8)
@@ -342,19 +390,31 @@ def test_peak_rate_scales_with_the_batch():
   assert rate(30.0, "none") == pytest.approx(30)
 
 
-@pytest.mark.parametrize("kind, has", [("cosine", "=10"), ("step", "2, 8")])
-def test_warmup_or_milestones_beyond_the_end(kind, has):
-  warmup = 10 if kind == "cosine" else 0
-  schedule = Schedule(kind, warmup, milestones=(2, 8))
-  with pytest.raises(config.ConfigError, match=f"{has}.*ends at epoch 3"):
-    optim.learning_rate(Optimizer("sgd", 0.1), schedule, **SHORT)
-
-
 def test_freezing_beyond_the_end():
-  check = lambda steps, freeze=("prototypes",): optim.check_durations(
-    Optimizer("sgd", 0.1, freeze=freeze, freeze_steps=steps), total_steps=12
+  plan = Plan(1, 4, 12)
+  check = lambda freeze: optim.check(
+    Optimizer("sgd", 0.1, rules=(("prototypes", Rule(freeze=freeze)),)),
+    Schedule(),
+    plan,
   )
-  check(11), check(None), check(12, freeze=())
-  message = "freeze_steps is 12, and the run has 12 steps: .*never be trained"
+  check(Duration(steps=11)), check(True), check(False), check(2.75)
+  message = (
+    r"config\.schedule\.optimizer\.rules\.0\.1\.freeze is 3\.0, until step 12;"
+    " the run has 12 steps: .*'prototypes' would never be trained"
+  )
   with pytest.raises(config.ConfigError, match=message):
-    check(12)
+    check(3.0)
+
+
+def test_schedules_of_decay_and_rules_are_checked():
+  late = Schedule(warmup=9.0)
+  for key, o in (
+    ("weight_decay", Optimizer("sgd", 0.1, weight_decay=late)),
+    (
+      "rules.0.1.schedule",
+      Optimizer("sgd", 0.1, rules=((".", Rule(schedule=late)),)),
+    ),
+  ):
+    message = f"config.schedule.optimizer.{key}.warmup is 9.0, until step 36"
+    with pytest.raises(config.ConfigError, match=message):
+      optim.check(o, Schedule(), Plan(1, 4, 12))

@@ -128,7 +128,7 @@ def test_the_quickstart_runs(installed, tmp_path):
     "--config.data.test=test[:64]",
     "--config.data.batch_size=32",
     "--config.schedule.epochs=1",
-    "--config.schedule.lr.warmup_epochs=0",
+    "--config.schedule.lr.warmup=0",
     "--config.runtime.evaluate.knn.k=(5,)",
     "--config.runtime.evaluate.pixels=False",
   )

@@ -78,7 +78,7 @@ def train_config(**changes):
     "simclr",
     data__source="named",
     schedule__epochs=12,
-    schedule__lr__warmup_epochs=0.0,
+    schedule__lr__warmup=0.0,
     schedule__optimizer__lr=0.05,
     runtime__log_every=1,
     runtime__checkpoint__every_epochs=1.25,

@@ -174,7 +174,9 @@ def test_restarts_on_other_processes_devices_and_modes_are_one_run(
   batches = trained[0] | trained[1] | trained[2]
   assert sorted(batches) == list(range(1, 49))
   for step, labels in batches.items():
-    order = experiment_lib.Order(tiny.IMAGES, tiny.BATCH, 12, 0)
+    order = experiment_lib.Order(
+      tiny.IMAGES, tiny.BATCH, 12 * (tiny.IMAGES // tiny.BATCH), 0
+    )
     np.testing.assert_array_equal(labels, order[step - 1])
   for epoch in range(12):
     seen = np.concatenate([batches[4 * epoch + i] for i in range(1, 5)])

@@ -8,7 +8,7 @@ import pytest
 
 from sslx import config as config_lib
 from sslx import methods, optim
-from sslx.config import loading
+from sslx.config import loading, tree
 from sslx.settings import Schedule
 from tests import tiny
 from tests.sources import TABLE, Differs
@@ -20,11 +20,11 @@ TOLD = {
   "data.batch_size",
   "schedule.epochs",
   "schedule.lr.kind",
-  "schedule.lr.warmup_epochs",
+  "schedule.lr.warmup",
   "schedule.lr.per",
   "schedule.optimizer.name",
   "schedule.optimizer.weight_decay",
-  "schedule.optimizer.exclude",
+  "schedule.optimizer.rules",
   "schedule.optimizer.exclude_1d",
   "data.views.0.size",
   "start",
@@ -57,23 +57,22 @@ def value(config, key):
     schedule = config_lib.build(Schedule, config.schedule, "schedule")
     if key == "peak":
       return optim.peak_lr(schedule.optimizer, config.data.batch_size)
-    steps = 10
-    rate = optim.learning_rate(
-      schedule.optimizer,
-      schedule.lr,
-      global_batch=config.data.batch_size,
-      steps_per_epoch=steps,
-      epochs=schedule.epochs,
-    )
-    return rate(0 if key == "start" else steps * schedule.epochs)
+    plan = schedule.plan(config.data.batch_size, steps_per_epoch=10)
+    rate = optim.learning_rate(schedule.optimizer, schedule.lr, plan)
+    return rate(0 if key == "start" else plan.total_steps)
   for part in key.split("."):
     config = config[int(part) if part.isdigit() else part]
-  return config
+  return tree.plain(config)
 
 
 def same(found, told):
   if isinstance(told, tuple):
     return len(found) == len(told) and all(map(same, found, told))
+  if isinstance(told, dict):
+    found = {key: x for key, x in found.items() if x is not None}
+    return found.keys() == told.keys() and all(
+      same(found[key], x) for key, x in told.items()
+    )
   if isinstance(told, bool | str):
     return found == told
   return math.isclose(found, told, rel_tol=1e-6, abs_tol=1e-12)

@@ -29,7 +29,7 @@ def recipe(method, backbone, views, batch, schedule, **model):
     "schedule": {
       "epochs": epochs,
       "optimizer": {"name": name, "lr": lr, "lr_batch": 256},
-      "lr": {"kind": kind, "warmup_epochs": 0.0} | dict(*more),
+      "lr": {"kind": kind, "warmup": 0.0} | dict(*more),
     },
     "runtime": {"seed": 0, "log_every": 50},
   }

@@ -62,7 +62,7 @@ def view(n, size, count, scale, interpolation, jitter=None, **figures):
 
 
 def optimizer(name, weight_decay, **figures):
-  figures = {"exclude": (), "exclude_1d": False} | figures
+  figures = {"rules": (), "exclude_1d": False} | figures
   if name == "adamw":
     figures = {"b1": 0.9, "b2": 0.999, "eps": 1e-8} | figures
   else:
@@ -71,9 +71,14 @@ def optimizer(name, weight_decay, **figures):
   return under("schedule.optimizer", lr_scaling="linear", **figures)
 
 
-def rate(kind, warmup_epochs, per="step", **ends):
-  figures = {"kind": kind, "warmup_epochs": warmup_epochs, "per": per}
+def rate(kind, warmup, per="step", **ends):
+  figures = {"kind": kind, "warmup": warmup, "per": per}
   return under("schedule.lr", **figures) | {"end": 0} | ends
+
+
+def frozen_prototypes(steps):
+  rules = (("prototypes", {"freeze": {"steps": steps}}),)
+  return {"schedule.optimizer.rules": rules}
 
 
 def resnet(depth, zero_init_residual=False, stem="imagenet"):
@@ -92,6 +97,7 @@ MIDDLE, BYOL = (0.6, 0.6, 0.6, 0.2), (0.4, 0.4, 0.2, 0.1)
 BFLOAT16 = {"model.dtype": Differs("float16", "bfloat16", "mixed float16")}
 FLOAT32 = {"model.dtype": Differs("float16", "float32", "mixed float16")}
 LONGER = Differs(1000, 200, "trains for 1000 epochs")
+RISING = under("model.momentum", kind="cosine", start=0.99, final=1.0)
 CODES = under("model", prototypes=3000, temperature=0.1, epsilon=0.05)
 CODES |= {"model.sinkhorn_iterations": 3}
 CODES |= head("projector", (2048, 128), use_bias=True, last_norm="none")
@@ -173,7 +179,6 @@ TABLE = [
     CODES
     | resnet(50)
     | optimizer("larc", 1e-6, trust_coefficient=0.001, trust_clip=False)
-    | under("schedule.optimizer", freeze=("prototypes",))
     | normalised((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
     | view(0, 224, 2, (0.14, 1), "bilinear", STRONG, blur=0.5)
     | view(1, 96, 6, (0.05, 0.14), "bilinear", STRONG, blur=0.5),
@@ -181,8 +186,8 @@ TABLE = [
   Row(
     SWAV,
     "swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96",
-    under("model", queue_size=3840, queue_start_epoch=15, norm_groups=1)
-    | under("schedule.optimizer", freeze_steps=5005)
+    under("model", queue_size=3840, queue_start=15, norm_groups=1)
+    | frozen_prototypes(5005)
     | rate("cosine", 0, start=0.6, peak=0.6, end=0.0006)
     | run(256, 200),
   ),
@@ -191,7 +196,7 @@ TABLE = [
     "swav_resnet50_8xb512-mcrop-2-6-coslr-200e_in1k-224-96",
     # 64 GPUs of 64 images; BatchNorm over 8 GPUs each.
     under("model", queue_size=0, norm_groups=8)
-    | under("schedule.optimizer", freeze_steps=313)
+    | frozen_prototypes(313)
     | rate("cosine", 10, start=0.3, peak=4.8, end=0.0048)
     | run(4096, 200),
   ),
@@ -199,12 +204,12 @@ TABLE = [
     SOLO,
     "swav_resnet18_*_cifar10*",
     CODES
-    | under("model", queue_size=3840, queue_start_epoch=50, norm_groups=1)
+    | under("model", queue_size=3840, queue_start=50, norm_groups=1)
     | resnet(18, stem="cifar")
     | optimizer("larc", 1e-6, trust_coefficient=0.02, trust_clip=True)
     # Frozen for two epochs.
-    | under("schedule.optimizer", freeze_steps=2 * (50_000 // 256))
-    | under("schedule.optimizer", freeze=("prototypes",), exclude_1d=True)
+    | frozen_prototypes(2 * (50_000 // 256))
+    | under("schedule.optimizer", exclude_1d=True)
     | run(256, LONGER)
     | CIFAR10,
   ),
@@ -226,7 +231,8 @@ TABLE = [
   Row(
     MOCOV3,
     "mocov3_vit-*_in1k",
-    under("model", temperature=0.2, momentum=0.99, norm_groups=1)
+    under("model", temperature=0.2, norm_groups=1)
+    | RISING
     | under("model.backbone", patch_size=16, style="mocov3", drop_path=0)
     | under("model.backbone", frozen_patches=True)
     | head("projector", (4096, 4096, 256), use_bias=False, last_norm="plain")
@@ -244,7 +250,8 @@ TABLE = [
   Row(
     MOCOV3,
     "mocov3_resnet50_*",
-    under("model", temperature=1.0, momentum=0.99, norm_groups=1)
+    under("model", temperature=1.0, norm_groups=1)
+    | RISING
     | resnet(50, zero_init_residual=True)
     | head("projector", (4096, 256), use_bias=False, last_norm="plain")
     | head("predictor", (4096, 256), use_bias=False, last_norm="none")
@@ -260,7 +267,8 @@ TABLE = [
   Row(
     OURS,  # Views are solo-learn's for its ResNet-18, heads a quarter as wide.
     "mocov3_vit-tiny-p4_1xb256-coslr-200e_cifar10",
-    under("model", temperature=0.2, momentum=0.99, norm_groups=1)
+    under("model", temperature=0.2, norm_groups=1)
+    | RISING
     | {"sizes": (192, 12, 3)}
     | head("projector", (1024, 1024, 256), use_bias=False, last_norm="plain")
     | head("predictor", (1024, 256), use_bias=False, last_norm="plain")
@@ -277,7 +285,7 @@ TABLE = [
     "mae_vit-*_in1k",
     DECODER
     | BFLOAT16
-    | optimizer("adamw", 0.05, b2=0.95, exclude=("bias$",), exclude_1d=True)
+    | optimizer("adamw", 0.05, b2=0.95, exclude_1d=True)
     | rate("cosine", 40, start=0, peak=2.4e-3)
     | IMAGENET
     | view(0, 224, 1, (0.2, 1), "bicubic"),
@@ -306,7 +314,7 @@ TABLE = [
     MMSELFSUP,
     "relative-loc_resnet*lr-70e_*",
     {"model.dropout": 0.5, "model.norm_groups": 8, "model.head.classes": 8}
-    | optimizer("sgd", 1e-4, decay_multipliers=(("head/", 5.0),))
+    | optimizer("sgd", 1e-4, rules=(("head/", {"weight_decay": 5.0}),))
     | rate("step", 5, "epoch", start=0.02, peak=0.2, end=0.002)
     | under("schedule.lr", milestones=(30, 50), gamma=0.1)
     | under("data.views.0", grey=0.66, interpolation="bilinear")
@@ -336,15 +344,21 @@ TABLE = [
       OURS,
       f"{recipe}-coslr-24e_shapes",
       optimizer("adamw", 0.01, exclude_1d=True)
-      | rate("cosine", warmup_epochs, start=0, peak=peak)
+      | rate("cosine", warmup, start=0, peak=peak)
       | run(256, 24)
       | under("data.views.0", size=size)
       | figures,
     )
-    for recipe, size, peak, warmup_epochs, figures in (
+    for recipe, size, peak, warmup, figures in (
       ("simclr_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.temperature": 0.2}),
       ("mocov2_resnet18-w25_8xb32", 32, 3e-3, 1, {"model.queue_size": 2048}),
-      ("swav_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.prototypes": 256}),
+      (
+        "swav_resnet18-w25_1xb256",
+        32,
+        3e-3,
+        1,
+        {"model.prototypes": 256} | frozen_prototypes(16),
+      ),
       (
         "relative-loc_resnet18-w25_8xb32",
         9,

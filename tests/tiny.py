@@ -41,7 +41,7 @@ def config(**changes) -> ConfigDict:
     "data.batch_size": BATCH,
     "data.views.0.size": 16,
     "schedule.epochs": 1,
-    "schedule.lr.warmup_epochs": 0.0,
+    "schedule.lr.warmup": 0.0,
     "runtime.log_every": 1,
     "runtime.evaluate.pixels": False,
   }
@@ -64,7 +64,7 @@ def vit_config(method: str, **changes) -> ConfigDict:
     "data.batch_size": BATCH,
     "data.views.0.size": 16,
     "schedule.epochs": 1,
-    "schedule.lr.warmup_epochs": 0.0,
+    "schedule.lr.warmup": 0.0,
     "runtime.log_every": 1,
     "runtime.evaluate.pixels": False,
   }
@@ -159,8 +159,8 @@ _METHODS = {
       "model.projector.dims": (16, 8),
       "model.prototypes": 12,
       "model.queue_size": 2 * BATCH,
-      "model.queue_start_epoch": 0,
-      "schedule.optimizer.freeze_steps": 2,
+      "model.queue_start": 0,
+      "schedule.optimizer.rules.0.1.freeze.steps": 2,
       "schedule.optimizer.lr": 200.0,  # Of which LARC takes a thousandth.
     },
   ),

@@ -16,7 +16,7 @@ def build(recipe, devices, **changes):
     "data.source": "shapes",
     "data.batch_size": 16,
     "model.backbone.width": 0.5,
-    "schedule.lr.warmup_epochs": 0.0,
+    "schedule.lr.warmup": 0.0,
   } | changes
   config = config_lib.load(
     f"{tiny.ROOT}/configs/{recipe}", [(k, repr(v)) for k, v in changes.items()]

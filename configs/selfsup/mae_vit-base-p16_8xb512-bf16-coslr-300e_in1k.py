@@ -24,7 +24,6 @@ def get_config() -> ConfigDict:
         "b2": 0.95,
         "weight_decay": 0.05,
         # The class and mask tokens are decayed, as in the official code.
-        "exclude": ("bias$",),
         "exclude_1d": True,
       },
     },

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     schedule={
       "epochs": 200,
       "optimizer": {"lr": 2e-4, "b2": 0.95, "weight_decay": 0.05},
-      "lr": {"warmup_epochs": 10.0, "warmup_from": 3e-5 / 2e-4},
+      "lr": {"warmup": 10.0, "warmup_from": 3e-5 / 2e-4},
     },
     runtime={
       "evaluate": {

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     schedule={
       "epochs": 24,
       "optimizer": {"lr": 2e-3},
-      "lr": {"warmup_epochs": 2.0},
+      "lr": {"warmup": 2.0},
     },
     runtime={"evaluate": {"features": ("pooled", "cls+pooled")}},
   )

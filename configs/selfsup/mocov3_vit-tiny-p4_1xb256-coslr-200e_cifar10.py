@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     schedule={
       "epochs": 200,
       "optimizer": {"lr": 5e-4},
-      "lr": {"warmup_epochs": 20.0},
+      "lr": {"warmup": 20.0},
     },
     runtime={
       "evaluate": {

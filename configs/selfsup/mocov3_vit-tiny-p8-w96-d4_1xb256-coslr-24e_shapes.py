@@ -18,6 +18,6 @@ def get_config() -> ConfigDict:
       "projector": {"dims": (256, 256, 64)},
       "predictor": {"dims": (256, 64)},
     },
-    schedule={"epochs": 24, "lr": {"warmup_epochs": 2.0}},
+    schedule={"epochs": 24, "lr": {"warmup": 2.0}},
     runtime={"evaluate": {"features": ("pooled", "cls+pooled")}},
   )

@@ -23,6 +23,6 @@ def get_config() -> ConfigDict:
     schedule={
       "epochs": 24,
       "optimizer": {"lr": 3e-3},
-      "lr": {"warmup_epochs": 1.0},
+      "lr": {"warmup": 1.0},
     },
   )

@@ -21,15 +21,14 @@ def get_config() -> ConfigDict:
       "prototypes": 256,
       "epsilon": 0.01,
       "queue_size": 0,
-      "queue_start_epoch": 0,
+      "queue_start": 0.0,
     },
     schedule={
       "epochs": 24,
       "optimizer": {
         "lr": 3e-3,
-        "freeze": ("prototypes",),
-        "freeze_steps": 16,
+        "rules": (("prototypes", {"freeze": {"steps": 16}}),),
       },
-      "lr": {"warmup_epochs": 1.0},
+      "lr": {"warmup": 1.0},
     },
   )

@@ -25,10 +25,10 @@ def get_config() -> ConfigDict:
         "trust_coefficient": 0.02,
         "trust_clip": True,
         "exclude_1d": True,
-        "freeze_steps": 390,
+        "rules": (("prototypes", {"freeze": {"steps": 390}}),),
       },
       "lr": {
-        "warmup_epochs": 10.0,
+        "warmup": 10.0,
         "warmup_from": 3e-5 / 0.6,
         "final": 0.0,
       },

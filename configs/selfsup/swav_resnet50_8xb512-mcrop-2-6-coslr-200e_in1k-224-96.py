@@ -12,11 +12,15 @@ def get_config() -> ConfigDict:
   """
   return inherit(
     "./swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96.py",
-    model={"queue_size": 0, "queue_start_epoch": 0, "norm_groups": 8},
+    model={"queue_size": 0, "queue_start": 0.0, "norm_groups": 8},
     data={"batch_size": 4096},
     schedule={
       # Not by the linear rule from 0.6 at 256.
-      "optimizer": {"lr": 4.8, "lr_batch": 4096, "freeze_steps": 313},
-      "lr": {"warmup_epochs": 10.0, "warmup_from": 0.3 / 4.8},
+      "optimizer": {
+        "lr": 4.8,
+        "lr_batch": 4096,
+        "rules": (("prototypes", {"freeze": {"steps": 313}}),),
+      },
+      "lr": {"warmup": 10.0, "warmup_from": 0.3 / 4.8},
     },
   )

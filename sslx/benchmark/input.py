@@ -91,9 +91,8 @@ class Loader:
   seed: int
 
   def order(self, steps: int) -> Order:
-    """An order of at least `steps` batches."""
-    n, b = len(self.images), self.data.batch_size
-    return Order(n, b, math.ceil(steps / max(n // b, 1)), self.seed)
+    """An order of `steps` batches."""
+    return Order(len(self.images), self.data.batch_size, steps, self.seed)
 
   def seconds(
     self, steps: int, put: Callable | None = None

@@ -41,9 +41,9 @@ def bench_train(config: ConfigDict, steps: int, rounds: int) -> None:
   needed = (rounds + 1) * steps
   if experiment.total_steps < needed:
     raise config_lib.ConfigError(
-      f"config.schedule.epochs is {experiment.schedule.epochs}, which is"
-      f" {experiment.total_steps} steps; this benchmark takes {needed}."
-      " Raise the epochs, or lower --steps or --rounds."
+      f"config.schedule says {experiment.schedule.length}, which are"
+      f" {experiment.total_steps} steps; this benchmark takes {needed}. Make"
+      " the run longer, or lower --steps or --rounds."
     )
   train_step = work.compile_step(experiment)
   print(*work.report(experiment, train_step), sep="\n")

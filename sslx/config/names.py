@@ -14,7 +14,7 @@ training   `8xb32`: a global batch of 8 x 32 = 256, with BatchNorm statistics
            `accum16`: 16 micro-batches per optimiser step.
            `bf16`: compute dtype.
            `coslr`, `steplr`, `constlr`: learning-rate schedule.
-           `200e`: epochs.
+           `200e`: epochs; `100000it`: optimiser steps; `9000000img`: images.
 data       the data set, and the crop sizes if they are not its usual size.
 
 A name may leave a part out only in the default case: one crop size, no
@@ -39,7 +39,7 @@ _NAME = re.compile(
   rf"(?P<algorithm>{_WORDS})_(?P<module>{_WORDS})_"
   r"(?P<batch>\d+xb\d+)(?:-(?P<crops>mcrop(?:-\d+)+))?"
   r"(?:-(?P<accumulation>accum\d+))?(?:-(?P<dtype>(?:bf|fp)\d+))?"
-  r"-(?P<schedule>[a-z]+lr)-(?P<epochs>\d+e)"
+  r"-(?P<schedule>[a-z]+lr)-(?P<length>\d+(?:e|it|img))"
   rf"_(?P<data>{_WORDS})"
 )
 _KEYS = {
@@ -49,7 +49,7 @@ _KEYS = {
   "accumulation": "schedule.accumulate",
   "dtype": "model.dtype",
   "schedule": "schedule.lr.kind",
-  "epochs": "schedule.epochs",
+  "length": "schedule",
   "data": "data.source and data.views",
 }
 
@@ -81,7 +81,7 @@ def facts(config: ConfigDict) -> dict[str, str]:
     "accumulation": f"accum{accumulation}" if accumulation > 1 else "",
     "dtype": DTYPES.get(model.get("dtype"), ""),
     "schedule": SCHEDULES.get(schedule.lr.kind, schedule.lr.kind),
-    "epochs": f"{schedule.epochs}e",
+    "length": _length(schedule),
     "data": dataset if usual else "-".join(map(str, [dataset, *sizes])),
   }
 
@@ -143,7 +143,7 @@ def full_name(config: ConfigDict, groups: int | None = None) -> str:
   training = [
     f"{groups}xb{config.data.batch_size // groups}",
     *(parts[k] for k in ("crops", "accumulation", "dtype", "schedule")),
-    parts["epochs"],
+    parts["length"],
   ]
   return "_".join(
     [
@@ -153,6 +153,13 @@ def full_name(config: ConfigDict, groups: int | None = None) -> str:
       parts["data"],
     ]
   )
+
+
+def _length(schedule: Any) -> str:
+  """The length of the run, such as 200e."""
+  units = {"epochs": "e", "steps": "it", "images": "img"}
+  given = [(schedule.get(key), unit) for key, unit in units.items()]
+  return "".join(f"{n}{unit}" for n, unit in given if n is not None)
 
 
 def _module(backbone: Any) -> str:

@@ -16,7 +16,7 @@ from sslx.config import schema
 from sslx.config.errors import ConfigError, unknown_key
 from sslx.config.merge import checked, merge
 from sslx.config.reference import Ref, resolve_at
-from sslx.config.tree import DELETE, as_config, plain
+from sslx.config.tree import DELETE, as_config, has_group, plain
 
 
 def split_overrides(
@@ -272,7 +272,7 @@ def _typed(
     return _merged(flag, old, hint, given, path)
   if hint is Any:
     return value
-  if isinstance(value, tuple) and any(isinstance(x, dict) for x in value):
+  if isinstance(value, tuple) and has_group(value):
     return schema.filled(hint, value, given)
   try:
     return schema.coerce(hint, value, path)

@@ -95,15 +95,20 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
   """
   if isinstance(tree, Mapping) and tree:
     items = tree.items()
-  elif isinstance(tree, list | tuple) and any(
-    isinstance(item, Mapping) for item in tree
-  ):
+  elif isinstance(tree, list | tuple) and has_group(tree):
     items = enumerate(tree)
   else:
     yield path, tree
     return
   for key, item in items:
     yield from leaves(item, f"{path}.{key}" if path else key)
+
+
+def has_group(value: Any) -> bool:
+  """Whether a value is a group, or a sequence with a group inside."""
+  if isinstance(value, list | tuple):
+    return any(map(has_group, value))
+  return isinstance(value, Mapping)
 
 
 def as_config(tree: dict, *, final: bool) -> ConfigDict:

@@ -30,13 +30,13 @@ class Order:
   Attributes:
     num_examples: number of examples in the data set.
     batch_size: global batch size.
-    epochs: length of the run.
+    steps: length of the run, in batches.
     seed: the seed that determines the order.
   """
 
   num_examples: int
   batch_size: int
-  epochs: int
+  steps: int
   seed: int
 
   def __post_init__(self):
@@ -52,7 +52,7 @@ class Order:
     return self.num_examples // self.batch_size
 
   def __len__(self) -> int:
-    return self.epochs * self.steps_per_epoch
+    return self.steps
 
   def __getitem__(self, batch: int) -> np.ndarray:
     """The examples of a batch, int64[batch_size]."""

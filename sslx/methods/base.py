@@ -8,32 +8,19 @@ evaluation and the export need is written here once.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sslx import models
+from sslx import models, schedules
 from sslx.config import ConfigError
 from sslx.data.views import Patches, Slot, View, unshuffled
 from sslx.methods.run import Aux, Batch, ModelState, Params, Run
+from sslx.schedules import Plan, Schedule
 
 Network = Literal["student", "teacher"]
-
-
-class Plan(NamedTuple):
-  """The run that a method is built for.
-
-  Attributes:
-    batch_size: global batch size.
-    steps_per_epoch: optimiser steps per epoch.
-    total_steps: optimiser steps of the whole run.
-  """
-
-  batch_size: int = 1
-  steps_per_epoch: int = 1
-  total_steps: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,9 +75,15 @@ class Method:
     """
     return *chain(self.networks, rng, batch["views"][0]), {}
 
-  def momentum_at(self, progress: jax.Array) -> jax.Array | float:
-    """Returns the momentum of the teacher at a share of the run, 0 to 1."""
-    raise NotImplementedError
+  def momentum_at(self, step: jax.Array) -> jax.Array | float:
+    """Returns the teacher's momentum for the update after a step.
+
+    By default it is the value of the field `momentum` at this step.
+
+    Args:
+      step: int32 scalar, optimiser steps taken before this one.
+    """
+    return schedules.curve(self.momentum, self.plan)(step)
 
   def project(self, params: Params) -> Params:
     """Returns the parameters after an optimiser step, with constraints met."""
@@ -134,9 +127,15 @@ class Method:
   def check_durations(self) -> None:
     """Checks the method's durations against the length of the run.
 
+    By default these are the durations of its schedules.
+
     Raises:
       ConfigError: something would never happen in a run of this plan.
     """
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if isinstance(value, Schedule):
+        schedules.check(value, self.plan, f"model.{field.name}")
 
   def slots(self, views: tuple[View | Patches, ...]) -> tuple[Slot, ...]:
     """Returns the slots that `loss` needs, given the views of each image.
@@ -201,7 +200,7 @@ class Method:
     params = self.project(params)
     if not self.teachers:
       return params, new
-    momentum = self.momentum_at(jnp.float32(step + 1) / self.plan.total_steps)
+    momentum = self.momentum_at(step)
     followed = optax.incremental_update(
       {name: params[name] for name in self.teachers},
       aux["params"],
@@ -238,9 +237,12 @@ def check_class(cls: type, name: str) -> None:
     )
   if cls.loss is Method.loss:
     raise ConfigError(f"{told}which does not define `loss`.")
-  if cls.teachers and cls.momentum_at is Method.momentum_at:
+  named = {field.name for field in dataclasses.fields(cls)}
+  own = cls.momentum_at is not Method.momentum_at
+  if cls.teachers and "momentum" not in named and not own:
     raise ConfigError(
-      f"{told}which has `teachers`, but does not define `momentum_at`."
+      f"{told}which has `teachers`, but neither a field `momentum` nor"
+      " `momentum_at`."
     )
   if cls.evaluated == "teacher" and "backbone" not in cls.teachers:
     raise ConfigError(

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from sslx import config as config_lib
-from sslx import losses, monitors
+from sslx import losses, monitors, schedules
 from sslx.data.views import Patches, Slot, View
 from sslx.methods.base import Method
 from sslx.methods.run import Aux, Batch, ModelState, Params, Run
 from sslx.models import heads
+from sslx.schedules import Value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,9 @@ class MoCo(Method):
   Attributes:
     projector: maps features to the queries and keys that the loss compares.
     temperature: tau of eq. 1.
-    momentum: m of eq. 2.
+    momentum: m of eq. 2. The official code updates the key encoder before the
+      next forward pass of the keys. The recursion is the same: its first update
+      acts on an exact copy and changes nothing.
     queue_size: K, the number of negatives.
     symmetric: whether each view is the query once and the loss is the sum of
       both, as in the official code for CIFAR-10.
@@ -41,15 +44,15 @@ class MoCo(Method):
   teachers = ("backbone", "projector")
 
   projector: heads.MLP
-  temperature: float = 0.2
-  momentum: float = 0.999
+  temperature: Value = 0.2
+  momentum: Value = 0.999
   queue_size: int = 65536
   symmetric: bool = False
   shuffle: bool = True
 
   def __post_init__(self):
-    config_lib.require(self, "temperature", self.temperature > 0, "positive")
-    config_lib.require(self, "momentum", 0 <= self.momentum <= 1, "in [0, 1]")
+    schedules.require_positive(self, "temperature")
+    schedules.require_between(self, "momentum", 0, 1, "in [0, 1]")
     config_lib.require(self, "queue_size", self.queue_size >= 1, "positive")
     keys = self.plan.batch_size * (2 if self.symmetric else 1)
     whole = f"a multiple of the {keys} keys of a batch, such as"
@@ -94,10 +97,11 @@ class MoCo(Method):
       k.append(_in_order(losses.l2_normalize(key), run))
 
     queue, at = run.buffers["queue"], run.buffers["pointer"]
+    temperature = run.at(self.temperature)
     loss, accuracy, similarity = 0.0, 0.0, 0.0
     for query, (key, _) in zip(q, k, strict=True):
       positives = jnp.sum(query * key, axis=-1)
-      one, found = losses.info_nce(query, positives, queue, self.temperature)
+      one, found = losses.info_nce(query, positives, queue, temperature)
       loss += one
       accuracy += found / len(q)
       similarity += jnp.mean(positives) / len(q)
@@ -119,16 +123,6 @@ class MoCo(Method):
       "embedding_std": monitors.feature_std(q[0], run.axis),
     }
     return loss
-
-  def momentum_at(self, progress: jax.Array) -> float:
-    """Returns m of eq. 2, which is constant.
-
-    The official code updates the key encoder before the next forward pass of
-    the keys. The recursion is the same: its first update acts on an exact copy
-    and changes nothing.
-    """
-    del progress
-    return self.momentum
 
 
 def _in_order(keys: jax.Array, run: Run) -> tuple[jax.Array, jax.Array]:

@@ -11,12 +11,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sslx import config as config_lib
-from sslx import losses, monitors
+from sslx import losses, monitors, schedules
 from sslx.data import augment
 from sslx.methods.base import Method
 from sslx.methods.run import Run
 from sslx.models import heads
+from sslx.schedules import Schedule, Value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,19 +31,19 @@ class MoCoV3(Method):
       the keys.
     predictor: maps the encoder's projections to queries.
     temperature: tau of eq. 1.
-    momentum: m of the first update; it rises to 1 along half a cosine.
+    momentum: m. It rises to 1 along half a cosine.
   """
 
   teachers = ("backbone", "projector")
 
   projector: heads.MLP
   predictor: heads.MLP
-  temperature: float = 0.2
-  momentum: float = 0.99
+  temperature: Value = 0.2
+  momentum: Value = Schedule("cosine", start=0.99, final=1.0)
 
   def __post_init__(self):
-    config_lib.require(self, "temperature", self.temperature > 0, "positive")
-    config_lib.require(self, "momentum", 0 <= self.momentum <= 1, "in [0, 1]")
+    schedules.require_positive(self, "temperature")
+    schedules.require_between(self, "momentum", 0, 1, "in [0, 1]")
     queries, keys = self.predictor.dims[-1], self.projector.dims[-1]
     if queries != keys:
       raise ValueError(
@@ -66,8 +66,9 @@ class MoCoV3(Method):
       z = run.teacher("projector", run.teacher("backbone", x, **drop))
       k.append(losses.l2_normalize(z))
 
+    temperature = run.at(self.temperature)
     pairs = [
-      losses.batch_nce(query, key, self.temperature, run.axis)
+      losses.batch_nce(query, key, temperature, run.axis)
       for query, key in zip(q, k[::-1], strict=True)
     ]
     similarity = sum(jnp.vdot(a, b) for a, b in zip(q, k[::-1], strict=True))
@@ -78,14 +79,13 @@ class MoCoV3(Method):
       "embedding_std": monitors.feature_std(q[0], run.axis),
     }
     # The factor 2 tau keeps the gradient's size for any tau (official code).
-    return 2 * self.temperature * sum(one for one, _ in pairs)
+    return 2 * temperature * sum(one for one, _ in pairs)
 
-  def momentum_at(self, progress: jax.Array) -> jax.Array:
-    """Returns the momentum, f32 scalar from `momentum` to 1.
+  def momentum_at(self, step: jax.Array) -> jax.Array | float:
+    """Returns the momentum of the next step.
 
     The official code updates the momentum encoder before the next forward pass
     of the keys, with the momentum of that step. Its first update acts on an
     exact copy and changes nothing.
     """
-    cosine = jnp.cos(jnp.pi * progress)
-    return 1 - 0.5 * (1 + cosine) * (1 - self.momentum)
+    return super().momentum_at(step + 1)

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sslx import schedules
 from sslx.axis import Axis
 from sslx.data import augment
+from sslx.schedules import Value
 
 Params = Any
 ModelState = Any
@@ -118,6 +120,10 @@ class Run:
       name, self._teacher_params, self._teacher_state, x, arguments
     )
     return jax.lax.stop_gradient(y)
+
+  def at(self, value: Value) -> jax.Array | float:
+    """Returns the value of a schedule at this step; a number as it is."""
+    return schedules.curve(value, self._method.plan)(self.step)
 
   def _apply(
     self, name: str, params: Params, state: ModelState, x: Any, arguments: dict

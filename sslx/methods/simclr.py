@@ -11,11 +11,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sslx import config as config_lib
-from sslx import losses, monitors
+from sslx import losses, monitors, schedules
 from sslx.methods.base import Method
 from sslx.methods.run import Run
 from sslx.models import heads
+from sslx.schedules import Value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ class SimCLR(Method):
   """
 
   projector: heads.MLP
-  temperature: float = 0.1
+  temperature: Value = 0.1
 
   def __post_init__(self):
-    config_lib.require(self, "temperature", self.temperature > 0, "positive")
+    schedules.require_positive(self, "temperature")
 
   def loss(self, run: Run) -> jax.Array:
     """Computes the loss of algorithm 1."""
@@ -45,7 +45,7 @@ class SimCLR(Method):
     h = run("backbone", x.reshape(2 * b, *x.shape[2:]))
     z = run("projector", h)
     loss, accuracy = losses.nt_xent(
-      z.reshape(b, 2, -1), self.temperature, run.axis
+      z.reshape(b, 2, -1), run.at(self.temperature), run.axis
     )
     run.features = h.reshape(b, 2, -1)[:, 0]
     run.metrics = {

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from sslx import config as config_lib
-from sslx import losses, monitors
+from sslx import losses, monitors, schedules
 from sslx.methods.base import Method
 from sslx.methods.run import Aux, Batch, ModelState, Params, Run
 from sslx.models import heads
+from sslx.schedules import Length, Value
 
 CODE_VIEWS = 2  # Only the first two views get codes; all views predict them.
 
@@ -35,47 +36,50 @@ class SwAV(Method):
     queue_size: how many embeddings of past batches, for each of the two views,
       are assigned together with those of the batch; 0 for no queue. Rounded
       down to whole batches, as in the official code.
-    queue_start_epoch: the epoch from which embeddings are queued; they are used
-      once the queue is full.
+    queue_start: when embeddings are first queued; they are used once the queue
+      is full.
   """
 
   num_views = (CODE_VIEWS, None)
 
   projector: heads.MLP
   prototypes: int = 3000
-  temperature: float = 0.1
+  temperature: Value = 0.1
   epsilon: float = 0.05
   sinkhorn_iterations: int = 3
   queue_size: int = 0
-  queue_start_epoch: int = 0
+  queue_start: Length = 0.0
 
   def __post_init__(self):
-    for key in ("temperature", "epsilon"):
-      config_lib.require(self, key, getattr(self, key) > 0, "positive")
+    schedules.require_positive(self, "temperature")
+    config_lib.require(self, "epsilon", self.epsilon > 0, "positive")
     for key in ("prototypes", "sinkhorn_iterations"):
       config_lib.require(self, key, getattr(self, key) >= 1, "at least 1")
+    schedules.require_length(self, "queue_start")
     fits = self.queue_size == 0 or self.queue_size >= self.plan.batch_size
     one = f"0 for no queue, or at least a batch, {self.plan.batch_size}"
     config_lib.require(self, "queue_size", fits, one)
-    start = self.queue_start_epoch
-    config_lib.require(self, "queue_start_epoch", start >= 0, "0 or more")
 
   def check_durations(self) -> None:
     """Checks that the queue is full, and so used, before the run ends."""
-    start = self.queue_start_epoch * self.plan.steps_per_epoch
-    full = start + self._held // self.plan.batch_size
+    super().check_durations()
+    full = self._queue_start + self._held // self.plan.batch_size
     if self._held and full >= self.plan.total_steps:
       raise config_lib.ConfigError(
-        f"config.model.queue_size is {self.queue_size}: from queue_start_epoch"
-        f" {self.queue_start_epoch} on, the queue is full after {full} steps,"
-        f" and the run has {self.plan.total_steps}, so it would never be used."
-        " Set a smaller queue, or 0 for none."
+        f"config.model.queue_size is {self.queue_size}: with queue_start"
+        f" {self.queue_start}, the queue is full after {full} steps, and the"
+        f" run has {self.plan.total_steps}, so it would never be used. Set a"
+        " smaller queue, or 0 for none."
       )
 
   @property
   def _held(self) -> int:
     """Embeddings that the queue holds: `queue_size` in whole batches."""
     return self.queue_size // self.plan.batch_size * self.plan.batch_size
+
+  @property
+  def _queue_start(self) -> int:
+    return schedules.steps(self.queue_start, self.plan)
 
   def draw(
     self, rng: jax.Array, batch: Batch
@@ -97,7 +101,7 @@ class SwAV(Method):
     """Computes the swapped prediction loss, eq. 1, 2 and (all crops) 6."""
     z = self._embeddings(run)
     scores = _scores(z, run)  # [b, views, K]
-    log_p = jax.nn.log_softmax(scores / self.temperature)
+    log_p = jax.nn.log_softmax(scores / run.at(self.temperature))
     views = z.shape[1]
 
     loss, metrics = 0.0, []
@@ -162,8 +166,7 @@ class SwAV(Method):
     kept = self._held - new.shape[1]
     queue = jnp.concatenate([new, old["queue"][:, :kept]], axis=1)
     filled = jnp.minimum(old["filled"] + new.shape[1], self._held)
-    start = self.queue_start_epoch * self.plan.steps_per_epoch
-    started = run.step >= start
+    started = run.step >= self._queue_start
     run.buffers = {
       "queue": jnp.where(started, queue, old["queue"]),
       "filled": jnp.where(started, filled, old["filled"]),

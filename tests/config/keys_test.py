@@ -68,7 +68,7 @@ def test_a_flag_of_each_kind_of_key_reaches_the_run():
     "data.data_dir": "2024",
     "data.train": "run#2",
     "schedule.accumulate": "1",
-    "schedule.optimizer.exclude": "('bias',)",
+    "schedule.optimizer.rules": "[('bias', dict(exclude=True))]",
     "schedule.optimizer.eps": "1e-9",
     "runtime.checkpoint.fall_back": "true",
     "runtime.checkpoint.keep_every_epochs": "5",
@@ -80,7 +80,8 @@ def test_a_flag_of_each_kind_of_key_reaches_the_run():
   assert config.data.threads == 4
   assert config.data.data_dir == "2024"
   assert config.data.train == "run#2"
-  assert config.schedule.optimizer.exclude == ("bias",)
+  ((pattern, rule),) = config.schedule.optimizer.rules
+  assert (pattern, rule.exclude, rule.lr) == ("bias", True, None)
   assert config.schedule.optimizer.eps == 1e-9
   assert config.runtime.checkpoint.fall_back is True
   assert config.runtime.checkpoint.keep_every_epochs == 5

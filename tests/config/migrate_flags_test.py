@@ -220,8 +220,7 @@ def test_what_sslx_cannot_say_is_told_by_its_key(name, change, key):
       {"custom_hooks": ()},
       {
         "model.queue_size": 0,
-        "schedule.optimizer.freeze": (),
-        "schedule.optimizer.freeze_steps": None,
+        "schedule.optimizer.rules": (),
       },
     ),
     (
@@ -260,9 +259,11 @@ def test_rules_by_words_in_names_of_parameters():
   words = {"bias": {"decay_mult": 0.0}, "backbone": {"lr_mult": 0.1}}
   found = foreign.migrated("mocov2_8xb32", **{RULES: {"custom_keys": words}})
   values = foreign.settings(found)
-  assert values["schedule.optimizer.exclude"] == ("bias$",)
-  rates = values["schedule.optimizer.lr_multipliers"]
-  assert rates == (("backbone/", 0.1),)
+  rules = "schedule.optimizer.rules"
+  assert values[f"{rules}.0.0"] == "backbone/"
+  assert values[f"{rules}.0.1.lr"] == 0.1
+  assert values[f"{rules}.1.0"] == "bias$"
+  assert values[f"{rules}.1.1.exclude"] is True
   key = "optim_wrapper.paramwise_cfg.custom_keys.backbone"
   assert "does not keep out" in foreign.told(found)[key]
 
@@ -274,5 +275,6 @@ def test_norms_and_biases_without_decay():
   # LARS still scales them, if nobody says otherwise.
   values = foreign.settings(foreign.migrated("simclr_8xb32", **{RULES: flat}))
   assert values["schedule.optimizer.exclude_1d"] is False
-  decay = values["schedule.optimizer.decay_multipliers"]
-  assert ("bias$", 0.0) in decay
+  rules = {k: x for k, x in values.items() if ".rules." in k}
+  (bias,) = [k for k, x in rules.items() if x == "bias$"]
+  assert rules[f"{bias[:-1]}1.weight_decay"] == 0

@@ -121,7 +121,7 @@ BACKBONE = "model = dict(backbone=dict(_delete_=True, type={!r}))"
     ),
     (
       BASE + "train_cfg = dict(max_epochs=5)",
-      "config.schedule.lr has warmup_epochs=10.0.*training ends at epoch 5",
+      "config.schedule.lr.warmup is 10.0, .*training ends at step 5",
     ),
     (
       "model = dict(type='SimCLR')\nrunner = dict()\nlr_config = dict()",

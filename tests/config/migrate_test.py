@@ -15,6 +15,7 @@ from sslx.config.migrate.experiment import describe
 from sslx.config.migrate.foreign import Log, Node
 from sslx.config.tree import leaves
 from sslx.data.pipeline import Data
+from sslx.schedules import Plan
 from tests import foreign, recipes, tiny
 
 # Keys of a recipe that no foreign file decides: where images lie and how they
@@ -31,8 +32,8 @@ KEPT = r"""
 # What has no part in a schedule, an optimizer, or an experiment: what stands on
 # something that is off.
 NOT_OF = {
-  "cosine": [r"schedule\.lr\.(milestones|gamma)"],
-  "step": [r"schedule\.lr\.(final|per)"],
+  "cosine": [r"schedule\.lr\.(milestones|gamma|start|over)"],
+  "step": [r"schedule\.lr\.(final|per|start|over)"],
   "sgd": [r"schedule\.optimizer\.(b1|b2|eps|trust_.*)"],
   "lars": [r"schedule\.optimizer\.(b1|b2|eps)"],
   "adamw": [r"schedule\.optimizer\.(momentum|nesterov|trust_.*)"],
@@ -57,7 +58,7 @@ FIGURES = {
     "data.views.0.jitter": (0.0, 0.0, 0.0, 0.0),
     "schedule.optimizer.b2": 0.95,
     "schedule.lr.per": "step",
-    "schedule.lr.warmup_epochs": 40.0,
+    "schedule.lr.warmup": 40.0,
     "peak": 2.4e-3,
   },
   "mocov1_8xb32": {
@@ -109,7 +110,8 @@ FIGURES = {
     "model.norm_groups": 8,
     "data.views.0.size": 64,
     "data.views.0.grey": 0.66,
-    "schedule.optimizer.decay_multipliers": (("head/", 5.0),),
+    "schedule.optimizer.rules.0.0": "head/",
+    "schedule.optimizer.rules.0.1.weight_decay": 5.0,
     "schedule.lr.milestones": (30, 50),
     "peak": 0.2,
   },
@@ -127,12 +129,12 @@ FIGURES = {
   "swav_8xb32": {
     "model.prototypes": 3000,
     "model.queue_size": 3840,
-    "model.queue_start_epoch": 15,
+    "model.queue_start": 15,
     "data.views.0.count": 2,
     "data.views.1.count": 6,
     "data.views.1.size": 96,
-    "schedule.optimizer.freeze": ("prototypes",),
-    "schedule.optimizer.freeze_steps": 5005,
+    "schedule.optimizer.rules.0.0": "prototypes",
+    "schedule.optimizer.rules.0.1.freeze.steps": 5005,
     "schedule.lr.final": 0.001,
     "peak": 0.6,
   },
@@ -174,7 +176,8 @@ def test_the_description_is_whole(name):
   missing = [
     path
     for path, _ in leaves(own)
-    if path not in mine and not any(re.fullmatch(x, path) for x in free)
+    if not any(key == path or key.startswith(f"{path}.") for key in mine)
+    and not any(re.fullmatch(x, path) for x in free)
   ]
   assert missing == []
 
@@ -212,13 +215,16 @@ def check_rules(name, params):
   )
   words = [*parameters.KINDS, "backbone", "neck", "head"]
   scaled = rules({w: {"lr_mult": 2.0 + i} for i, w in enumerate(words)})
-  assert len(scaled["lr_multipliers"]) > 3
-  for pattern, _ in scaled["lr_multipliers"]:
-    optim.path_mask(params, [pattern])  # Raises if it finds none.
+  assert len(scaled["rules"]) > 3
   flat = rules({w: {"decay_mult": 0.0} for w in parameters.flat(model)})
-  mask = optim.path_mask(params, flat["exclude"], flat["exclude_1d"])
-  for path, hit in jax.tree_util.tree_flatten_with_path(mask)[0]:
-    assert hit == (path[-1].key in ("scale", "bias")), path
+  settings = {"name": "sgd", "lr": 1.0}
+  for found in (scaled, flat):
+    found = config_lib.build(optim.Optimizer, settings | found, "schedule")
+    # Raises if a pattern matches no parameter.
+    optim.make(found, lambda step: 1.0, params, Plan())
+  for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    assert found.excludes(name, x) == (path[-1].key in ("scale", "bias")), path
 
 
 VIT = {"type": "MoCoV3ViT", "arch": "deit-tiny", "patch_size": 16}

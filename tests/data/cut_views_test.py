@@ -30,7 +30,7 @@ VIEWS = (
   View(8, interpolation="bicubic"),
 )
 DATA = pipeline.Data("folder", BATCH, VIEWS, (0.0,) * 3, (1.0,) * 3, threads=2)
-ORDER = Order(COUNT, BATCH, epochs=2, seed=0)
+ORDER = Order(COUNT, BATCH, steps=2 * (COUNT // BATCH), seed=0)
 ALL = np.arange(BATCH)
 
 
@@ -213,7 +213,7 @@ def test_worker_processes_change_nothing_and_end(images, straight, workers):
 def test_worker_processes_end_when_no_more_is_wanted(images):
   data = dataclasses.replace(DATA, workers=2)
   before = set(multiprocessing.active_children())
-  order = dataclasses.replace(ORDER, epochs=1000)
+  order = dataclasses.replace(ORDER, steps=1000 * len(ORDER))
   host = pipeline.host_batches(images, order, ALL, data)
   batches = pipeline.Batches(host, lambda x: x)
   del host
@@ -325,7 +325,7 @@ def test_a_hundred_bad_images_in_a_row_are_an_error(tmp_path):
     def __getitem__(self, batch):
       return np.array([0])
 
-  order = First(130, 1, epochs=1, seed=0)
+  order = First(130, 1, steps=130, seed=0)
   batch = cut_views(images, np.arange(1), order=order)(0)
   assert [index for index, _ in batch.bad] == list(range(99))
   (tmp_path / "099.jpg").write_bytes(b"no image")
@@ -418,7 +418,7 @@ def odd_images(folder):
 
 def test_no_view_of_an_odd_image_is_one_flat_colour(tmp_path, monkeypatch):
   images = odd_images(tmp_path)
-  order = Order(4, 4, epochs=1, seed=0)
+  order = Order(4, 4, steps=1, seed=0)
   for native in (crops._native, None):
     monkeypatch.setattr(crops, "_native", native)
     batch = cut_views(images, np.arange(4), order=order)(0)
@@ -463,7 +463,7 @@ if decoder == "fallback":
 images = files.open_files(folder, None, "train")
 views = (View(32, count=2), View(16, count=4))
 data = pipeline.Data("", 8, views, (0.0,) * 3, (1.0,) * 3, threads=2)
-order = Order(len(images), 8, epochs=1200, seed=0)
+order = Order(len(images), 8, steps=1200 * (len(images) // 8), seed=0)
 host = pipeline.host_batches(images, order, np.arange(8), data)
 batches = pipeline.Batches(host, lambda x: x)
 

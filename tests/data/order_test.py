@@ -55,7 +55,7 @@ def test_order_is_the_same_wherever_it_is_computed(n):
 
 
 def test_batches_are_parts_of_one_permutation():
-  order = Order(1000, 64, epochs=2, seed=5)
+  order = Order(1000, 64, steps=30, seed=5)
   epochs = np.reshape([order[i] for i in range(len(order))], (2, -1))
   for number, epoch in enumerate(epochs):
     np.testing.assert_array_equal(epoch, whole(1000, 5, number)[: 15 * 64])
@@ -113,7 +113,7 @@ def test_a_billion_images_take_no_more_than_a_hundred_thousand():
   for n in (10**5, 10**9):
     tracemalloc.start()
     began = time.perf_counter()
-    batch = Order(n, 4096, epochs=2, seed=0)[0]
+    batch = Order(n, 4096, steps=2 * (n // 4096), seed=0)[0]
     took = time.perf_counter() - began
     used[n] = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -43,7 +43,7 @@ def host_labels(order):
 
 
 def test_every_epoch_is_another_permutation_and_drops_the_partial_batch():
-  order = Order(50, 8, epochs=3, seed=0)
+  order = Order(50, 8, steps=18, seed=0)
   assert len(order) == 18
   epochs = [
     np.concatenate([order[6 * e + i] for i in range(6)]) for e in range(3)
@@ -55,7 +55,7 @@ def test_every_epoch_is_another_permutation_and_drops_the_partial_batch():
 
 
 def test_order_depends_on_the_seed_alone():
-  first, again, other = (Order(50, 8, epochs=1, seed=s)[2] for s in (0, 0, 1))
+  first, again, other = (Order(50, 8, steps=6, seed=s)[2] for s in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
   assert not np.array_equal(first, other)
 
@@ -65,7 +65,7 @@ def test_order_depends_on_the_seed_alone():
 )
 @pytest.mark.parametrize("slot", [Slot(0), Slot(0, shuffled=True)])
 def test_processes_load_disjoint_rows_of_the_same_batches(rows, slot):
-  order = Order(50, 8, epochs=1, seed=3)
+  order = Order(50, 8, steps=6, seed=3)
   rows = [np.array(x) for x in rows]
   whole, *parts = (
     [batch.arrays for batch in host(order, x, slots=(slot,))]
@@ -80,7 +80,7 @@ def test_processes_load_disjoint_rows_of_the_same_batches(rows, slot):
 
 
 def test_images_belong_to_labels_and_to_their_numbers():
-  order = Order(50, 8, epochs=1, seed=0)
+  order = Order(50, 8, steps=6, seed=0)
   for i, (batch, _) in enumerate(host(order)):
     np.testing.assert_array_equal(batch["index"], order[i])
     np.testing.assert_array_equal(batch["image"][:, 1, 1, 2], batch["label"])
@@ -88,7 +88,7 @@ def test_images_belong_to_labels_and_to_their_numbers():
 
 @pytest.mark.parametrize("taken", [0, 1, 5, 6, 11])
 def test_state_is_of_the_batches_handed_out_not_of_those_made_ahead(taken):
-  order = Order(50, 8, epochs=2, seed=0)
+  order = Order(50, 8, steps=12, seed=0)
   straight = host_labels(order)
   batches = pipeline.Batches(host(order), lambda x: x, ahead=3)
   for _ in range(taken):
@@ -107,7 +107,7 @@ def test_an_error_of_the_thread_reaches_the_consumer():
   def put(batch):
     raise RuntimeError("the device is gone")
 
-  order = Order(50, 8, epochs=1, seed=0)
+  order = Order(50, 8, steps=6, seed=0)
   batches = pipeline.Batches(host(order), put)
   for _ in range(2):
     with pytest.raises(RuntimeError, match="the device is gone"):
@@ -118,7 +118,7 @@ def test_an_error_of_the_thread_reaches_the_consumer():
 def test_batches_are_spread_over_the_devices_in_order():
   partitioner = Partitioner.create(Parallel(), jax.devices())
   rows = partitioner.local_rows(16)
-  order = Order(50, 16, epochs=1, seed=0)
+  order = Order(50, 16, steps=3, seed=0)
   batches = pipeline.Batches(host(order, rows), partitioner.put)
   batch = next(batches)
   batches.close()
@@ -130,7 +130,7 @@ def test_batches_are_spread_over_the_devices_in_order():
 
 def test_a_batch_larger_than_the_set_is_refused():
   with pytest.raises(ConfigError, match="batch_size is 64, .* only 50 images"):
-    Order(50, 64, epochs=1, seed=0)
+    Order(50, 64, steps=1, seed=0)
 
 
 def batch_of(mib):
@@ -179,7 +179,7 @@ if __name__ == "__main__":
   data = pipeline.Data(
     "folder", 4, (View(900),), (0,) * 3, (1,) * 3, workers=1, threads=1
   )
-  order = Order(4, 4, epochs=9, seed=0)
+  order = Order(4, 4, steps=9, seed=0)
   try:
     next(pipeline.host_batches(images, order, np.arange(4), data))
   except RunError as error:

@@ -34,8 +34,8 @@ class Follower(Method):
     params, model_state, buffers = super().draw(rng, batch)
     return params, model_state, {**buffers, "calls": jnp.float32(0)}
 
-  def momentum_at(self, progress):
-    return 1 - progress
+  def momentum_at(self, step):
+    return 1 - (step + 1) / self.plan.total_steps
 
   def loss(self, run):
     h = run("backbone", run.views[0])
@@ -187,7 +187,7 @@ class OtherTeacher(Follower):
     (OfItsOwn, "base_test.OfItsOwn, which is not a subclass"),
     (Undecorated, "Undecorated, which is not a dataclass.*Decorate it with"),
     (NoLoss, "NoLoss, which does not define `loss`"),
-    (NoMomentum, "which has `teachers`, but does not define `momentum_at`"),
+    (NoMomentum, "which has `teachers`, but neither a field `momentum`"),
     (NoTeacher, "`evaluated` is 'teacher', but 'backbone' is not among"),
     (OtherTeacher, "has 'predictor' among its `teachers`; .* 'projector'"),
   ],

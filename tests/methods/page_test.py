@@ -48,7 +48,7 @@ def load(spec):
     "model.predictor.dims": (16, 8),
     # The first update is zero.
     "schedule.epochs": 2,
-    "schedule.lr.warmup_epochs": 1.0,
+    "schedule.lr.warmup": 1.0,
     "schedule.optimizer.lr": 1.0,
   }
   return config_lib.load(spec, [(k, repr(v)) for k, v in small.items()])
@@ -65,7 +65,7 @@ def test_the_tables_name_what_there_is():
   assert len(own) == 12
   assert all(hasattr(Method, name) for name in own)
   members = {m for row in rows for m in re.findall(r"`run\.(\w+)", row)}
-  assert len(members) == 11
+  assert len(members) == 12
   inside = inspect.getsource(Run)
   assert all(f"self.{name}" in inside or hasattr(Run, name) for name in members)
 
@@ -114,9 +114,9 @@ def test_its_loss_and_target_are_those_of_the_paper(spec):
     for q, z in zip(online, target[::-1], strict=True)
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
-  # The momentum of the first update is that of step 1 of 8.
-  tau = 1 - (1 - 0.996) * (np.cos(np.pi / 8) + 1) / 2
-  _, after = method.after_update(params, aux, output.aux, jnp.int32(0))
+  # The momentum after the fourth of 8 steps, of which three came before.
+  tau = 1 - (1 - 0.996) * (np.cos(np.pi * 3 / 8) + 1) / 2
+  _, after = method.after_update(params, aux, output.aux, jnp.int32(3))
   follow = lambda old, new: tau * old + (1 - tau) * new
   trained = {name: params[name] for name in ("backbone", "projector")}
   tiny.assert_close(

@@ -22,7 +22,7 @@ DECAY, PEAK = 1e-4, BATCH / 512  # A base rate of 1, for a batch of 512.
 def build(devices=1, **changes):
   settings = {"schedule__epochs": 3, **changes}
   settings = {
-    "schedule__lr__warmup_epochs": 1.0,
+    "schedule__lr__warmup": 1.0,
     "schedule__lr__milestones": (2,),
     **settings,
   }
@@ -204,7 +204,8 @@ def test_dropout_scales_what_it_keeps_and_is_drawn_for_each_pair(method):
 
 def test_the_head_is_decayed_five_times_as_much():
   config = tiny.method_config("relative_loc")
-  assert config.schedule.optimizer.decay_multipliers == (("head/", 5.0),)
+  ((pattern, rule),) = config.schedule.optimizer.rules
+  assert pattern == "head/" and dict(rule) == {"weight_decay": 5.0}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ TEMPERATURE, EPSILON, DECAY = 0.1, 0.05, 1e-6
 
 def build(devices=1, **changes):
   # From the second epoch on, which is step 4.
-  settings = {"model__queue_start_epoch": 1, **changes}
+  settings = {"model__queue_start": 1, **changes}
   return tiny.build_method(tiny.method_config("swav", **settings), devices)
 
 
@@ -244,7 +244,7 @@ def test_no_scores_move_between_devices(mode):
 
 
 def test_the_queue_is_rounded_down_to_whole_batches():
-  built = build(model__queue_size=3 * BATCH + 5, model__queue_start_epoch=1)
+  built = build(model__queue_size=3 * BATCH + 5, model__queue_start=1)
   assert built.abstract_state.aux["queue"].shape[1] == 3 * BATCH
   assert built.step.method.plan.steps_per_epoch == 4
 
@@ -256,10 +256,10 @@ def test_without_a_queue_the_state_has_none():
 def test_a_queue_that_is_never_full_is_refused():
   """In a run of three epochs of four steps."""
   longer = {"schedule__epochs": 3, "model__queue_size": 2 * BATCH}
-  build(model__queue_start_epoch=2, **longer)
+  build(model__queue_start=2, **longer)
   message = r"after 14 steps, and the run has 12, so it would never be used"
   with pytest.raises(ConfigError, match=message):
-    build(model__queue_start_epoch=3, **longer)
+    build(model__queue_start=3, **longer)
 
 
 def test_what_cannot_be_is_refused():
@@ -273,5 +273,9 @@ def test_what_cannot_be_is_refused():
 
 
 def test_prototypes_that_are_frozen_to_the_end_are_refused():
-  with pytest.raises(ConfigError, match="freeze_steps is 12, and .* 12"):
-    build(schedule__epochs=3, schedule__optimizer__freeze_steps=12)
+  with pytest.raises(
+    ConfigError, match="freeze is 12 steps, until step 12; the run has 12"
+  ):
+    build(
+      schedule__epochs=3, schedule__optimizer__rules__0__1__freeze__steps=12
+    )

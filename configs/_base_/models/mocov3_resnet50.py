@@ -18,6 +18,6 @@ def get_config() -> dict:
         "dims": (4096, 256),
       },
       "temperature": 1.0,
-      "momentum": 0.99,
+      "momentum": {"kind": "cosine", "start": 0.99, "final": 1.0},
     }
   }

@@ -23,6 +23,6 @@ def get_config() -> dict:
         "last_norm": "plain",
       },
       "temperature": 0.2,
-      "momentum": 0.99,
+      "momentum": {"kind": "cosine", "start": 0.99, "final": 1.0},
     }
   }

@@ -20,6 +20,6 @@ def get_config() -> dict:
       "epsilon": 0.05,
       "sinkhorn_iterations": 3,
       "queue_size": 3840,
-      "queue_start_epoch": 15,
+      "queue_start": 15.0,
     }
   }

@@ -15,7 +15,7 @@ def get_config() -> dict:
       },
       "lr": {
         "kind": "cosine",
-        "warmup_epochs": 40.0,
+        "warmup": 40.0,
       },
     }
   }

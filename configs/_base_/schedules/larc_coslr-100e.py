@@ -18,7 +18,7 @@ def get_config() -> dict:
       },
       "lr": {
         "kind": "cosine",
-        "warmup_epochs": 10.0,
+        "warmup": 10.0,
       },
     }
   }

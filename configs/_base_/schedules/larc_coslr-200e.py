@@ -11,8 +11,7 @@ def get_config() -> dict:
         "lr": 0.6,
         "momentum": 0.9,
         "weight_decay": 1e-6,
-        "freeze": ("prototypes",),
-        "freeze_steps": 5005,
+        "rules": (("prototypes", {"freeze": {"steps": 5005}}),),
       },
       "lr": {
         "kind": "cosine",

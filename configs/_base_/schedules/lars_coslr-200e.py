@@ -15,7 +15,7 @@ def get_config() -> dict:
       },
       "lr": {
         "kind": "cosine",
-        "warmup_epochs": 10.0,
+        "warmup": 10.0,
         "warmup_from": 1e-4,
         "per": "epoch",
       },

@@ -12,13 +12,13 @@ def get_config() -> dict:
         "lr_batch": 512,
         "momentum": 0.9,
         "weight_decay": 1e-4,
-        "decay_multipliers": (("head/", 5.0),),
+        "rules": (("head/", {"weight_decay": 5.0}),),
       },
       "lr": {
         "kind": "step",
-        "warmup_epochs": 5.0,
+        "warmup": 5.0,
         "warmup_from": 0.1,
-        "milestones": (30, 50),
+        "milestones": (30.0, 50.0),
         "per": "epoch",
       },
     }

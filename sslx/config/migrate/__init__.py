@@ -145,14 +145,9 @@ def check(found: Migration) -> None:
   Raises:
     ConfigError: sslx does not accept one of the values.
   """
-  from sslx import optim, settings  # They import this package.
+  from sslx import schedules, settings  # They import this package.
 
   config = typed(str(found.recipe), found.overrides).config()
   schedule = build(settings.Schedule, config.schedule, "schedule")
-  optim.learning_rate(
-    schedule.optimizer,
-    schedule.lr,
-    global_batch=config.data.batch_size,
-    steps_per_epoch=1,
-    epochs=schedule.epochs,
-  )
+  plan = schedule.plan(config.data.batch_size, steps_per_epoch=1)
+  schedules.check(schedule.lr, plan, "schedule.lr")

@@ -7,6 +7,7 @@ from typing import Any
 from sslx.config.errors import ConfigError
 from sslx.config.migrate import networks
 from sslx.config.migrate.foreign import Node, rounded
+from sslx.config.schema import filled
 
 _CLASSES = {
   "SimCLR": "simclr",
@@ -85,14 +86,17 @@ def section(
 
 
 def _mocov3(model: Node, head: Node) -> dict[str, Any]:
+  from sslx.schedules import Schedule  # It imports this package.
+
   head.is_a("MoCoV3Head")
   temperature = head.take("temperature", float, 1.0)
   _cross_entropy(head, 2 * temperature)
   predictor = networks.mlp(head.group("predictor"), of_vit=False, pooled=False)
+  start = _momentum(model, "base_momentum", 0.99)
   return {
     **({"predictor": predictor} if predictor else {}),
     "temperature": temperature,
-    "momentum": _momentum(model, "base_momentum", 0.99),
+    "momentum": filled(Schedule, {"start": start, "final": 1.0}),
   }
 
 
@@ -118,7 +122,7 @@ def _swav(
       # The hook's schedule, and sizes that other keys determine.
       hook.idle("priority", "interval", "batch_size", "feat_dim")
       found["queue_size"] = hook.take("queue_length", int, 0)
-      found["queue_start_epoch"] = hook.take("epoch_queue_starts", int, 15)
+      found["queue_start"] = hook.take("epoch_queue_starts", float, 15.0)
   return found
 
 

@@ -112,25 +112,19 @@ def _written(
   """The rules in the form that sslx's recipes use."""
   whole = set(one_d) <= set(exclude)
   if whole:
-    # In a ViT, the attention's bias has two dimensions.
-    kept = ["bias"] if "ln" in one_d else []
-    exclude = kept + [key for key in exclude if key not in one_d]
-  return {
-    "exclude": tuple(known[key] for key in exclude),
-    "exclude_1d": whole,
-    "decay_multipliers": _multipliers(decay, known),
-    "lr_multipliers": _multipliers(rate, known),
-  }
-
-
-def _multipliers(
-  factors: dict[str, float], known: dict[str, str]
-) -> tuple[tuple[str, float], ...]:
-  # The first match wins, so the longest word goes first.
-  words = [word for word, factor in factors.items() if factor != 1]
-  words = sorted(sorted(words), key=len, reverse=True)
+    exclude = [word for word in exclude if word not in one_d]
+  by_word: dict[str, dict[str, Any]] = {}
+  for key, factors in (("weight_decay", decay), ("lr", rate)):
+    for word, factor in factors.items():
+      if factor != 1:
+        by_word.setdefault(word, {})[key] = factor
+  for word in exclude:
+    by_word.setdefault(word, {})["exclude"] = True
+  # The first match counts, so the longest word goes first.
+  words = sorted(sorted(by_word), key=len, reverse=True)
+  rules = tuple((known[word], by_word[word]) for word in words)
   halves = _PARTS["relative_loc"].values()
-  pairs = tuple((known[word], factors[word]) for word in words)
-  if pairs and set(pairs) == {(half, pairs[0][1]) for half in halves}:
-    return (("head/", pairs[0][1]),)
-  return pairs
+  alike = len(rules) == len(halves) and all(x == rules[0][1] for _, x in rules)
+  if alike and {pattern for pattern, _ in rules} == set(halves):
+    rules = (("head/", rules[0][1]),)
+  return {"rules": rules, "exclude_1d": whole}

@@ -7,6 +7,7 @@ from typing import Any
 from sslx.config.errors import ConfigError
 from sslx.config.migrate import parameters
 from sslx.config.migrate.foreign import Node, rounded
+from sslx.config.schema import filled
 
 
 def section(
@@ -20,6 +21,8 @@ def section(
     accumulate: micro-batches per optimiser step.
     scale: factor of the learning rate.
   """
+  from sslx.optim import Rule  # It imports this package.
+
   loop = config.group("train_cfg")
   if "max_epochs" not in loop:
     raise ConfigError(f"{loop.at('max_epochs')} is missing; sslx needs it.")
@@ -29,13 +32,17 @@ def section(
   wrapper = config.group("optim_wrapper")
   optimizer = _optimizer(wrapper.group("optimizer"))
   optimizer["lr"] *= scale
+  rules = parameters.rules(
+    wrapper.group("paramwise_cfg"), model, optimizer["name"]
+  )
+  rules["rules"] += _freezing(config.groups("custom_hooks"))
+  rules["rules"] = filled(tuple[tuple[str, Rule], ...], rules["rules"])
   rate = _rate(config, epochs, optimizer["lr"])
   return {
     "epochs": epochs,
-    "optimizer": optimizer
-    | parameters.rules(wrapper.group("paramwise_cfg"), model, optimizer["name"])
-    | _clipping(wrapper)
-    | _freezing(config.groups("custom_hooks")),
+    "steps": None,
+    "images": None,
+    "optimizer": optimizer | rules | _clipping(wrapper),
     "lr": rate,
     "accumulate": accumulate,
   }
@@ -101,19 +108,19 @@ def _clipping(wrapper: Node) -> dict[str, Any]:
   return {"clip_norm": clip.take("max_norm", float)}
 
 
-def _freezing(hooks: list[Node]) -> dict[str, Any]:
-  found = {"freeze": (), "freeze_steps": None}
+def _freezing(hooks: list[Node]) -> tuple[tuple[str, dict[str, Any]], ...]:
+  """Rules for the parameters that a hook freezes."""
   for hook in hooks:
     frozen = hook.group("frozen_layers_cfg")
     if hook.kind() == "SwAVHook" and "prototypes" in frozen:
       steps = frozen.take("prototypes", int)
-      found = {"freeze": ("prototypes",), "freeze_steps": steps}
-  return found
+      return (("prototypes", {"freeze": {"steps": steps}}),)
+  return ()
 
 
 def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:
   """Section `schedule.lr`: a warm-up, and one scheduler for the rest."""
-  found: dict[str, Any] = {"kind": "constant", "warmup_epochs": 0.0}
+  found: dict[str, Any] = {"kind": "constant", "warmup": 0.0}
   ramps, others = [], []
   for node in config.groups("param_scheduler"):
     if not node.take("by_epoch", bool, True):
@@ -124,14 +131,14 @@ def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:
     node.fixed("begin", 0)
     node.fixed("end_factor", 1.0)
     node.fixed("convert_to_iter_based", False, True, why=_BY_STEP)
-    found["warmup_epochs"] = node.take("end", float)
+    found["warmup"] = node.take("end", float)
     found["warmup_from"] = node.take("start_factor", float, 1 / 3)
   for node in (*ramps[1:], *others[1:]):
     node.note_all("sslx has one warm-up, and one scheduler after it")
   for node in others[:1]:
     node.fixed("end", epochs, why="until the end of training in sslx")
     if node.kind() == "CosineAnnealingLR":
-      begin = found["warmup_epochs"]
+      begin = found["warmup"]
       node.fixed("begin", 0, begin, why=f"at {begin:g} in sslx, after warm-up")
       whole = epochs - node.take("begin", float, 0)
       node.fixed("T_max", whole, epochs - begin, why=_WHOLE)
@@ -148,7 +155,7 @@ def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:
       node.idle("convert_to_iter_based")  # Milestones are whole epochs.
       found |= {
         "kind": "step",
-        "milestones": node.take("milestones", tuple[int, ...]),
+        "milestones": node.take("milestones", tuple[float, ...]),
         "gamma": node.take("gamma", float, 0.1),
       }
     else:
