@@ -14,7 +14,8 @@ from sslx import methods, optim, settings
 from sslx.data import crops, loader, pipeline, sets, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.evaluate.online import Online
+from sslx.evaluate.encoder import Reader
+from sslx.evaluate.online import Online, standard
 from sslx.evaluate.probe import OnlineProbe
 from sslx.parallel import Partitioner
 from sslx.state import TrainState
@@ -34,6 +35,7 @@ class Experiment:
     partitioner: devices and shardings.
     order: decides which examples are in which batch.
     train: the set to train on.
+    test: the set to evaluate on, or None.
     notes: messages to the user about how the config was interpreted.
     online: the evaluators.
     step: the training step, before compilation.
@@ -46,6 +48,7 @@ class Experiment:
   partitioner: Partitioner
   order: Order
   train: Images
+  test: Images | None
   notes: tuple[str, ...]
   online: Online
   step: TrainStep
@@ -231,12 +234,13 @@ def build(
     abstract_state,
     partitioner.state_shardings(abstract_state),
   )
-  online = Online(
-      runtime.evaluate, method, probe, train, test, partitioner, data
-  )  # fmt: skip
+  images = {"train": train} | ({} if test is None else {"test": test})
+  reader = Reader(data, partitioner, runtime.evaluate.batch_size)
+  evaluators = standard(runtime.evaluate, method, probe, images, reader)
+  online = Online(method, images, reader, evaluators)
   return Experiment(
-      data, schedule, runtime, partitioner, order, train, tuple(notes), online,
-      step, abstract_state,
+      data, schedule, runtime, partitioner, order, train, test, tuple(notes),
+      online, step, abstract_state,
   )  # fmt: skip
 
 

@@ -189,10 +189,7 @@ def _loop(
     began = time.perf_counter()
     # The state is already saved, so the process may end at any moment.
     job.at("evaluating", step=step, slow=True, finish=checkpoints.wait)
-    results = experiment.online.run(state, progress.note)
-    if step == 0 and runtime.evaluate.pixels:
-      results |= experiment.online.run_pixels()
-    pictures = experiment.online.pictures(state)
+    results, pictures = experiment.online.run(state, progress.note)
     if writer:
       for name, picture in pictures.items():
         writer.write_picture(step, name, picture)

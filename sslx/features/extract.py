@@ -13,9 +13,10 @@ import numpy as np
 
 from sslx import parallel
 from sslx.config import ConfigError
-from sslx.data import loader, operations
+from sslx.data import operations
 from sslx.data.sets import Arrays, Encoded, channels_of
 from sslx.data.views import Centre
+from sslx.evaluate.encoder import Reader
 from sslx.features.table import Table
 from sslx.models import patches
 from sslx.models.vit import ViT
@@ -48,8 +49,8 @@ def extract(
       have the channels of its input.
   """
   partitioner = parallel.Partitioner.create(parallel.Parallel(), devices)
-  n = partitioner.num_devices
-  batch_size = -(-batch_size // n) * n
+  data = dataclasses.replace(run.data, centre=_centre(run))
+  read = Reader(data, partitioner, batch_size)
   run.data.check_channels(images)
   _check_names(run, names)
   encode = jax.jit(
@@ -69,15 +70,9 @@ def extract(
     found = _Labelled(images)
     labels = found.labels
   rows, valid = [], []
-  for pixels, padding in loader.evaluation_batches(
-    found,
-    batch_size,
-    np.arange(batch_size),
-    _centre(run),
-    exif=run.data.exif,
-  ):
-    rows.append(jax.device_get(encode(*weights, partitioner.put(pixels))))
-    valid.append(padding >= 0)
+  for pixels, padding in read(found):
+    rows.append(jax.device_get(encode(*weights, pixels)))
+    valid.append(jax.device_get(padding) >= 0)
   valid = np.concatenate(valid)[: len(images)]
   features = {
     name: np.concatenate([x[name] for x in rows])[: len(images)][valid]
