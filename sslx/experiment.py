@@ -163,7 +163,7 @@ def build(
   """Builds what a config describes; opens the data, but compiles nothing.
 
   Args:
-    config: the four sections, as `config.load` returns them.
+    config: the four sections, as `settings.load` returns them.
     devices: devices to run on; all by default.
     sets: images to train on and to evaluate on; by default, those that the
       config names.

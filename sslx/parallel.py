@@ -129,6 +129,11 @@ class Partitioner:
     """Sharding of an array whose first dimension is the global batch."""
     return NamedSharding(self.mesh, P(DATA))
 
+  @property
+  def batches(self) -> NamedSharding:
+    """Sharding of an array of batches, [n, B, ...]."""
+    return NamedSharding(self.mesh, P(None, DATA))
+
   def state_shardings(self, state: TrainState) -> TrainState:
     """Returns the sharding of every array of a state.
 

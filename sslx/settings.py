@@ -1,15 +1,18 @@
-"""The settings classes of a config's sections; they document each key."""
+"""The settings classes of a config's sections; loads the config of a run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from sslx import methods, optim
 from sslx.checkpoint import Checkpoint
-from sslx.config import build, require, to_json
+from sslx.config import build, loading, require, to_json
+from sslx.config.files import Loaded
 from sslx.config.schema import filled
 from sslx.config.tree import as_config, plain
 from sslx.data import views
@@ -57,7 +60,7 @@ class Runtime:
     profile: the first step and the number of steps to trace with the profiler,
       into the workdir's `profile/`; None writes no trace. The first step of a
       run compiles: start a few steps later.
-    custom_imports: modules that `config.load` imports, so that they can add to
+    custom_imports: modules that `load` imports, so that they can add to
       METHODS, BACKBONES, SOURCES or OPERATIONS.
   """
 
@@ -87,6 +90,32 @@ SECTIONS = {
   "schedule": Schedule,
   "runtime": Runtime,
 }
+
+
+def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
+  """Loads a config to be run.
+
+  Args:
+    spec: `path.py`, or `path.py:argument`. A path that begins with `sslx:`, or
+      a path `configs/...` that does not exist, is a file of the package.
+    overrides: (dotted key, text of the value), as `split_overrides` gives them.
+      The last value of a key wins.
+
+  Returns:
+    All four sections, locked, with every key of their settings classes. All
+    references are resolved, and every value has its type.
+
+  Raises:
+    ConfigError: a file does not exist, cannot be read, or does not return the
+      four sections; the bases cannot be merged; an override is wrong, see
+      `assign`; a custom import failed; or a settings class refuses a value.
+  """
+  return typed(spec, overrides).config()
+
+
+def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
+  """Loads a config as `load` does, and keeps the origin of every value."""
+  return loading.typed(spec, overrides, SECTIONS, check)
 
 
 def check(config: Mapping[str, Any]) -> None:

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from sslx import checkpoint, parallel
-from sslx import config as config_lib
+from sslx import checkpoint, parallel, settings
 from sslx import experiment as experiment_lib
 from sslx.benchmark import work
 from sslx.config import ConfigError
@@ -135,7 +134,7 @@ def relative_loc(**changes):
     "schedule.epochs": 1,
     "schedule.lr.warmup_epochs": 0.0,
   }
-  config = config_lib.load(
+  config = settings.load(
     f"{tiny.ROOT}/configs/relative_loc.py:quickstart",
     [(key.replace("__", "."), repr(x)) for key, x in changes.items()],
   ).unlock()

@@ -2,10 +2,11 @@
 
 A config has four sections: `model`, `data`, `schedule` and `runtime`. A file
 defines it (`files`). The file may inherit from others (`merge`) and refer to
-its own values (`reference`). `loading` fills in defaults, applies flags
-(`overrides`), checks the values against the settings classes (`schema`), and
-returns a locked ConfigDict. `python -m sslx.config` prints, compares, lints,
-migrates and copies configs.
+its own values (`reference`). `loading` fills in defaults and applies flags
+(`overrides`). `schema` checks values against settings classes. Which classes
+those are `sslx.settings` says, whose `load` returns the config of a run. This
+package imports nothing above it; only its command, `python -m sslx.config`,
+which prints, compares, lints, migrates and copies configs, does.
 """
 
 from sslx.config.entry import entry
@@ -18,7 +19,7 @@ from sslx.config.identity import (
   to_python,
   to_yaml,
 )
-from sslx.config.loading import load, read
+from sslx.config.loading import read
 from sslx.config.overrides import override, split_overrides
 from sslx.config.reference import ref
 from sslx.config.schema import Choice, build, require
@@ -31,7 +32,6 @@ __all__ = [
   "entry",
   "fingerprint",
   "inherit",
-  "load",
   "override",
   "read",
   "ref",

@@ -10,11 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from sslx import parallel
-from sslx.axis import DATA
 from sslx.data import loader
 from sslx.data.pipeline import Data
 from sslx.data.sets import Arrays, Encoded
@@ -97,9 +94,9 @@ class Encoder:
       reader: reads the sets.
     """
     self._reader, self._told = reader, set()
-    mesh = reader.partitioner.mesh
-    stacked = NamedSharding(mesh, P(None, DATA))
-    self._function = jax.jit(function, out_shardings=reader.partitioner.batch)
+    partitioner = reader.partitioner
+    stacked = partitioner.batches
+    self._function = jax.jit(function, out_shardings=partitioner.batch)
     self._empty = jax.jit(
       lambda n, batch: jax.tree.map(
         lambda x: jnp.zeros((n, *x.shape), x.dtype), batch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sslx.config.errors import ConfigError
-from sslx.config.migrate import networks
-from sslx.config.migrate.foreign import Node, rounded
+from sslx.migrate import networks
+from sslx.migrate.foreign import Node, rounded
 
 _CLASSES = {
   "SimCLR": "simclr",
