@@ -75,7 +75,7 @@ def importing(package):
       "jax.sharding.NamedSharding",
       ["sslx.parallel", "sslx.axis", "sslx.weights.of_run"],
     ),
-    ("tensorflow", ["sslx.data.builders", "sslx.benchmark.peers"]),
+    ("tensorflow", ["sslx.data.builders", "sslx.benchmark.tf_data"]),
     ("tensorflow_datasets", ["sslx.data", "sslx.prepare"]),
     ("tensorboardX", ["sslx.tensorboard"]),
     ("torch", ["sslx.benchmark"]),

@@ -3,10 +3,10 @@
 A config has four sections: `model`, `data`, `schedule` and `runtime`. A file
 defines it (`files`). The file may inherit from others (`merge`) and refer to
 its own values (`reference`). `loading` fills in defaults and applies flags
-(`overrides`). `schema` checks values against settings classes. Which classes
-those are `sslx.settings` says, whose `load` returns the config of a run. This
-package imports nothing above it; only its command, `python -m sslx.config`,
-which prints, compares, lints, migrates and copies configs, does.
+(`overrides`). Settings classes define the keys (`schema`) and their values
+(`values`). Which classes those are `sslx.settings` says, whose `load` returns
+the config of a run. This package imports nothing above it, but for its command:
+`python -m sslx.config` prints, compares, lints, migrates and copies configs.
 """
 
 from sslx.config.entry import entry
@@ -22,7 +22,8 @@ from sslx.config.identity import (
 from sslx.config.loading import read
 from sslx.config.overrides import override, split_overrides
 from sslx.config.reference import ref
-from sslx.config.schema import Choice, build, require
+from sslx.config.schema import Choice
+from sslx.config.values import build, require
 
 __all__ = [
   "Choice",

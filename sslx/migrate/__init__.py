@@ -20,7 +20,7 @@ from typing import Any
 from sslx import optim
 from sslx.config.errors import ConfigError
 from sslx.config.reference import resolve
-from sslx.config.schema import build
+from sslx.config.values import build
 from sslx.migrate import effects, foreign, read
 from sslx.migrate.experiment import describe
 from sslx.migrate.nearest import nearest
