@@ -65,7 +65,10 @@ def check_method(
   count = len(jax.devices())
   devices = [n for n in devices if n <= count]
   one = _build(config, 1)
-  start = jax.device_get(one.init_state())
+  start = one.init_state()
+  if one.epoch_start:
+    start = one.epoch_start(start)
+  start = jax.device_get(start)
   step = one.compiled_step()
   metrics, states = _run(one, start, step)
   finite = all(bool(m["finite"]) for m in metrics)

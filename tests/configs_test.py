@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from sslx import config as config_lib
-from sslx import experiment, methods, optim, settings
+from sslx import methods, optim, settings
 from sslx.data.pipeline import Data
 from sslx.data.views import each
+from sslx.experiment import building
 from sslx.settings import Runtime, Schedule
 from sslx.step import example_batch
 from tests import tiny
@@ -60,7 +61,7 @@ def decayed(spec):
   batch = example_batch(views, method.slots(each(views)))
   params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
   params = jax.tree.map(lambda x: jnp.ones(x.shape), params)
-  trained = experiment._without_frozen(schedule.optimizer, method)
+  trained = building._without_frozen(schedule.optimizer, method)
   optimizer = optim.make(trained, lambda step: 1.0, params)
   zeros = jax.tree.map(jnp.zeros_like, params)
   updates, _ = optimizer.update(zeros, optimizer.init(params), params)

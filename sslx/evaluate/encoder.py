@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +12,10 @@ import numpy as np
 from jax import lax
 
 from sslx import parallel
-from sslx.data import loader
+from sslx.data import loader, operations
 from sslx.data.pipeline import Data
-from sslx.data.sets import Arrays, Encoded
+from sslx.data.sets import Arrays, Encoded, channels_of
+from sslx.methods.base import Method
 from sslx.parallel import Partitioner
 
 
@@ -159,3 +160,58 @@ class Encoder:
     count = int(np.sum(counts))
     data.check_bad(count, total, bad[-1] if bad else None)
     return Features(*whole, count)
+
+
+def of_method(method: Method, names: Iterable[str], reader: Reader) -> Encoder:
+  """Returns an encoder whose weights are parameters and BatchNorm statistics.
+
+  Args:
+    method: encodes images; see `Method.of_network` for the weights.
+    names: the features to keep.
+    reader: reads the sets.
+  """
+  mean, std = reader.data.mean, reader.data.std
+
+  def encode(network, pixels):
+    images = operations.normalize(pixels, mean, std)
+    features = method.encode(*network, images)
+    return {name: features[name] for name in names}
+
+  return Encoder(encode, reader)
+
+
+class Unlabelled:
+  """A set as one without labels; it keeps the labels that it has read.
+
+  The loader then sees no labels, so the label that it returns for an image says
+  only whether the image could be decoded.
+
+  Attributes:
+    labels: int32[n], -1 for no label, and for images that were not read yet.
+  """
+
+  num_classes = None
+
+  def __init__(self, images: Encoded):
+    self._images, self.channels = images, channels_of(images)
+    self.labels = np.full(len(images), -1, np.int32)
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def name(self, index: int) -> str:
+    """Where an image is, for messages."""
+    return self._images.name(index)
+
+  def read(self, indices: Any) -> tuple[list[Any], np.ndarray]:
+    """Reads images, encoded or as pixels, and returns label -1 for each."""
+    images, labels = self._images.read(indices)
+    self.labels[indices] = labels
+    return images, np.full(len(labels), -1, np.int32)
+
+
+def unlabelled(images: Arrays | Encoded) -> Arrays | Unlabelled:
+  """Returns the same images as a set without labels."""
+  if isinstance(images, Arrays):
+    return dataclasses.replace(images, num_classes=None)
+  return Unlabelled(images)

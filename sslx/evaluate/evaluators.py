@@ -1,7 +1,7 @@
 """The evaluators of a run: each turns a state into scalars or pictures.
 
-An evaluator is an object with the attributes and the call of `Evaluator`; one
-of your own goes into the list that `experiment.build` makes.
+An evaluator is an object with the attributes and the call of `Evaluator`.
+`online.standard` makes the list of those of a run; a new one is added there.
 """
 
 from __future__ import annotations

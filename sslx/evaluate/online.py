@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sslx.config import require
-from sslx.data import operations
-from sslx.evaluate.encoder import Encoder, Features, Reader
+from sslx.evaluate.encoder import Features, Reader, of_method
 from sslx.evaluate.evaluators import (
   EffectiveRank,
   Evaluator,
@@ -96,14 +95,7 @@ class Online:
     self.evaluators = tuple(evaluators)
     self._method, self._images = method, images
     names = {name: None for x in evaluators for name in x.features}
-    mean, std = reader.data.mean, reader.data.std
-
-    def encode(network, pixels):
-      images = operations.normalize(pixels, mean, std)
-      features = method.encode(*network, images)
-      return {name: features[name] for name in names}
-
-    self._encoder = Encoder(encode, reader)
+    self._encoder = of_method(method, names, reader)
 
   def run(
     self, state: TrainState, note: Callable[[str], None] = print
