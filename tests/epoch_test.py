@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -195,3 +198,42 @@ def test_a_resumed_run_is_bitwise_the_same(tmp_path, devices):
     jax.tree.map(np.testing.assert_array_equal, state, whole)
     found = {row["step"]: row["loss"] for row in rows if "loss" in row}
     assert found == losses, name
+
+
+PROCESS = """
+import sys
+import jax
+import numpy as np
+
+process, port, out = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+from sslx import experiment, methods, parallel
+from tests import epoch_test
+methods.METHODS["clusters"] = epoch_test.Clusters
+made = experiment.build(epoch_test.config_of())
+buffers = parallel.to_host(made.epoch_start(made.init_state()).aux)
+np.savez(f"{out}/{process}.npz", **buffers)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_same_clusters(tmp_path):
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-c", PROCESS, str(i), str(port), tmp_path],
+      cwd=tiny.ROOT,
+      env=tiny.environment(),
+    )
+    for i in range(2)
+  ]
+  assert [process.wait(timeout=300) for process in started] == [0, 0]
+  made = experiment.build(config_of(), jax.devices()[:2])
+  expected = jax.device_get(made.epoch_start(made.init_state()).aux)
+  for i in range(2):
+    found = dict(np.load(tmp_path / f"{i}.npz"))
+    np.testing.assert_array_equal(found["cluster"], expected["cluster"])
+    tiny.assert_close(found["means"], expected["means"], 1e-5)
+    np.testing.assert_array_equal(found["key"], expected["key"])
