@@ -5,6 +5,7 @@ Imports inside functions count: a circle that is put off is still a circle.
 
 import ast
 import graphlib
+import subprocess
 import sys
 
 import pytest
@@ -125,3 +126,15 @@ def test_launchers_need_the_standard_library_alone():
         assert top in ("sslx", *sys.stdlib_module_names), (module, name)
         starters |= {module} if top == "subprocess" else set()
   assert starters == {"sslx.launch.commands"}
+
+
+def test_the_language_of_configs_is_quick_to_import():
+  """A config file imports it, and so do commands that build nothing."""
+  code = "import sys, sslx.config.__main__; print(*sys.modules)"
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=tiny.ROOT, check=True, capture_output=True, text=True,
+  )  # fmt: skip
+  loaded = {name.partition(".")[0] for name in done.stdout.split()}
+  assert "ml_collections" in loaded
+  assert not loaded & {"jax", "flax", "optax", "orbax", "grain", "tensorflow"}
