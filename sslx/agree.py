@@ -94,7 +94,7 @@ def on_data(job: Job, experiment: Experiment) -> dict[str, Fingerprint]:
   Raises:
     ConfigError: another process has other images.
   """
-  sets = {"training set": experiment.train, "test set": experiment.online.test}
+  sets = {"training set": experiment.train, "test set": experiment.test}
   found = {
     name: fingerprint.of(images)
     for name, images in sets.items()

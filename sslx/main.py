@@ -17,7 +17,7 @@ import jax
 from absl import app, flags, logging
 
 from sslx import config as config_lib
-from sslx import distributed, train
+from sslx import distributed, settings, train
 from sslx.errors import RunError
 from sslx.job import Job
 from sslx.peers import Peers
@@ -109,7 +109,7 @@ def main(overrides: list[tuple[str, str]]) -> None:
     _exit(error)
   with Job(peers, _STALL_TIMEOUT.value or None) as job:
     try:
-      config = config_lib.load(_CONFIG.value, overrides)
+      config = settings.load(_CONFIG.value, overrides)
       workdir, overwrite = _WORKDIR.value, _OVERWRITE.value
       train.run(config, workdir, overwrite=overwrite, job=job)
     except (config_lib.ConfigError, RunError) as error:

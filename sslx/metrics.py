@@ -81,16 +81,16 @@ class Writer:
       self._board.add_scalar(name.replace("+", "_"), value, step)
 
   def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
-    """Writes uint8[h, w, 3] to `<name>/<step>.png`.
+    """Writes uint8[h, w, 3] to `pictures/<name>-<step>.png`.
 
     Raises:
       StorageError: it cannot be written.
     """
-    folder = self._workdir / name
+    folder = self._workdir / "pictures"
     storage.make_folder(folder)
     png = io.BytesIO()
     Image.fromarray(picture).save(png, format="png")
-    storage.write(folder / f"{step}.png", png.getvalue())
+    storage.write(folder / f"{name}-{step}.png", png.getvalue())
     self._board.add_picture(name, picture, step)
 
   def flush(self) -> None:

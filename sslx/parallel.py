@@ -82,17 +82,8 @@ class Parallel:
 FSDP_MIN_SIZE = 2**14
 
 # Which dimension of a parameter is sharded over the model axis, by pattern of
-# its path. In attention and in the MLP, the first matrix is sharded by outputs
-# and the second by inputs, so that each pair needs one sum over devices
-# (Shoeybi et al., Megatron-LM, 2019, section 3).
-TENSOR_RULES = (
-  (r"/attn/qkv/kernel$", 2),  # [d, 3, heads, d / heads]
-  (r"/attn/qkv/bias$", 1),
-  (r"/attn/proj/kernel$", 0),  # [heads, d / heads, d]
-  (r"/mlp/fc1/kernel$", 1),
-  (r"/mlp/fc1/bias$", 0),
-  (r"/mlp/fc2/kernel$", 0),
-)
+# its path. A network has them as `tensor_rules`.
+Rules = Sequence[tuple[str, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +120,14 @@ class Partitioner:
     """Sharding of an array whose first dimension is the global batch."""
     return NamedSharding(self.mesh, P(DATA))
 
-  def state_shardings(self, state: TrainState) -> TrainState:
+  @property
+  def batches(self) -> NamedSharding:
+    """Sharding of an array of batches, [n, B, ...]."""
+    return NamedSharding(self.mesh, P(None, DATA))
+
+  def state_shardings(
+    self, state: TrainState, tensor_rules: Rules = ()
+  ) -> TrainState:
     """Returns the sharding of every array of a state.
 
     The rules apply to parameters, and to the optimiser state and EMA of each
@@ -138,6 +136,8 @@ class Partitioner:
 
     Args:
       state: arrays or ShapeDtypeStructs.
+      tensor_rules: the first whose pattern is found in the path of a parameter
+        decides.
 
     Returns:
       A tree of NamedShardings with the structure of `state`.
@@ -151,7 +151,10 @@ class Partitioner:
       for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]
     }
     params = named(state.params)
-    specs = {name: self._spec(name, shape) for name, shape in params.items()}
+    specs = {
+      name: self._spec(name, shape, tensor_rules)
+      for name, shape in params.items()
+    }
     if self.mesh.shape.get(MODEL, 1) > 1 and not any(
       MODEL in spec for spec in specs.values()
     ):
@@ -169,11 +172,11 @@ class Partitioner:
     leaves = [sharding(*item) for item in named(state).items()]
     return jax.tree.structure(state).unflatten(leaves)
 
-  def _spec(self, path: str, shape: tuple[int, ...]) -> P:
+  def _spec(self, path: str, shape: tuple[int, ...], tensor_rules: Rules) -> P:
     """Returns the PartitionSpec of a parameter."""
     axes = [None] * len(shape)
     model = self.mesh.shape.get(MODEL, 1)
-    for pattern, d in TENSOR_RULES if model > 1 else ():
+    for pattern, d in tensor_rules if model > 1 else ():
       if re.search(pattern, path):
         if shape[d] % model:
           raise ConfigError(

@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from sslx import config as config_lib
+from sslx import settings, storage
 from sslx import step as step_lib
-from sslx import storage
 from sslx.data import (
   augment,
   crops,
@@ -286,7 +286,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--out", default="views.png", help="a file, or gs://...")
   flags = parser.parse_args(rest)
   out = storage.path(flags.out, "--out")
-  config = config_lib.load(flags.config, overrides)
+  config = settings.load(flags.config, overrides)
   picture = io.BytesIO()
   draw(first_views(config, flags.images)).save(picture, "PNG")
   storage.write(out, picture.getvalue())

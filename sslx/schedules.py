@@ -23,11 +23,13 @@ class Plan(NamedTuple):
     batch_size: global batch size.
     steps_per_epoch: optimiser steps per epoch.
     total_steps: optimiser steps of the whole run.
+    images: number of images of the training set.
   """
 
   batch_size: int = 1
   steps_per_epoch: int = 1
   total_steps: int = 1
+  images: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

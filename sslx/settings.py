@@ -1,15 +1,18 @@
-"""The settings classes of a config's sections; they document each key."""
+"""The settings classes of a config's sections; loads the config of a run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from sslx import methods, optim, schedules
 from sslx.checkpoint import Checkpoint
-from sslx.config import ConfigError, build, require, to_json
+from sslx.config import ConfigError, build, loading, require, to_json
+from sslx.config.files import Loaded
 from sslx.config.schema import filled
 from sslx.config.tree import as_config, plain
 from sslx.data import views
@@ -60,14 +63,14 @@ class Schedule:
         )
     require(self, "accumulate", self.accumulate >= 1, "at least 1")
 
-  def plan(self, batch_size: int, steps_per_epoch: int) -> schedules.Plan:
-    """Returns the length of the run.
+  def plan(self, batch_size: int, images: int) -> schedules.Plan:
+    """Returns the length of the run on a set of so many images.
 
     Raises:
       ConfigError: the images are fewer than a batch.
     """
     length = schedules.Duration(self.epochs, self.steps, self.images)
-    plan = schedules.Plan(batch_size, steps_per_epoch)
+    plan = schedules.Plan(batch_size, images // batch_size, images=images)
     total = schedules.steps(length, plan)
     if self.images is not None and not total:
       raise ConfigError(
@@ -99,7 +102,7 @@ class Runtime:
     profile: the first step and the number of steps to trace with the profiler,
       into the workdir's `profile/`; None writes no trace. The first step of a
       run compiles: start a few steps later.
-    custom_imports: modules that `config.load` imports, so that they can add to
+    custom_imports: modules that `load` imports, so that they can add to
       METHODS, BACKBONES, SOURCES or OPERATIONS.
   """
 
@@ -131,6 +134,32 @@ SECTIONS = {
 }
 
 
+def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
+  """Loads a config to be run.
+
+  Args:
+    spec: `path.py`, or `path.py:argument`. A path that begins with `sslx:`, or
+      a path `configs/...` that does not exist, is a file of the package.
+    overrides: (dotted key, text of the value), as `split_overrides` gives them.
+      The last value of a key wins.
+
+  Returns:
+    All four sections, locked, with every key of their settings classes. All
+    references are resolved, and every value has its type.
+
+  Raises:
+    ConfigError: a file does not exist, cannot be read, or does not return the
+      four sections; the bases cannot be merged; an override is wrong, see
+      `assign`; a custom import failed; or a settings class refuses a value.
+  """
+  return typed(spec, overrides).config()
+
+
+def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
+  """Loads a config as `load` does, and keeps the origin of every value."""
+  return loading.typed(spec, overrides, SECTIONS, check)
+
+
 def check(config: Mapping[str, Any]) -> None:
   """Checks a config by building its settings, without data or devices.
 
@@ -145,7 +174,7 @@ def check(config: Mapping[str, Any]) -> None:
     build(SECTIONS[key], config[key], key)
     for key in ("data", "schedule", "runtime")
   )
-  plan = schedule.plan(data.batch_size, steps_per_epoch=1)
+  plan = schedule.plan(data.batch_size, images=data.batch_size)
   method = methods.build(config["model"], plan)
   method.slots(views.each(data.views))
 

@@ -227,6 +227,11 @@ def step_keys(rng: jax.Array, step: Any) -> tuple[jax.Array, jax.Array]:
   return rng_augment, rng_loss
 
 
+def epoch_key(rng: jax.Array, step: Any) -> jax.Array:
+  """Returns the key of what is done before the step that follows `step`."""
+  return jax.random.fold_in(jax.random.fold_in(rng, step), 2)
+
+
 def example_batch(
   views: tuple[View | Patches, ...], slots: tuple[Slot, ...], channels: int = 3
 ) -> dict[str, Any]:

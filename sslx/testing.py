@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import experiment as experiment_lib
+from sslx import settings
 from sslx.axis import Axis
 from sslx.checkpoint import Checkpoint, Checkpoints
 from sslx.data.sets import Arrays
@@ -53,7 +54,7 @@ def check_method(
   * A run that is resumed from a checkpoint is bitwise the same.
 
   Args:
-    config: the config, as `config.load` returns it. Its data is not read.
+    config: the config, as `settings.load` returns it. Its data is not read.
     devices: numbers of devices, of those that JAX has.
     note: called with a line for each check that has passed.
 
@@ -64,7 +65,10 @@ def check_method(
   count = len(jax.devices())
   devices = [n for n in devices if n <= count]
   one = _build(config, 1)
-  start = jax.device_get(one.init_state())
+  start = one.init_state()
+  if one.epoch_start:
+    start = one.epoch_start(start)
+  start = jax.device_get(start)
   step = one.compiled_step()
   metrics, states = _run(one, start, step)
   finite = all(bool(m["finite"]) for m in metrics)
@@ -256,7 +260,7 @@ def main(argv: list[str]) -> None:
   flags = parser.parse_args(rest)
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", 8)
-  config = config_lib.load(flags.config, overrides)
+  config = settings.load(flags.config, overrides)
   check_method(config, note=lambda line: print(line, flush=True))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sslx import agree, metrics, optim, parallel, resume, storage, tracing
+from sslx import agree, metrics, parallel, resume, storage, summary, tracing
 from sslx import config as config_lib
 from sslx.checkpoint import Checkpoints
 from sslx.data.fingerprint import Fingerprint
@@ -98,7 +97,7 @@ def _run(
         writer = metrics.Writer(
           workdir, first, config_hash, resumed=resumed, note=progress.note
         )
-        for note in (*experiment.notes, _overview(experiment, workdir)):
+        for note in (*experiment.notes, summary.of_start(experiment, workdir)):
           progress.note(note)
       evaluated = agree.is_evaluated(job, workdir, first, progress.note)
       with _closing(writer):
@@ -109,7 +108,7 @@ def _run(
       error.args = (f"{error} Last good checkpoint: {checkpoints.good()}.",)
       raise
   if parallel.is_main_process():
-    progress.note(_summary(workdir, experiment.runtime.evaluate.knn.k[0]))
+    progress.note(summary.of_end(workdir, experiment.runtime.evaluate.knn.k[0]))
     progress.note(f"finished: {experiment.total_steps} steps, in {workdir}")
   return results
 
@@ -189,10 +188,7 @@ def _loop(
     began = time.perf_counter()
     # The state is already saved, so the process may end at any moment.
     job.at("evaluating", step=step, slow=True, finish=checkpoints.wait)
-    results = experiment.online.run(state, progress.note)
-    if step == 0 and runtime.evaluate.pixels:
-      results |= experiment.online.run_pixels()
-    pictures = experiment.online.pictures(state)
+    results, pictures = experiment.online.run(state, progress.note)
     if writer:
       for name, picture in pictures.items():
         writer.write_picture(step, name, picture)
@@ -204,6 +200,23 @@ def _loop(
       )
     log.pause(time.perf_counter() - began)
     return results
+
+  def begin(step: int, state: TrainState) -> TrainState:
+    """Prepares for the step that follows `step`.
+
+    A checkpoint of `step` is of before this, so it is the same after a resume.
+    """
+    if experiment.epoch_start is None or step % steps_per_epoch:
+      return state
+    log.flush()
+    began = time.perf_counter()
+    job.at("preparing the epoch", step=step, slow=True)
+    state = jax.block_until_ready(experiment.epoch_start(state, progress.note))
+    seconds = time.perf_counter() - began
+    if writer:
+      writer.write(step, {"on_epoch_seconds": seconds})
+    log.pause(seconds)
+    return state
 
   def save(step: int, state: TrainState) -> None:
     job.at("saving", step=step)
@@ -222,7 +235,7 @@ def _loop(
   trace = tracing.Trace(runtime.profile, first, folder, progress.note)
   with contextlib.closing(batches), trace:
     train_step = trace.of(experiment.compiled_step())
-    after = steps(train_step, state, batches, log, first, total, job)
+    after = steps(train_step, state, batches, log, first, total, job, begin)
     for step, state in after:
       stop = job.stopping(step)
       # Save before evaluating: an evaluation may take long and be interrupted.
@@ -248,8 +261,11 @@ def steps(
   first: int,
   total: int,
   job: Job,
+  begin: Callable[[int, TrainState], TrainState] = lambda step, state: state,
 ) -> Iterator[tuple[int, TrainState]]:
   """Takes steps `first + 1` to `total`: the inner loop.
+
+  Before each step it calls `begin` with the number of steps taken.
 
   Yields:
     Number of the step and the state after it. The step may still be running.
@@ -257,6 +273,7 @@ def steps(
   """
   running = collections.deque()
   for step in range(first + 1, total + 1):
+    state = begin(step - 1, state)
     # Until the first step is compiled, the process can end without loss.
     nothing = (lambda: None) if step == first + 1 else None
     job.at("waiting for a batch", step=step - 1, finish=nothing)
@@ -275,42 +292,3 @@ def steps(
     if len(running) > 2:
       jax.block_until_ready(running.popleft())
     yield step, state
-
-
-def _overview(experiment: Experiment, workdir: epath.Path) -> str:
-  state, data = experiment.abstract_state, experiment.data
-  count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
-  mesh, spread = experiment.partitioner.mesh, experiment.partitioner.num_devices
-  sizes = " x ".join(f"{n} {axis}" for axis, n in mesh.shape.items())
-  parallel_, decoder = experiment.runtime.parallel, experiment.decoder
-  return (
-    f"{type(experiment.step.method).__name__}, {count:,} parameters, on"
-    f" {data.source}: {len(experiment.train):,} images"
-    f"{f', JPEG decoder: {decoder}' if decoder else ''}\n"
-    f"{experiment.schedule.length}, {experiment.order.steps_per_epoch} steps"
-    f" per epoch, batch {data.batch_size} ="
-    f" {spread} x {data.batch_size // spread}"
-    f" ({mesh.devices.flat[0].device_kind}, {parallel_.mode},"
-    f" {parallel_.rules}{', mesh ' + sizes if len(mesh.shape) > 1 else ''})\n"
-    f"peak learning rate"
-    f" {optim.peak_lr(experiment.schedule.optimizer, data.batch_size):.4g};"
-    f" workdir {workdir}"
-  )
-
-
-def _summary(workdir: epath.Path, k: int) -> str:
-  """Compares the final kNN accuracy with the untrained encoder and pixels."""
-  rows = [r for r in metrics.read(workdir) if f"eval/knn_{k}" in r]
-  if not rows:
-    return "no kNN accuracy: the data has no labels to evaluate with"
-  first, last = rows[0], rows[-1]
-  final = 100 * last[f"eval/knn_{k}"]
-  lines = [f"kNN accuracy (k={k}) after training: {final:.1f} %"]
-  for name, key in (
-    ("untrained encoder", f"eval/knn_{k}"),
-    ("raw pixels", f"eval/pixels_knn_{k}"),
-  ):
-    if first["step"] == 0 and key in first:
-      base = 100 * first[key]
-      lines.append(f"  {name}: {base:.1f} % ({final - base:+.1f} points)")
-  return "\n".join(lines)

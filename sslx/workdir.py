@@ -26,13 +26,13 @@ MAY_CHANGE = (
 LOCK = "run.lock"
 
 # What a run writes to its workdir: files, and folders with patterns of their
-# entries.
+# entries. Pictures that older versions wrote to a folder of another name stay.
 _FILES = ("config.json", "metrics.jsonl", "metrics.damaged.jsonl")
 _FOLDERS = {
   "checkpoints": r"\d+|.*\.orbax-checkpoint-tmp.*",
   "damaged": r"\d+",
+  "pictures": r".*-\d+\.png(\.new)?",
   "profile": r"plugins",
-  "reconstructions": r"\d+\.png(\.new)?",
   "tensorboard": r"events\.out\.tfevents\..*",
 }
 

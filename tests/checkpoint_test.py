@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslx import checkpoint, checksum
 from sslx.checkpoint import (
   Checkpoint,
   CheckpointError,
   Checkpoints,
   Weights,
+  checksum,
 )
 from sslx.parallel import Parallel, Partitioner
 from sslx.state import TrainState
@@ -164,7 +164,7 @@ def test_changed_weights_are_named(open_in, monkeypatch):
   checkpoints = open_in()
   with monkeypatch.context() as patch:
     wrong = {**checksum.of(state()), "params/backbone/kernel": 1}
-    patch.setattr(checkpoint.checksum, "of", lambda _: wrong)
+    patch.setattr(checksum, "of", lambda _: wrong)
     checkpoints.save(1, state(), {"next_index": 1})
     checkpoints.wait()
   with pytest.raises(CheckpointError, match="has changed since") as error:
@@ -174,7 +174,7 @@ def test_changed_weights_are_named(open_in, monkeypatch):
 
 def test_a_checkpoint_without_checksums_is_read(open_in, monkeypatch):
   checkpoints = open_in()
-  monkeypatch.setattr(checkpoint.checksum, "of", lambda _: {})
+  monkeypatch.setattr(checksum, "of", lambda _: {})
   checkpoints.save(1, state(), {"next_index": 1})
   checkpoints.wait()
   assert_equal(open_in().restore(abstract(state()))[0], state())

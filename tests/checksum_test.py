@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslx import checksum
+from sslx.checkpoint import checksum
 from sslx.parallel import Parallel, Partitioner
 
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from sslx import config as config_lib
-from sslx import experiment, methods, optim
+from sslx import methods, optim, settings
 from sslx.data.pipeline import Data
 from sslx.data.views import each
+from sslx.experiment import building
 from sslx.settings import Runtime, Schedule
 from sslx.step import example_batch
 from tests import tiny
@@ -26,11 +27,11 @@ ENTRIES = [
   [f"selfsup/{path.name}" for path in RECIPES] + ["simclr.py", *ENTRIES],
 )
 def test_config_is_accepted_and_its_parameters_have_shapes(spec):
-  config = config_lib.load(str(CONFIGS / spec))
+  config = settings.load(str(CONFIGS / spec))
   data = config_lib.build(Data, config.data, "data")
   schedule = config_lib.build(Schedule, config.schedule, "schedule")
   config_lib.build(Runtime, config.runtime, "runtime")
-  plan = schedule.plan(data.batch_size, steps_per_epoch=100)
+  plan = schedule.plan(data.batch_size, 100 * data.batch_size)
   method = methods.build(config.model, plan)
   batch = example_batch(data.views, method.slots(each(data.views)))
   params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
@@ -43,7 +44,7 @@ def test_config_is_accepted_and_its_parameters_have_shapes(spec):
 
 def decayed(spec):
   """Paths of the parameters that one step of zero gradients shrinks."""
-  config = config_lib.load(str(CONFIGS / "selfsup" / spec)).unlock()
+  config = settings.load(str(CONFIGS / "selfsup" / spec)).unlock()
   small = {"width": 16, "depth": 1, "heads": 2}
   config.model.backbone.update(small)
   if "decoder" in config.model:
@@ -55,8 +56,8 @@ def decayed(spec):
   batch = example_batch(views, method.slots(each(views)))
   params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
   params = jax.tree.map(lambda x: jnp.ones(x.shape), params)
-  settings = experiment._without_frozen(schedule.optimizer, method)
-  optimizer = optim.make(settings, lambda step: 1.0, params, plan)
+  trained = building._without_frozen(schedule.optimizer, method)
+  optimizer = optim.make(trained, lambda step: 1.0, params, plan)
   zeros = jax.tree.map(jnp.zeros_like, params)
   updates, _ = optimizer.update(zeros, optimizer.init(params), params)
   return {
@@ -84,7 +85,7 @@ def test_mocov3_decays_all_of_a_vit_but_what_is_frozen():
 
 
 def test_mocov3s_small_vit_has_12_heads():
-  config = config_lib.load(
+  config = settings.load(
     f"{CONFIGS}/selfsup/mocov3_vit-small-p16-h12_16xb256-bf16-coslr-300e_in1k.py"
   )
   method = methods.build(config.model, methods.Plan(16, 10, 10))
@@ -95,7 +96,7 @@ def test_mocov3s_small_vit_has_12_heads():
   "entry", ["simclr", "mocov2", "swav", "relative_loc", "mocov3", "mae"]
 )
 def test_the_entry_point_defaults_to_cifar10(entry):
-  default = config_lib.load(str(CONFIGS / f"{entry}.py"))
-  named = config_lib.load(str(CONFIGS / f"{entry}.py:cifar10"))
+  default = settings.load(str(CONFIGS / f"{entry}.py"))
+  named = settings.load(str(CONFIGS / f"{entry}.py:cifar10"))
   assert config_lib.to_json(default) == config_lib.to_json(named)
   assert default.data.source == "cifar10"

@@ -37,7 +37,7 @@ def test_k_is_lowered_to_a_small_bank_with_a_note(k, lowered):
   config = tiny.method_config("simclr", runtime__evaluate__knn__k=k)
   made = experiment.build(config, sets=(tiny.Pixels(), tiny.Pixels()))
   assert made.runtime.evaluate.knn.k == lowered
-  assert made.online._settings.knn.k == lowered
+  assert made.online.evaluators[0].settings.k == lowered
   notes = [note for note in made.notes if "knn.k" in note]
   assert len(notes) == (k != lowered)
   assert all("there are only 64 images" in note for note in notes)

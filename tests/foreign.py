@@ -5,13 +5,13 @@ import functools
 from sslx import config as config_lib
 from sslx import optim
 from sslx.config import ConfigError
-from sslx.config.loading import typed
-from sslx.config.migrate import read, translate
 from sslx.config.reference import resolve
 from sslx.config.tree import leaves, plain
+from sslx.migrate import read, translate
+from sslx.settings import load, typed
 from tests import recipes, tiny
 
-FOLDER = tiny.ROOT / "tests" / "config" / "mmselfsup"
+FOLDER = tiny.ROOT / "tests" / "migrate" / "mmselfsup"
 # The recipe of each.
 RECIPES = {
   "mae_8xb512": "mae_vit-base-p16_8xb512-bf16-coslr-800e_in1k",
@@ -68,7 +68,7 @@ def told(found):
 
 def settings(found):
   """What the command runs, by dotted key, and the peak of the rate."""
-  config = config_lib.load(str(found.recipe), found.overrides)
+  config = load(str(found.recipe), found.overrides)
   optimizer = config_lib.build(
     optim.Optimizer, config.schedule.optimizer, "schedule.optimizer"
   )

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from sslx import checkpoint, parallel
-from sslx import config as config_lib
+from sslx import checkpoint, parallel, settings
 from sslx import experiment as experiment_lib
 from sslx.benchmark import work
 from sslx.config import ConfigError
@@ -80,20 +79,19 @@ def test_a_block_takes_four_sums_over_the_model_axis_and_moves_no_batch():
 def test_features_are_evaluated_on_sharded_parameters(small_is_sharded):
   config = config_of("mae", "both")
   experiment = experiment_lib.build(config)
-  results = experiment.online.run(experiment.init_state())
+  results, pictures = experiment.online.run(experiment.init_state())
   alone = experiment_lib.build(
     config_of("mae", "replicated"), jax.devices()[:1]
   )
-  expected = alone.online.run(alone.init_state())
+  expected, same = alone.online.run(alone.init_state())
   assert set(results) == set(expected)
   assert {"knn_20", "pooled_knn_20", "cls+pooled_knn_20"} <= set(results)
   for key, value in expected.items():
     assert results[key] == pytest.approx(value, rel=0.01, abs=0.003), key
-  picture = experiment.online.pictures(experiment.init_state())
-  same = alone.online.pictures(alone.init_state())["reconstructions"]
+  same = same["reconstructions"]
   assert same.shape == (3 * 32, 8 * 32, 3) and same.dtype == np.uint8
   np.testing.assert_allclose(
-    picture["reconstructions"].astype(int), same.astype(int), atol=2
+    pictures["reconstructions"].astype(int), same.astype(int), atol=2
   )
 
 
@@ -136,7 +134,7 @@ def relative_loc(**changes):
     "schedule.epochs": 1,
     "schedule.lr.warmup": 0.0,
   }
-  config = config_lib.load(
+  config = settings.load(
     f"{tiny.ROOT}/configs/relative_loc.py:quickstart",
     [(key.replace("__", "."), repr(x)) for key, x in changes.items()],
   ).unlock()

@@ -16,6 +16,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from sslx import config as config_lib
+from sslx import settings
 from sslx.data.pipeline import iterator_state
 from tests import tiny
 
@@ -147,7 +148,7 @@ def test_a_run_says_what_it_does_and_learns(straight):
   for name in ("effective_rank", "probe_test_accuracy"):
     assert all(f"eval/{name}" in row for row in evaluated), name
   assert all("feature_std" in row for row in found if "loss" in row)
-  saved = config_lib.load(str(workdir / "config.json"))
+  saved = settings.load(str(workdir / "config.json"))
   assert saved.schedule.epochs == 3
   name = config_lib.fingerprint(saved)
   assert {row["config"] for row in found} == {name}

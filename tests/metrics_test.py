@@ -205,7 +205,7 @@ def test_duration():
 def test_a_picture_is_a_file_of_its_step(writer, tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
   writer.write_picture(12, "reconstructions", picture)
-  saved = Image.open(tmp_path / "reconstructions" / "12.png")
+  saved = Image.open(tmp_path / "pictures" / "reconstructions-12.png")
   np.testing.assert_array_equal(np.asarray(saved), picture)
 
 
@@ -270,7 +270,7 @@ def test_a_store_has_the_rows_the_events_and_the_pictures(tmp_path):
     rows = metrics.read(workdir)
     assert [(r["step"], r["loss"]) for r in rows] == [(1, 1.0), (2, 0.25)]
   run = tmp_path / "bucket" / "run"
-  assert (run / "reconstructions" / "1.png").exists()
+  assert (run / "pictures" / "reconstructions-1.png").exists()
   found = [x for x in scalars_of(run / "tensorboard") if x[1] == "loss"]
   assert found == [(1, "loss", 1.0), (2, "loss", 0.5), (2, "loss", 0.25)]
   # One of the first flush, one of the second's rows, one of the second run.

@@ -84,7 +84,7 @@ def test_recipes_come_with_the_package(installed, tmp_path):
   done = installed(tmp_path, "sslx.config", "tree", "configs/mae.py")
   assert done.returncode == 0, done.stderr
   assert "site/sslx/configs/selfsup/mae_" in done.stdout
-  file = tiny.ROOT / "tests/config/mmselfsup/simclr_8xb32.py"
+  file = tiny.ROOT / "tests/migrate/mmselfsup/simclr_8xb32.py"
   done = installed(tmp_path, "sslx.config", "migrate", file)
   assert done.returncode == 0, done.stderr
   assert "simclr_resnet50_8xb32-coslr-200e_in1k.py" in done.stdout

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from sslx import methods
 from sslx.axis import Axis
 from sslx.config import ConfigError
+from sslx.models import transformer
 from sslx.parallel import Parallel, Partitioner
 from sslx.state import TrainState
 from tests import tiny
@@ -61,7 +62,8 @@ def state_of(params, **rest):
 
 
 def specs_of(state, **settings):
-  shardings = Partitioner.create(Parallel(**settings)).state_shardings(state)
+  partitioner = Partitioner.create(Parallel(**settings))
+  shardings = partitioner.state_shardings(state, transformer.TENSOR_RULES)
   return jax.tree.map(lambda s: s.spec, shardings)
 
 

@@ -8,8 +8,7 @@ import types
 import pytest
 from jax._src import distributed
 
-from sslx import agree, peers
-from sslx import config as config_lib
+from sslx import agree, peers, settings
 from sslx.config import ConfigError
 from sslx.job import Job
 
@@ -92,7 +91,7 @@ class Set:
 def test_hosts_that_are_alike_may_start(each, monkeypatch):
   """Only their names differ."""
   monkeypatch.setattr(agree, "_TOGETHER", 5.0)
-  config = config_lib.load("sslx:simclr.py:quickstart")
+  config = settings.load("sslx:simclr.py:quickstart")
   experiment = types.SimpleNamespace(
     train=Set(), online=types.SimpleNamespace(test=None)
   )

@@ -99,11 +99,10 @@ def take_steps(method: str, devices: list, folder: pathlib.Path, **changes):
   for batch in tiny.batches(experiment, STEPS):
     state, found = step(state, batch)
     metrics.append({k: float(v) for k, v in parallel.to_host(found).items()})
-  pictures = experiment.online.pictures(state)
   with contextlib.closing(checkpoints(folder / method)) as opened:
     opened.save(STEPS, state, {"next_index": STEPS})
     opened.wait()
-  return metrics, experiment.online.run(state), pictures
+  return metrics, *experiment.online.run(state)
 
 
 def checkpoints(folder: pathlib.Path) -> Checkpoints:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from sslx import config as config_lib
-from sslx import methods, optim
+from sslx import methods, optim, settings
 from sslx.config import loading, tree
 from sslx.settings import Schedule
 from tests import tiny
@@ -57,7 +57,8 @@ def value(config, key):
     schedule = config_lib.build(Schedule, config.schedule, "schedule")
     if key == "peak":
       return optim.peak_lr(schedule.optimizer, config.data.batch_size)
-    plan = schedule.plan(config.data.batch_size, steps_per_epoch=10)
+    batch_size = config.data.batch_size
+    plan = schedule.plan(batch_size, images=10 * batch_size)
     rate = optim.learning_rate(schedule.optimizer, schedule.lr, plan)
     return rate(0 if key == "start" else plan.total_steps)
   for part in key.split("."):
@@ -85,7 +86,7 @@ def test_every_row_is_of_a_recipe(row):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_says_what_its_source_says(recipe):
-  config = config_lib.load(f"{SELFSUP}/{recipe}.py")
+  config = settings.load(f"{SELFSUP}/{recipe}.py")
   for key, figure in figures(recipe).items():
     told = figure.ours if isinstance(figure, Differs) else figure
     assert same(value(config, key), told), (key, value(config, key), told)
@@ -96,7 +97,7 @@ def test_the_table_has_all_that_matters_of_it(recipe):
   told = figures(recipe)
   needed = TOLD | (set() if recipe.endswith("_shapes") else PUBLISHED)
   assert needed <= told.keys(), needed - told.keys()
-  views = config_lib.load(f"{SELFSUP}/{recipe}.py").data.views
+  views = settings.load(f"{SELFSUP}/{recipe}.py").data.views
   if not recipe.endswith("_shapes"):
     for n in range(len(views)):
       assert f"data.views.{n}.size" in told

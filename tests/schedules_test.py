@@ -12,7 +12,7 @@ from sslx import config, optim, schedules, settings
 from sslx.schedules import Duration, Plan, Schedule
 from tests import tiny
 
-PLAN = Plan(batch_size=8, steps_per_epoch=4, total_steps=12)
+PLAN = Plan(batch_size=8, steps_per_epoch=4, total_steps=12, images=32)
 
 
 def test_durations():
@@ -115,9 +115,9 @@ def section(**length):
 
 
 def test_the_length_of_a_run():
-  assert section(epochs=3).plan(8, 4) == PLAN
-  assert section(steps=12).plan(8, 4) == PLAN
-  assert section(images=103).plan(8, 4) == PLAN
+  assert section(epochs=3).plan(8, 32) == PLAN
+  assert section(steps=12).plan(8, 32) == PLAN
+  assert section(images=103).plan(8, 32) == PLAN
   assert section(images=10**9).length == "1,000,000,000 images"
 
 
@@ -139,7 +139,7 @@ def test_a_run_without_a_length(length, message):
 def test_a_run_of_less_than_a_batch():
   message = r"config\.schedule\.images is 7, less than a batch of 8"
   with pytest.raises(config.ConfigError, match=message):
-    section(images=7).plan(8, 4)
+    section(images=7).plan(8, 32)
 
 
 def test_the_page_on_values_over_a_run():
@@ -150,7 +150,7 @@ def test_the_page_on_values_over_a_run():
   assert schedules.bounds(momentum) == (0.996, 1.0)
   said["schedule"]["optimizer"] |= OPTIMIZER
   built = config.build(settings.Schedule, said["schedule"], "schedule")
-  plan = built.plan(8, 1250)
+  plan = built.plan(8, 8 * 1250)
   optim.check(built.optimizer, built.lr, plan)
   assert plan.total_steps == 125_000
   assert built.optimizer.of("freeze", "head/last/kernel") == 1.0

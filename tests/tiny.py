@@ -14,9 +14,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sslx import config as config_lib
 from sslx import experiment as experiment_lib
-from sslx import models
+from sslx import models, settings
 from sslx.axis import Axis
 from sslx.data import shapes
 from sslx.models import norm
@@ -306,6 +305,6 @@ def _load(spec: str, *layers: dict) -> ConfigDict:
   merged = {}
   for layer in layers:
     merged |= {key.replace("__", "."): value for key, value in layer.items()}
-  return config_lib.load(
+  return settings.load(
     f"{ROOT}/configs/{spec}", [(k, repr(v)) for k, v in merged.items()]
   )

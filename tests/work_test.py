@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslx import config as config_lib
 from sslx import experiment as experiment_lib
+from sslx import settings
 from sslx.benchmark import work
 from tests import tiny, work_formulas
 
@@ -18,7 +18,7 @@ def build(recipe, devices, **changes):
     "model.backbone.width": 0.5,
     "schedule.lr.warmup": 0.0,
   } | changes
-  config = config_lib.load(
+  config = settings.load(
     f"{tiny.ROOT}/configs/{recipe}", [(k, repr(v)) for k, v in changes.items()]
   )
   return experiment_lib.build(config, jax.devices()[:devices])

@@ -104,13 +104,16 @@ def test_overwrite_deletes_all_of_a_run_and_nothing_else(tmp_path):
   for name in (
     "metrics.jsonl",
     "tensorboard/events.out.tfevents.1.host",
+    "pictures/reconstructions-12.png",
     "reconstructions/12.png",
   ):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("")
   claim(tmp_path, overwrite=True)
   left = sorted(path.name for path in tmp_path.iterdir())
-  assert left == ["config.json", "run.lock", "thesis.tex"]
+  # Older versions wrote MAE's pictures to a folder of their own: that stays.
+  kept = ["reconstructions", "run.lock", "thesis.tex"]
+  assert left == ["config.json", *kept]
 
 
 # A Hugging Face model, a folder of somebody's own, and the like.
@@ -120,7 +123,7 @@ FOREIGN = {
   "damaged config": {"config.json": "{", "checkpoints/5/x": ""},
   "own notes": {"config.json": None, "checkpoints/notes.txt": "mine"},
   "own events": {"config.json": None, "tensorboard/mine.txt": ""},
-  "own pictures": {"config.json": None, "reconstructions/cat.png": ""},
+  "own pictures": {"config.json": None, "pictures/cat.png": ""},
   "a file": {"config.json": None, "checkpoints": "mine"},
 }
 

@@ -23,6 +23,7 @@ import pathlib
 import sys
 
 from sslx import config as config_lib
+from sslx import settings
 from sslx.aot import advice, table
 from sslx.aot.chips import Slice
 from sslx.aot.compile import DoesNotFit, build, compile_step
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
     return 0
   if not flags.config:
     parser.error("--config is needed, or --table")
-  config = config_lib.load(flags.config, overrides)
+  config = settings.load(flags.config, overrides)
   where = Slice.named(flags.topology)
   print(f"{flags.config} on {where.name}: {where.chips} chips", flush=True)
   experiment = build(config, where)

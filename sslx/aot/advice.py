@@ -78,7 +78,7 @@ def _sharded(experiment: Experiment) -> int:
   partitioner = experiment.partitioner
   settings = dataclasses.replace(partitioner.settings, rules="fsdp")
   shardings = Partitioner(partitioner.mesh, settings).state_shardings(
-    experiment.abstract_state
+    experiment.abstract_state, experiment.step.method.tensor_rules
   )
   return work.tree_bytes(
     jax.tree.map(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 
 from sslx import config as config_lib
+from sslx import settings
 from sslx.aot.chips import CHIPS, FLAT, Slice
 from sslx.aot.compile import DoesNotFit, build, compile_step
 from sslx.aot.report import GIB, Report
@@ -131,7 +132,7 @@ def _line(row: Row, kind: str, cache: pathlib.Path | None) -> tuple[str, bool]:
   """Makes a line of the table, and says whether the step fits."""
   where = Slice.named(f"{kind}:{FLAT[row.chips]}")
   print(f"{row.name} on {where.name}", flush=True)
-  config = config_lib.load(str(row.path), row.overrides)
+  config = settings.load(str(row.path), row.overrides)
   experiment = build(config, where)
   images = experiment.data.batch_size // experiment.partitioner.num_devices
   start = f"| {row.name} | {where.name} | {images} "

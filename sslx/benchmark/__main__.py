@@ -19,6 +19,7 @@ import argparse
 import sys
 
 from sslx import config as config_lib
+from sslx import settings
 from sslx.benchmark import backbone, train
 from sslx.benchmark import input as input_lib
 
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
     "--peers", action="store_true", help="beside other libraries"
   )
   flags = parser.parse_args(rest)
-  config = config_lib.load(flags.config, overrides)
+  config = settings.load(flags.config, overrides)
   if flags.what == "first_step":
     train.first_step(config)
   elif flags.what == "input":

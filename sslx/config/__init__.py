@@ -2,10 +2,11 @@
 
 A config has four sections: `model`, `data`, `schedule` and `runtime`. A file
 defines it (`files`). The file may inherit from others (`merge`) and refer to
-its own values (`reference`). `loading` fills in defaults, applies flags
-(`overrides`), checks the values against the settings classes (`schema`), and
-returns a locked ConfigDict. `python -m sslx.config` prints, compares, lints,
-migrates and copies configs.
+its own values (`reference`). `loading` fills in defaults and applies flags
+(`overrides`). Settings classes define the keys (`schema`) and their values
+(`values`). Which classes those are `sslx.settings` says, whose `load` returns
+the config of a run. This package imports nothing above it, but for its command:
+`python -m sslx.config` prints, compares, lints, migrates and copies configs.
 """
 
 from sslx.config.entry import entry
@@ -18,10 +19,11 @@ from sslx.config.identity import (
   to_python,
   to_yaml,
 )
-from sslx.config.loading import load, read
+from sslx.config.loading import read
 from sslx.config.overrides import override, split_overrides
 from sslx.config.reference import ref
-from sslx.config.schema import Choice, build, require
+from sslx.config.schema import Choice
+from sslx.config.values import build, require
 
 __all__ = [
   "Choice",
@@ -31,7 +33,6 @@ __all__ = [
   "entry",
   "fingerprint",
   "inherit",
-  "load",
   "override",
   "read",
   "ref",

@@ -24,11 +24,8 @@ import sys
 from collections.abc import Sequence
 
 from sslx import config as config_lib
-from sslx.config import lint as lint_lib
 from sslx.config import shipped
 from sslx.config.files import Loaded
-from sslx.config.loading import typed
-from sslx.config.migrate import migrate
 from sslx.config.tree import leaves, plain
 
 FORMATS = {
@@ -46,6 +43,8 @@ def print_(spec: str, overrides: list[tuple[str, str]], style: str) -> None:
     overrides: (dotted key, text of the value).
     style: a key of FORMATS, or "provenance".
   """
+  from sslx.settings import typed  # Slow: it imports Flax.
+
   loaded = typed(spec, overrides)
   config = loaded.config()
   if style != "provenance":
@@ -66,9 +65,10 @@ def diff(one: str, two: str, overrides: list[tuple[str, str]]) -> int:
 
   Overrides apply to both configs.
   """
+  from sslx.settings import load  # Slow: it imports Flax.
+
   old, new = (
-    json.loads(config_lib.to_json(config_lib.load(spec, overrides)))
-    for spec in (one, two)
+    json.loads(config_lib.to_json(load(spec, overrides))) for spec in (one, two)
   )
   changed = config_lib.differences(old, new)
   for key, (a, b) in changed.items():
@@ -80,9 +80,11 @@ def lint(
   recipes: Sequence[pathlib.Path], overrides: list[tuple[str, str]]
 ) -> int:
   """Prints errors and warnings; returns 1 if there is any error."""
+  from sslx.recipes.lint import lint as check  # Slow: it imports Flax.
+
   errors = 0
   for file in recipes:
-    for message in lint_lib.lint(file, overrides):
+    for message in check(file, overrides):
       print(f"{file}: {message}")
       errors += not message.startswith("warning")
   print(f"{len(recipes)} files, {errors} errors")
@@ -133,6 +135,8 @@ def main(argv: list[str]) -> int:
   elif flags.command == "diff":
     return diff(*flags.config, overrides)
   elif flags.command == "migrate":
+    from sslx.migrate import migrate  # Slow: it imports Flax.
+
     print(migrate(flags.file, shipped.recipes(shipped.folder() / "selfsup")))
   elif flags.command == "copy":
     file = shipped.copy(flags.recipe, flags.to)

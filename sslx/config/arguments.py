@@ -10,7 +10,7 @@ from typing import Any
 
 from sslx.config.errors import ConfigError, nearest
 from sslx.config.overrides import parse
-from sslx.config.schema import coerce
+from sslx.config.values import coerce
 
 
 def split_spec(spec: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Loads a config to run: reads it, fills it in, applies flags, checks it."""
+"""Reads a config: its file, what it leaves out, and the flags."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import importlib
 import pathlib
 import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from sslx.config import shipped
 from sslx.config.arguments import split_spec
@@ -24,46 +22,38 @@ from sslx.config.tree import leaves
 SECTIONS = ("model", "data", "schedule", "runtime")
 
 
-def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
-  """Loads a config to be run.
-
-  Args:
-    spec: `path.py`, or `path.py:argument`. A path that begins with `sslx:`, or
-      a path `configs/...` that does not exist, is a file of the package.
-    overrides: (dotted key, text of the value), as `split_overrides` gives them.
-      The last value of a key wins.
-
-  Returns:
-    All four sections, locked, with every key of their settings classes. All
-    references are resolved, and every value has its type.
-
-  Raises:
-    ConfigError: a file does not exist, cannot be read, or does not return the
-      four sections; the bases cannot be merged; an override is wrong, see
-      `assign`; a custom import failed; or a settings class refuses a value.
-  """
-  return typed(spec, overrides).config()
-
-
-def typed(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
-  """Loads a config as `load` does, and keeps the origin of every value.
+def typed(
+  spec: str,
+  overrides: Iterable[tuple[str, str]],
+  sections: Mapping[str, Any],
+  check: Callable[[Mapping[str, Any]], None],
+) -> Loaded:
+  """Reads a config, after importing what it names, and checks its values.
 
   It imports the modules named by `runtime.custom_imports`, which may register
   methods and other classes from outside sslx.
-  """
-  from sslx import settings  # It imports this package.
 
+  Args:
+    spec: see `read`.
+    overrides: see `read`.
+    sections: annotation of each section.
+    check: called with the sections, references resolved; it may raise.
+
+  Raises:
+    ConfigError: see `read`; or a custom import failed, or `check` refused a
+      value. The message names the file or flag that set the value.
+  """
   whole, overrides = _whole(spec), list(overrides)
   imports = [flag for flag in overrides if _is_import(flag[0])]
-  tree = _changed(whole, imports, settings.SECTIONS).tree
+  tree = _changed(whole, imports, sections).tree
   key = "custom_imports"
   custom_imports(
     resolve_at(tree, tree["runtime"].get(key, ()), f"runtime.{key}")
   )
   # The custom imports have registered their settings classes.
-  loaded = _changed(whole, overrides, settings.SECTIONS)
+  loaded = _changed(whole, overrides, sections)
   try:
-    settings.check(resolve(loaded.tree))
+    check(resolve(loaded.tree))
   except ConfigError as error:
     raise ConfigError(f"{error}{loaded.blame(str(error))}") from error
   return loaded
@@ -81,10 +71,17 @@ def read(
   """Reads a config without importing or checking anything.
 
   Args:
-    spec: see `load`.
-    overrides: see `load`.
+    spec: `path.py`, or `path.py:argument`. A path that begins with `sslx:`, or
+      a path `configs/...` that does not exist, is a file of the package.
+    overrides: (dotted key, text of the value), as `split_overrides` gives them.
+      The last value of a key wins.
     sections: annotation of each section. Keys that the config leaves out are
       filled in from these settings classes.
+
+  Raises:
+    ConfigError: a file does not exist, cannot be read, or does not return the
+      four sections; the bases cannot be merged; or an override is wrong, see
+      `assign`.
   """
   return _changed(_whole(spec), overrides, sections)
 

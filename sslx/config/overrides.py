@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from sslx.config import schema
+from sslx.config import schema, values
 from sslx.config.errors import ConfigError, unknown_key
 from sslx.config.merge import checked, merge
 from sslx.config.reference import Ref, resolve_at
@@ -275,7 +275,7 @@ def _typed(
   if isinstance(value, tuple) and has_group(value):
     return schema.filled(hint, value, given)
   try:
-    return schema.coerce(hint, value, path)
+    return values.coerce(hint, value, path)
   except ConfigError:
     text = _as_text(hint, value, flag.text)
     if text is None:

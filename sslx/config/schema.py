@@ -1,28 +1,22 @@
 """Settings classes: frozen dataclasses whose annotations define config keys.
 
-The classes are the only definition of a key. `build` makes their instances from
-groups of a config, `filled` adds their defaults to a group, and `keys` lists
-the keys that a flag may set.
+The classes are the only definition of a key. `keys` lists the keys that a flag
+may set, and `filled` adds their defaults to a group. `values` makes instances.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeVar, Union
+from typing import Any, NamedTuple, Union
 
-from ml_collections import ConfigDict
-
-from sslx.config.errors import ConfigError, nearest, unknown_key
+from sslx.config.errors import ConfigError, nearest
 from sslx.config.reference import Ref
 
-T = TypeVar("T")
-_MISSING = dataclasses.MISSING
-_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+MISSING = dataclasses.MISSING
 
 
 class Key(NamedTuple):
@@ -59,67 +53,9 @@ class Choice:
       return self.options[name]
     told = f"is {name!r}" if self.key in section else "is missing"
     raise ConfigError(
-      f"config.{path}.{self.key} {told}; it must be {_one_of(self.options)}."
+      f"config.{path}.{self.key} {told}; it must be {one_of(self.options)}."
       f"{nearest(str(name), self.options)}"
     )
-
-
-def build(cls: type[T], section: Any, path: str, **given: Any) -> T:
-  """Builds a settings dataclass (or Linen module) from a config section.
-
-  Args:
-    cls: a dataclass, whose annotations define the keys, or a Choice of several.
-      If a field is a union of dataclasses, each has a `kind: Literal[...]`, and
-      the group's `kind` chooses among them.
-    section: mapping of key to value, as in the config file.
-    path: dotted path of the section in the config, for error messages.
-    **given: fields that do not come from the config. Each class in this section
-      takes those that it has.
-
-  Raises:
-    ConfigError: a key is unknown or missing, a value has the wrong type, or the
-      class itself refuses a value (its `__post_init__` raises ValueError).
-  """
-  section = _mapping(section, path)
-  if isinstance(cls, Choice):
-    key, cls = cls.key, cls.of(section, path)
-    del section[key]
-  fields = _fields(cls, tuple(given))
-  values = {}
-  for key, value in section.items():
-    if key not in fields:
-      raise ConfigError(unknown_key(f"{path}.{key}", fields))
-    values[key] = coerce(fields[key].hint, value, f"{path}.{key}", given)
-  for key, field in fields.items():
-    if field.default is _MISSING and key not in values:
-      raise ConfigError(
-        f"config.{path}.{key} is missing; it must be {describe(field.hint)}."
-      )
-  names = {field.name for field in dataclasses.fields(cls)}
-  values |= {key: value for key, value in given.items() if key in names}
-  try:
-    return cls(**values)
-  except ConfigError:
-    raise
-  except ValueError as error:
-    # Most messages begin with the name of a field, or with a dotted path.
-    named = re.match(r"\w+", str(error))
-    dot = "." if named and named[0] in names else ": "
-    raise ConfigError(f"config.{path}{dot}{error}") from None
-
-
-def require(settings: Any, key: str, ok: bool, accepted: str) -> None:
-  """Raises ValueError unless `ok`; the message names the field and its value.
-
-  Args:
-    settings: instance of a settings class.
-    key: name of the field.
-    ok: whether its value is accepted.
-    accepted: description of the accepted values.
-  """
-  if not ok:
-    value = getattr(settings, key)
-    raise ValueError(f"{key} is {value!r}; it must be {accepted}.")
 
 
 def keys(
@@ -137,21 +73,21 @@ def keys(
     option = hint.options.get(name) if isinstance(name, str) else None
     if option is None:
       return None
-    common = _fields(hint.common, given) if hint.common else {}
-    own = _fields(option, given_in(hint, given))
-    return {hint.key: Key(str, _MISSING), **common, **own}
-  groups = _groups(hint)
+    common = fields_of(hint.common, given) if hint.common else {}
+    own = fields_of(option, given_in(hint, given))
+    return {hint.key: Key(str, MISSING), **common, **own}
+  groups = groups_of(hint)
   if len(groups) > 1:
-    kind = section.get("kind", _default_kind(groups))
-    groups = [cls for cls in groups if kind in _kinds(cls)]
-  return _fields(groups[0], given) if groups else None
+    kind = section.get("kind", default_kind(groups))
+    groups = [cls for cls in groups if kind in kinds_of(cls)]
+  return fields_of(groups[0], given) if groups else None
 
 
 def chooser(hint: Any) -> str | None:
   """The key that chooses the settings class of a group, or None."""
   if isinstance(hint, Choice):
     return hint.key
-  return "kind" if len(_groups(hint)) > 1 else None
+  return "kind" if len(groups_of(hint)) > 1 else None
 
 
 def given_in(hint: Any, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -195,98 +131,13 @@ def filled(hint: Any, value: Any, given: tuple[str, ...] = ()) -> Any:
     for key, item in value.items()
   }
   for key, field in known.items():
-    if key not in result and field.default is not _MISSING:
+    if key not in result and field.default is not MISSING:
       result[key] = _plain(field.default, inner)
   return result
 
 
-def coerce(
-  hint: Any, value: Any, path: str, given: Mapping[str, Any] = _NOTHING
-) -> Any:
-  """Converts a value to the annotated type, if that loses no information.
-
-  Args:
-    hint: an annotation: a scalar type, None, Literal, tuple, dataclass, Choice,
-      Any, or a union of these.
-    value: value in a config.
-    path: dotted path of the value in the config, for the message.
-    given: see `build`.
-
-  Raises:
-    ConfigError: the value has another type.
-  """
-  if hint is Any:
-    return value
-  if isinstance(hint, Choice):
-    return build(hint, value, path, **given)
-  groups = _groups(hint)
-  if groups and isinstance(value, Mapping | ConfigDict):
-    # `build` has more precise messages for a group of keys.
-    return build(_of_kind(groups, value, path), value, path, **given)
-  for option in options(hint):
-    try:
-      return _coerced(option, value, path, given)
-    except TypeError:
-      continue
-  raise ConfigError(
-    f"config.{path} is {value!r} ({type(value).__name__}); it must be"
-    f" {describe(hint)}."
-  )
-
-
-def _coerced(hint: Any, value: Any, path: str, given: Mapping[str, Any]) -> Any:
-  """Converts a value to one option of a union.
-
-  Raises:
-    TypeError: the value does not have this type.
-    ConfigError: an element of the value has the wrong type.
-  """
-  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-  number = isinstance(value, int | float) and not isinstance(value, bool)
-  if origin is Literal:
-    if value in arguments and not isinstance(value, bool):
-      return value
-  elif hint is int:
-    if number and abs(value) < 2**63 and float(value).is_integer():
-      return int(value)
-  elif hint is float:
-    if number:
-      return float(value)
-  elif hint in (bool, str, type(None)):
-    if isinstance(value, hint):
-      return value
-  elif (origin or hint) is tuple and isinstance(value, tuple | list):
-    if not arguments:
-      return tuple(value)
-    many = len(arguments) == 2 and arguments[1] is Ellipsis
-    if many or len(arguments) == len(value):
-      hints = [arguments[0]] * len(value) if many else arguments
-      return tuple(
-        coerce(h, v, f"{path}.{i}", given)
-        for i, (h, v) in enumerate(zip(hints, value, strict=True))
-      )
-  raise TypeError
-
-
-def describe(hint: Any) -> str:
-  """Describes in words what an annotation accepts."""
-  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-  if origin is Literal:
-    return _one_of(arguments)
-  if origin in (Union, types.UnionType):
-    return " or ".join(dict.fromkeys(describe(a) for a in arguments))
-  if hint is type(None):
-    return "None"
-  if isinstance(hint, Choice) or dataclasses.is_dataclass(hint):
-    return "a group of keys"
-  if origin is tuple:
-    inner = ["..." if a is Ellipsis else describe(a) for a in arguments]
-    return f"a tuple ({', '.join(inner)})"
-  return getattr(hint, "__name__", str(hint))
-
-
 @functools.cache
-def _fields(cls: type, given: tuple[str, ...]) -> dict[str, Key]:
+def fields_of(cls: type, given: tuple[str, ...]) -> dict[str, Key]:
   """The fields that come from a config, in the order of the class.
 
   Raises:
@@ -303,7 +154,7 @@ def _fields(cls: type, given: tuple[str, ...]) -> dict[str, Key]:
   for field in dataclasses.fields(cls):
     if field.init and field.name not in (*linen_own, *given):
       default = field.default
-      if field.default_factory is not _MISSING:
+      if field.default_factory is not MISSING:
         default = field.default_factory()
       found[field.name] = Key(hints[field.name], default)
   return found
@@ -312,7 +163,7 @@ def _fields(cls: type, given: tuple[str, ...]) -> dict[str, Key]:
 def _plain(value: Any, given: tuple[str, ...]) -> Any:
   """The config tree from which `build` would make this instance."""
   if dataclasses.is_dataclass(value):
-    fields = _fields(type(value), given)
+    fields = fields_of(type(value), given)
     return {key: _plain(getattr(value, key), given) for key in fields}
   if isinstance(value, tuple):
     return tuple(_plain(item, given) for item in value)
@@ -325,7 +176,7 @@ def options(hint: Any) -> tuple[Any, ...]:
   return typing.get_args(hint) if union else (hint,)
 
 
-def _groups(hint: Any) -> list[type]:
+def groups_of(hint: Any) -> list[type]:
   """The settings classes that an annotation allows."""
   return [
     option
@@ -334,31 +185,13 @@ def _groups(hint: Any) -> list[type]:
   ]
 
 
-def _of_kind(classes: list[type], section: Mapping, path: str) -> type:
-  """The class that the section's `kind` names, or the default class."""
-  if len(classes) == 1:
-    return classes[0]
-  default = _default_kind(classes)
-  options = {name: cls for cls in classes for name in _kinds(cls)}
-  section = {"kind": default} | dict(section) if default else dict(section)
-  return Choice("kind", options).of(section, path)
-
-
-def _default_kind(classes: list[type]) -> str | None:
+def default_kind(classes: list[type]) -> str | None:
   return next((c.kind for c in classes if hasattr(c, "kind")), None)
 
 
-def _kinds(cls: type) -> tuple[str, ...]:
+def kinds_of(cls: type) -> tuple[str, ...]:
   return typing.get_args(typing.get_type_hints(cls)["kind"])
 
 
-def _mapping(section: Any, path: str) -> dict:
-  if not isinstance(section, Mapping | ConfigDict):
-    raise ConfigError(
-      f"config.{path} is {section!r}; it must be a group of keys."
-    )
-  return dict(section)
-
-
-def _one_of(values: Any) -> str:
+def one_of(values: Any) -> str:
   return "one of " + ", ".join(map(repr, values))

@@ -13,9 +13,10 @@ import numpy as np
 
 from sslx import parallel
 from sslx.config import ConfigError
-from sslx.data import loader, operations
-from sslx.data.sets import Arrays, Encoded, channels_of
+from sslx.data import operations
+from sslx.data.sets import Arrays, Encoded
 from sslx.data.views import Centre
+from sslx.evaluate.encoder import Reader, unlabelled
 from sslx.features.table import Table
 from sslx.models import patches
 from sslx.models.vit import ViT
@@ -48,8 +49,8 @@ def extract(
       have the channels of its input.
   """
   partitioner = parallel.Partitioner.create(parallel.Parallel(), devices)
-  n = partitioner.num_devices
-  batch_size = -(-batch_size // n) * n
+  data = dataclasses.replace(run.data, centre=_centre(run))
+  read = Reader(data, partitioner, batch_size)
   run.data.check_channels(images)
   _check_names(run, names)
   encode = jax.jit(
@@ -61,23 +62,14 @@ def extract(
   weights = jax.device_put(
     (run.params, run.model_state), partitioner.replicated
   )
-  if isinstance(images, Arrays):
-    found, labels = dataclasses.replace(images, num_classes=None), images.labels
-    if labels is None:
-      labels = np.full(len(images), -1, np.int32)
-  else:
-    found = _Labelled(images)
-    labels = found.labels
+  found = unlabelled(images)
+  labels = (images if isinstance(images, Arrays) else found).labels
+  if labels is None:
+    labels = np.full(len(images), -1, np.int32)
   rows, valid = [], []
-  for pixels, padding in loader.evaluation_batches(
-    found,
-    batch_size,
-    np.arange(batch_size),
-    _centre(run),
-    exif=run.data.exif,
-  ):
-    rows.append(jax.device_get(encode(*weights, partitioner.put(pixels))))
-    valid.append(padding >= 0)
+  for pixels, padding in read(found):
+    rows.append(jax.device_get(encode(*weights, pixels)))
+    valid.append(jax.device_get(padding) >= 0)
   valid = np.concatenate(valid)[: len(images)]
   features = {
     name: np.concatenate([x[name] for x in rows])[: len(images)][valid]
@@ -156,26 +148,3 @@ def _centre(run: Run) -> Centre:
   how = preprocessing(run)
   keys = ("size", "resize", "interpolation")
   return Centre(**{key: how[key] for key in keys})
-
-
-class _Labelled:
-  """Wraps a data set and keeps the labels of the images that were read.
-
-  The loader sees no labels. So the label that it returns for an image says only
-  whether the image could be decoded.
-  """
-
-  num_classes = None
-
-  def __init__(self, images: Encoded):
-    self._images, self.channels = images, channels_of(images)
-    self.labels = np.full(len(images), -1, np.int32)
-
-  def __len__(self) -> int:
-    return len(self._images)
-
-  def read(self, indices: Any) -> tuple[list[Any], np.ndarray]:
-    """Reads images, encoded or as pixels, and returns label -1 for each."""
-    images, labels = self._images.read(indices)
-    self.labels[indices] = labels
-    return images, np.full(len(labels), -1, np.int32)

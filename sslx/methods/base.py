@@ -8,6 +8,7 @@ evaluation and the export need is written here once.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -38,6 +39,7 @@ class Method:
       during the run, exported, and taken by other runs.
     num_views: least and most views of each image; no bound if most is None.
     takes: the kind of the views.
+    clusters: name of the features that `on_epoch` is given.
     accumulates: whether the loss is a mean over examples and only BatchNorm
       groups couple them, so that a batch can be cut into micro-batches.
     backbone: maps images to features f32[b, d].
@@ -48,6 +50,7 @@ class Method:
   evaluated: ClassVar[Network] = "student"
   num_views: ClassVar[tuple[int, int | None]] = (2, 2)
   takes: ClassVar[Literal["crop", "patches"]] = "crop"
+  clusters: ClassVar[str] = "final"
   accumulates: ClassVar[bool] = False
 
   backbone: models.BACKBONE
@@ -124,6 +127,33 @@ class Method:
     del run
     return {}
 
+  def on_epoch(
+    self, features: jax.Array, valid: jax.Array, buffers: Aux, rng: jax.Array
+  ) -> Aux:
+    """Renews the buffers before each epoch, such as clusters of all images.
+
+    A method that does not define it has no such phase. Otherwise the evaluated
+    network encodes the whole training set in its evaluation view before the
+    first step of each epoch. A checkpoint of that step is of before: a run that
+    resumes from it does the same again.
+
+    It is traced by `jax.jit` over global arrays. An ImageNet's features do not
+    fit one device, so they stay where they were computed: write it in sums and
+    products over both first axes, and no device gathers them.
+
+    Args:
+      features: f32[n, B, d], sharded over B. Image i of the set is
+        `features[i // B, i % B]`, so that `x.reshape(-1)[: self.plan.images]`
+        makes one number for each image of x [n, B].
+      valid: bool[n, B], False for padding and images that cannot be decoded.
+      buffers: the buffers, as in `run.buffers`.
+      rng: a key of the seed and the epoch.
+
+    Returns:
+      All buffers, of the same shapes and dtypes.
+    """
+    raise NotImplementedError
+
   def check_durations(self) -> None:
     """Checks the method's durations against the length of the run.
 
@@ -168,6 +198,12 @@ class Method:
     """The networks by name, in the order of the fields."""
     values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
     return {k: x for k, x in values.items() if isinstance(x, models.Network)}
+
+  @property
+  def tensor_rules(self) -> tuple[tuple[str, int], ...]:
+    """Which dimensions a model axis shards; see `parallel.Rules`."""
+    rules = [getattr(x, "tensor_rules", ()) for x in self.networks.values()]
+    return tuple(dict.fromkeys(itertools.chain(*rules)))
 
   def init(
     self, rng: jax.Array, batch: Batch

@@ -21,6 +21,11 @@ Batch = dict[str, Any]
 _TEACHER = ("params", "model_state")
 
 
+def buffers_of(aux: Aux) -> Aux:
+  """Returns the buffers in `aux`, without the teacher."""
+  return {k: x for k, x in aux.items() if k not in _TEACHER}
+
+
 class Output(NamedTuple):
   """What a step needs of a loss in addition to its value.
 
@@ -89,7 +94,7 @@ class Run:
     self._teacher_params = aux.get("params", {})
     self._teacher_state = dict(aux.get("model_state", {}))
     self.params = params
-    self.buffers = {k: x for k, x in aux.items() if k not in _TEACHER}
+    self.buffers = buffers_of(aux)
     self.views = batch["views"]
     self.index, self.back = batch.get("index"), batch.get("back")
     places = axis.positions(len(self.views[0]))

@@ -38,6 +38,8 @@ class Decoder(nn.Module):
   attention: Literal["xla", "cudnn"] = "xla"
   dtype: Literal["float32", "bfloat16"] = "float32"
 
+  tensor_rules = transformer.TENSOR_RULES
+
   def __post_init__(self):
     for key in ("width", "depth", "heads"):
       require(self, key, getattr(self, key) >= 1, "at least 1")

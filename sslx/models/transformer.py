@@ -21,6 +21,19 @@ from sslx.axis import Axis
 from sslx.config import ConfigError, require
 from sslx.models import linear
 
+# Which dimension of a parameter of a block is sharded over a model axis, by
+# pattern of its path. In attention and in the MLP, the first matrix is sharded
+# by outputs and the second by inputs, so that each pair needs one sum over
+# devices (Shoeybi et al., Megatron-LM, 2019, section 3).
+TENSOR_RULES = (
+  (r"/attn/qkv/kernel$", 2),  # [d, 3, heads, d / heads]
+  (r"/attn/qkv/bias$", 1),
+  (r"/attn/proj/kernel$", 0),  # [heads, d / heads, d]
+  (r"/mlp/fc1/kernel$", 1),
+  (r"/mlp/fc1/bias$", 0),
+  (r"/mlp/fc2/kernel$", 0),
+)
+
 
 class Block(nn.Module):
   """Attention and MLP, each in a residual branch that starts with LayerNorm."""

@@ -82,6 +82,8 @@ class ViT(nn.Module):
   attention: Literal["xla", "cudnn"] = "xla"
   dtype: Literal["float32", "bfloat16"] = "float32"
 
+  tensor_rules = transformer.TENSOR_RULES
+
   def __post_init__(self):
     known = f"one of {list(VARIANTS)}"
     require(self, "variant", self.variant in VARIANTS, known)

@@ -10,11 +10,11 @@ from etils import epath
 
 from sslx import config as config_lib
 from sslx import metrics
-from sslx.config import names as recipe_names
 from sslx.config.tree import plain
 from sslx.models import patches
 from sslx.models.resnet import ResNet
 from sslx.models.vit import ViT
+from sslx.recipes import names as recipe_names
 from sslx.weights import check, names
 from sslx.weights.run import Run
 

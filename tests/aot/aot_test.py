@@ -10,6 +10,7 @@ import pytest
 
 from sslx import config as config_lib
 from sslx import experiment as experiment_lib
+from sslx import settings
 from sslx.aot import absent, advice, compile, hlo, table, traffic
 from sslx.aot.chips import Slice
 from sslx.aot.report import Report, state_bytes
@@ -62,7 +63,7 @@ def test_slices_that_there_are_not(name, message):
 
 
 def test_imagenet_need_not_be_there():
-  config = config_lib.load(f"{CONFIGS}/mocov2.py:imagenet", [])
+  config = settings.load(f"{CONFIGS}/mocov2.py:imagenet", [])
   experiment = on_cpu(config)
   assert len(experiment.train) == 1_281_167
   batch = experiment.abstract_batch
@@ -73,7 +74,7 @@ def test_imagenet_need_not_be_there():
 
 
 def test_cifar10_takes_no_memory():
-  config = config_lib.load(f"{CONFIGS}/simclr.py:cifar10", [])
+  config = settings.load(f"{CONFIGS}/simclr.py:cifar10", [])
   experiment = on_cpu(config, 1)
   assert experiment.abstract_batch["image"].shape == (512, 32, 32, 3)
   assert experiment.train.images.base.nbytes == 1
@@ -119,7 +120,7 @@ def advised(config, needed, limit, devices=8):
 
 
 def test_advice_for_a_vit():
-  config = config_lib.load(f"{CONFIGS}/mae.py:imagenet", [])
+  config = settings.load(f"{CONFIGS}/mae.py:imagenet", [])
   text = advised(config, needed=20, limit=15.75)
   # The state is 1.25 GiB; 18.75 are of the 512 images of a chip.
   assert "rules=fsdp: about 18.9 GiB: not enough" in text
@@ -129,14 +130,14 @@ def test_advice_for_a_vit():
 
 
 def test_advice_leaves_out_what_a_method_or_model_does_not_have():
-  config = config_lib.load(f"{CONFIGS}/simclr.py:imagenet", [])
+  config = settings.load(f"{CONFIGS}/simclr.py:imagenet", [])
   text = advised(config, needed=40, limit=15.75)
   assert "accumulate" not in text and "remat" not in text
   assert "--topology=v5e:4x8: about 10." in text
 
 
 def test_advice_where_the_state_alone_is_too_large():
-  config = config_lib.load(f"{CONFIGS}/mae.py:imagenet", [])
+  config = settings.load(f"{CONFIGS}/mae.py:imagenet", [])
   text = advised(config, needed=3, limit=1)
   assert "topology" not in text and "accumulate" not in text
 
@@ -185,7 +186,7 @@ def test_hosts_and_their_cores(report):
 
 def test_bytes_of_the_state_are_those_of_one_device():
   whole = state_bytes(experiment_lib.build(tiny.vit_config("mocov3")))
-  own = state_bytes(on_cpu(config_lib.load(f"{CONFIGS}/mae.py:imagenet", [])))
+  own = state_bytes(on_cpu(settings.load(f"{CONFIGS}/mae.py:imagenet", [])))
   # ViT-B/16 and its decoder, 111.9 million parameters; Adam keeps two of each.
   assert own["parameters"] == pytest.approx(111.9e6 * 4, rel=0.01)
   assert own["optimiser"] == pytest.approx(2 * own["parameters"], rel=0.01)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from sslx import config as config_lib
+from sslx import settings
 from sslx.config import __main__ as cli
 from tests import tiny
 from tests.config_files import write
@@ -30,8 +31,8 @@ def test_print_is_a_config_to_load(style, capsys, tmp_path):
   file = tmp_path / f"dump.{style.replace('python', 'py')}"
   file.write_text(capsys.readouterr().out)
   overrides = [("schedule.epochs", "7"), ("data.views.0.size", "96")]
-  expected = config_lib.load(spec, overrides)
-  assert config_lib.to_json(config_lib.load(str(file))) == config_lib.to_json(
+  expected = settings.load(spec, overrides)
+  assert config_lib.to_json(settings.load(str(file))) == config_lib.to_json(
     expected
   )
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orbax.checkpoint import v1 as ocp
 
 from sslx import config as config_lib
-from sslx import metrics
+from sslx import metrics, settings
 from sslx.checkpoint import Checkpoint, Checkpoints
 from sslx.config.tree import as_config, plain
 from tests import config_files, tiny
@@ -77,9 +77,9 @@ def test_the_fingerprint_is_of_the_content():
 
 def test_differences_names_every_key():
   spec = f"{tiny.ROOT}/configs/simclr.py:imagenet"
-  old = json.loads(config_lib.to_json(config_lib.load(spec)))
+  old = json.loads(config_lib.to_json(settings.load(spec)))
   flags = [("data.views.0.size", "16"), ("schedule.lr.final", "0.5")]
-  new = json.loads(config_lib.to_json(config_lib.load(spec, flags)))
+  new = json.loads(config_lib.to_json(settings.load(spec, flags)))
   assert config_lib.differences(old, new) == {
     "data.views.0.size": (224, 16),
     "schedule.lr.final": (0.0, 0.5),

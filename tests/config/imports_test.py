@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sslx import config as config_lib
-from sslx import experiment, methods, models
+from sslx import experiment, methods, models, settings
 from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.data import sources, views
@@ -99,7 +99,7 @@ def test_a_config_file_may_ask_for_it(outside, tmp_path):
   )
   config_lib.read(spec)
   assert outside not in sys.modules  # Looking at a config imports nothing.
-  config_lib.load(spec)
+  settings.load(spec)
   assert methods.METHODS["half"].__module__ == outside
 
 
@@ -119,7 +119,7 @@ def test_a_failed_import_stops_the_run(tmp_path, monkeypatch, text, message):
   (tmp_path / "broken_module.py").write_text("1 / 0\n")
   monkeypatch.syspath_prepend(tmp_path)
   with pytest.raises(ConfigError, match=message):
-    config_lib.load(
+    settings.load(
       f"{tiny.ROOT}/configs/simclr.py", [("runtime.custom_imports", text)]
     )
 
@@ -128,7 +128,7 @@ def test_a_single_name_is_refused_with_the_tuple_to_write(tmp_path):
   spec = write(tmp_path, "a.py", """{'model': {}, 'data': {}, 'schedule': {},
     'runtime': {'custom_imports': 'json'}}""")  # fmt: skip
   with pytest.raises(ConfigError, match=r"such as \('json',\)"):
-    config_lib.load(spec)
+    settings.load(spec)
 
 
 def test_an_augmentation_from_outside_is_done_last(outside):
@@ -158,7 +158,7 @@ def test_runtime_may_refer_to_other_sections(tmp_path):
     "mine.py",
     f"inherit({base!r}, runtime={{'log_every': ref('data.batch_size')}})",
   )
-  config = config_lib.load(spec, [("data.batch_size", "48")])
+  config = settings.load(spec, [("data.batch_size", "48")])
   assert config.runtime.log_every == 48
 
 
@@ -170,5 +170,5 @@ def test_a_config_file_is_run_once(tmp_path):
     f"with open({str(log)!r}, 'a') as file:\n  file.write('x')\n"
     f"return inherit({base!r})"
   )
-  config_lib.load(write(tmp_path, "mine.py", lines))
+  settings.load(write(tmp_path, "mine.py", lines))
   assert log.read_text() == "x"

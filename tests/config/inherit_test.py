@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from sslx import config as config_lib
+from sslx import settings
 from sslx.config import ConfigError, tree
 from tests import config_files, tiny
 from tests.config_files import EMPTY, write, write_whole
@@ -252,10 +253,10 @@ def test_arguments_refused(tmp_path, argument, message):
 
 
 def test_an_entry_point_takes_a_recipe_and_a_width():
-  config = config_lib.load(f"{CONFIGS}/simclr.py:imagenet,width=0.5")
+  config = settings.load(f"{CONFIGS}/simclr.py:imagenet,width=0.5")
   assert config.model.backbone.width == 0.5
   assert config.data.source == "imagenet2012"
-  plain = config_lib.load(f"{CONFIGS}/simclr.py:imagenet")
+  plain = settings.load(f"{CONFIGS}/simclr.py:imagenet")
   assert plain.model.backbone.width == 1.0
 
 

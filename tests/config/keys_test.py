@@ -5,11 +5,10 @@ import re
 import pytest
 from hypothesis import given, settings, strategies
 
-from sslx import config as config_lib
 from sslx.config import ConfigError, loading, schema, shipped
 from sslx.config.overrides import assign
 from sslx.config.tree import leaves
-from sslx.settings import SECTIONS
+from sslx.settings import SECTIONS, load
 from tests import tiny
 
 CONFIGS = tiny.ROOT / "configs"
@@ -54,10 +53,10 @@ def test_every_key_can_be_set_in_every_recipe(file):
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_every_recipe_has_the_keys_of_all_methods(file):
-  model = config_lib.load(str(file)).model
+  model = load(str(file)).model
   assert model.norm_groups >= 1
   changes = [("model.dtype", "bfloat16"), ("model.norm_groups", "1")]
-  changed = config_lib.load(str(file), changes).model
+  changed = load(str(file), changes).model
   assert (changed.dtype, changed.norm_groups) == ("bfloat16", 1)
 
 
@@ -76,7 +75,7 @@ def test_a_flag_of_each_kind_of_key_reaches_the_run():
     "model.norm_groups": "4",
     "model.temperature": "1",
   }
-  config = config_lib.load(SIMCLR, flags.items())
+  config = load(SIMCLR, flags.items())
   assert config.data.threads == 4
   assert config.data.data_dir == "2024"
   assert config.data.train == "run#2"
@@ -109,12 +108,12 @@ def test_a_flag_of_each_kind_of_key_reaches_the_run():
 )
 def test_what_a_class_does_not_know_is_refused(flag, message):
   with pytest.raises(ConfigError, match=message):
-    config_lib.load(SIMCLR, [tuple(flag.split("=", 1))])
+    load(SIMCLR, [tuple(flag.split("=", 1))])
 
 
 def test_another_choice_brings_its_own_keys():
   text = "dict(_delete_=True, name='vit', variant='tiny', patch_size=4)"
-  config = config_lib.load(SIMCLR, [("model.backbone", text)])
+  config = load(SIMCLR, [("model.backbone", text)])
   assert config.model.backbone.name == "vit"
   assert config.model.backbone.drop_path == 0.0
   assert "stem" not in config.model.backbone
@@ -170,7 +169,7 @@ def test_a_value_is_taken_or_refused_in_words(place, text):
   """Of any key: a config that runs, or a ConfigError that names a key."""
   file, key = place
   try:
-    config_lib.load(str(CONFIGS / file), [(key, text)])
+    load(str(CONFIGS / file), [(key, text)])
   except ConfigError as error:
     assert re.search(r"config\.\w+", str(error)), error
     assert "\n" not in str(error), error

@@ -6,8 +6,10 @@ import shutil
 import pytest
 
 from sslx import config as config_lib
-from sslx.config import lint, names, shipped
+from sslx import settings
+from sslx.config import shipped
 from sslx.config.tree import as_config
+from sslx.recipes import lint, names
 from tests import recipes, tiny
 from tests.config_files import write
 
@@ -116,7 +118,7 @@ def test_synchronised_batch_norm_fits_any_split():
 
 @pytest.mark.parametrize("file", recipes.SHIPPED, ids=lambda file: file.stem)
 def test_a_shipped_recipe_renamed_word_by_word_is_an_error(file):
-  config = config_lib.load(str(file))
+  config = settings.load(str(file))
   words = re.findall(r"[a-z0-9]+", file.stem)
   for i, word in enumerate(words):
     for other in (word + "x", re.sub(r"\d+", lambda m: f"1{m[0]}", word), ""):
@@ -140,7 +142,7 @@ def test_lint_finds_a_renamed_file(file, tmp_path):
 
 
 def test_lint_warns_of_deep_inheritance(tmp_path):
-  whole = config_lib.load(f"{tiny.ROOT}/configs/selfsup/{MOCO}.py")
+  whole = settings.load(f"{tiny.ROOT}/configs/selfsup/{MOCO}.py")
   (tmp_path / "d0.py").write_text(config_lib.to_python(whole))
   for i in range(1, 6):
     write(tmp_path, f"d{i}.py", f"inherit('d{i - 1}.py')")
@@ -176,7 +178,7 @@ def test_lint_reports_what_does_not_load(tmp_path):
   ],
 )
 def test_width_depth_and_heads_are_part_of_the_name(recipe, changes, true):
-  config = config_lib.load(
+  config = settings.load(
     f"{tiny.ROOT}/configs/selfsup/{recipe}.py",
     [(f"model.backbone.{key}", str(value)) for key, value in changes.items()],
   )

@@ -6,7 +6,9 @@ That it describes a model whose state has shapes is in tests/configs_test.py.
 import pytest
 
 from sslx import config as config_lib
-from sslx.config import lint, shipped
+from sslx import settings
+from sslx.config import shipped
+from sslx.recipes import lint
 from tests import tiny
 
 CONFIGS = tiny.ROOT / "configs"
@@ -58,7 +60,7 @@ def test_these_are_the_shipped_recipes():
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_it_lints_and_round_trips(file, tmp_path):
   assert list(lint.lint(file)) == []
-  config = config_lib.load(str(file))
+  config = settings.load(str(file))
   dumps = {
     "a.py": config_lib.to_python,
     "a.json": config_lib.to_json,
@@ -66,7 +68,7 @@ def test_it_lints_and_round_trips(file, tmp_path):
   }
   for name, dump in dumps.items():
     (tmp_path / name).write_text(dump(config))
-    again = config_lib.load(str(tmp_path / name))
+    again = settings.load(str(tmp_path / name))
     # Equal, types included.
     assert config_lib.to_python(again) == config_lib.to_python(config)
     assert config_lib.fingerprint(again) == config_lib.fingerprint(config)
@@ -85,7 +87,7 @@ def test_every_value_is_from_a_file_that_is_there(file, monkeypatch):
 def test_a_copy_in_another_folder_says_the_same(file, tmp_path):
   copied = shipped.copy(file.stem, tmp_path)
   assert "_base_/" not in copied.read_text().replace("sslx:_base_/", "")
-  config = config_lib.load(str(copied))
+  config = settings.load(str(copied))
   assert config_lib.to_json(config) == config_lib.to_json(
-    config_lib.load(str(file))
+    settings.load(str(file))
   )

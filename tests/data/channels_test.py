@@ -208,11 +208,11 @@ def test_a_run(method, channels, sets):
   finally:
     batches.close()
   assert np.isfinite(float(metrics["loss"]))
-  found = experiment.online.run(state)
+  found, pictures = experiment.online.run(state)
   assert (
     any(key.startswith("knn_") for key in found) and not found["bad_images"]
   )
-  for picture in experiment.online.pictures(state).values():
+  for picture in pictures.values():
     assert picture.shape[-1] == 3 and picture.dtype == np.uint8
 
 

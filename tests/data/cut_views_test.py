@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sslx import config as config_lib
 from sslx import experiment
 from sslx.config import ConfigError
 from sslx.data import crops, files, loader, pipeline
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.data.views import Centre, Patches, Slot, View
+from sslx.settings import load
 from tests import tiny
 from tests.data import photos, pictures_test
 
@@ -349,7 +349,7 @@ def run(folder, max_bad):
     "runtime.evaluate.knn.k": (1,),
     "schedule.epochs": 12,
   }
-  config = config_lib.load(
+  config = load(
     f"{tiny.ROOT}/configs/simclr.py:imagenet",
     [(key, repr(value)) for key, value in settings.items()],
   )

@@ -7,14 +7,17 @@ import sys
 import types
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from sslx import parallel
 from sslx.config import ConfigError
 from sslx.data import files, pipeline
 from sslx.data.views import Centre, View
+from sslx.evaluate.encoder import Reader
+from sslx.evaluate.evaluators import EffectiveRank, Neighbours
 from sslx.evaluate.knn import KNN
-from sslx.evaluate.online import Evaluate, Online
+from sslx.evaluate.online import Online
 from sslx.methods.base import Method
 from tests import tiny
 from tests.data import photos
@@ -46,15 +49,11 @@ def write(root, count, bad=()):
 def online(root, devices=None, k=(3,), **settings):
   train = files.open_files(str(root), "train", "train")
   test = files.open_files(str(root), "test", "test", train.classes)
-  return Online(
-    Evaluate(batch_size=8, knn=KNN(k=k), probe=None),
-    Means(backbone=None),
-    None,
-    train,
-    test,
-    parallel.Partitioner.create(parallel.Parallel(), devices),
-    dataclasses.replace(DATA, **settings),
-  )
+  partitioner = parallel.Partitioner.create(parallel.Parallel(), devices)
+  reader = Reader(dataclasses.replace(DATA, **settings), partitioner, 8)
+  neighbours = Neighbours(KNN(k=k), 2, partitioner.mesh)
+  images = {"train": train, "test": test}
+  return Online(Means(backbone=None), images, reader, [neighbours])
 
 
 def test_bad_images_are_counted_named_once_and_left_out(tmp_path):
@@ -62,7 +61,7 @@ def test_bad_images_are_counted_named_once_and_left_out(tmp_path):
   write(tmp_path / "test", 21, bad=(0, 20))
   evaluator = online(tmp_path, max_bad=0.1)
   said = []
-  results = evaluator.run(STATE, said.append)
+  results = evaluator.run(STATE, said.append).scalars
   assert results["bad_images"] == 4
   assert results["knn_3"] == 1.0  # Of 19 test images: those are easy.
   assert len(said) == 4
@@ -70,14 +69,14 @@ def test_bad_images_are_counted_named_once_and_left_out(tmp_path):
     (line,) = (line for line in said if name in line)
     assert "cannot be decoded (16 bytes that do not decode" in line
   # In the next evaluation they are counted, but not named again.
-  assert evaluator.run(STATE, said.append)["bad_images"] == 4
+  assert evaluator.run(STATE, said.append).scalars["bad_images"] == 4
   assert len(said) == 4
 
 
 def test_a_whole_set_counts_none(tmp_path):
   write(tmp_path / "train", 9)
   write(tmp_path / "test", 9)
-  assert online(tmp_path).run(STATE, pytest.fail)["bad_images"] == 0
+  assert online(tmp_path).run(STATE, pytest.fail).scalars["bad_images"] == 0
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -90,15 +89,56 @@ def test_more_than_allowed_are_an_error_in_either_set(tmp_path, split):
   message = str(caught.value)
   assert "3 of 20 images cannot be decoded, such as" in message
   assert f"{split}/class" in message and "config.data.max_bad=0.1" in message
-  assert online(tmp_path, max_bad=0.15).run(STATE, print)["bad_images"] == 3
+  results = online(tmp_path, max_bad=0.15).run(STATE, print)
+  assert results.scalars["bad_images"] == 3
 
 
 def test_a_bank_with_bad_images_has_fewer_neighbours(tmp_path):
   write(tmp_path / "train", 20, bad=(4,))
   write(tmp_path / "test", 8)
-  found = online(tmp_path, k=(3, 20), max_bad=0.05).run(STATE, print)
+  found = online(tmp_path, k=(3, 20), max_bad=0.05).run(STATE, print).scalars
   # All 19 vote, weighted by nearness: the nearest two classes decide.
   assert found.keys() >= {"knn_3", "knn_20"} and found["knn_3"] == 1.0
+
+
+class Width:
+  """An evaluator from outside the package: a scalar, and a picture."""
+
+  sets, features = ("train",), ("final",)
+
+  def __call__(self, state, found):
+    assert set(found) >= {"train"}
+    (rows,) = found["train"].rows.values()
+    return {"width": rows.shape[-1], "a": np.zeros((2, 2, 3), np.uint8)}
+
+
+def test_evaluators_of_ones_own_share_what_is_encoded_once(tmp_path):
+  write(tmp_path / "train", 20)
+  write(tmp_path / "test", 9)
+  read = []
+
+  class Counting(Reader):
+    def __call__(self, images, *arguments):
+      read.append(len(images))
+      return super().__call__(images, *arguments)
+
+  train = files.open_files(str(tmp_path), "train", "train")
+  test = files.open_files(str(tmp_path), "test", "test", train.classes)
+  partitioner = parallel.Partitioner.create(parallel.Parallel())
+  reader = Counting(DATA, partitioner, 8)
+  rank = EffectiveRank(partitioner.mesh)
+  neighbours = Neighbours(KNN(k=(3,)), 2, partitioner.mesh)
+  mine = [Width(), neighbours, rank, Width()]
+  method = Means(backbone=None)
+  images = {"train": train, "test": test}
+  results = Online(method, images, reader, mine).run(STATE)
+  assert sorted(read) == [9, 20]
+  assert set(results.pictures) == {"a"}
+  names = {"width", "knn_3", "effective_rank", "bad_images"}
+  assert set(results.scalars) == names and results.scalars["width"] == 3
+  # Without a test set, the rank is of the first training images.
+  alone = Online(method, {"train": train}, reader, [rank]).run(STATE)
+  assert set(alone.scalars) == {"effective_rank", "bad_images"}
 
 
 PROCESS = """

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslx import config as config_lib
-from sslx import methods, testing
+from sslx import methods, settings, testing
 from sslx.axis import Axis
 from sslx.methods.base import Method, Plan
 from sslx.methods.run import Run
@@ -51,7 +50,7 @@ def load(spec):
     "schedule.lr.warmup": 1.0,
     "schedule.optimizer.lr": 1.0,
   }
-  return config_lib.load(spec, [(k, repr(v)) for k, v in small.items()])
+  return settings.load(spec, [(k, repr(v)) for k, v in small.items()])
 
 
 def test_a_method_takes_at_most_sixty_lines():

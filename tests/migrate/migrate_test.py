@@ -10,12 +10,13 @@ from sslx import config as config_lib
 from sslx import experiment, optim
 from sslx.aot import absent
 from sslx.config import __main__ as cli
-from sslx.config.migrate import migrate, parameters, translate
-from sslx.config.migrate.experiment import describe
-from sslx.config.migrate.foreign import Log, Node
 from sslx.config.tree import leaves
 from sslx.data.pipeline import Data
+from sslx.migrate import migrate, parameters, translate
+from sslx.migrate.experiment import describe
+from sslx.migrate.foreign import Log, Node
 from sslx.schedules import Plan
+from sslx.settings import load
 from tests import foreign, recipes, tiny
 
 # Keys of a recipe that no foreign file decides: where images lie and how they
@@ -155,7 +156,7 @@ def test_each_finds_its_recipe_and_says_the_same(file, tmp_path):
   expected = FIGURES[file.stem]
   assert {key: settings[key] for key in expected} == expected
   # With its flags the recipe needs none.
-  config = config_lib.load(str(found.recipe), found.overrides)
+  config = load(str(found.recipe), found.overrides)
   dump = tmp_path / "dump.json"
   dump.write_text(config_lib.to_json(config))
   again = migrate(file, [dump])
@@ -188,7 +189,7 @@ def built_of(found):
   words = shlex.split(command.replace("\\\n", ""))[3:]
   overrides, (recipe, workdir) = config_lib.split_overrides(words)
   assert workdir == "--workdir=WORKDIR"
-  config = config_lib.load(recipe.removeprefix("--config="), overrides)
+  config = load(recipe.removeprefix("--config="), overrides)
   sets = absent.sets(config_lib.build(Data, config.data, "data"))
   return experiment.build(config, sets=sets)
 

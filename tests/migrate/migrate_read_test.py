@@ -3,7 +3,7 @@
 import pytest
 
 from sslx.config import ConfigError
-from sslx.config.migrate import migrate, read
+from sslx.migrate import migrate, read
 from tests import foreign, recipes
 
 

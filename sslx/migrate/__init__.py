@@ -17,13 +17,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sslx import schedules
 from sslx.config.errors import ConfigError
-from sslx.config.loading import typed
-from sslx.config.migrate import effects, foreign, read
-from sslx.config.migrate.experiment import describe
-from sslx.config.migrate.nearest import nearest
 from sslx.config.reference import resolve
-from sslx.config.schema import build
+from sslx.config.values import build
+from sslx.migrate import effects, foreign, read
+from sslx.migrate.experiment import describe
+from sslx.migrate.nearest import nearest
+from sslx.settings import Schedule, typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +146,8 @@ def check(found: Migration) -> None:
   Raises:
     ConfigError: sslx does not accept one of the values.
   """
-  from sslx import schedules, settings  # They import this package.
-
   config = typed(str(found.recipe), found.overrides).config()
-  schedule = build(settings.Schedule, config.schedule, "schedule")
-  plan = schedule.plan(config.data.batch_size, steps_per_epoch=1)
+  schedule = build(Schedule, config.schedule, "schedule")
+  batch_size = config.data.batch_size
+  plan = schedule.plan(batch_size, images=batch_size)
   schedules.check(schedule.lr, plan, "schedule.lr")

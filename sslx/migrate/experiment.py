@@ -9,9 +9,10 @@ import re
 from typing import Any
 
 from sslx.config.errors import ConfigError
-from sslx.config.migrate import methods, networks, schedule
-from sslx.config.migrate.foreign import Node, rounded
-from sslx.config.migrate.views import views
+from sslx.methods import METHODS
+from sslx.migrate import methods, networks, schedule
+from sslx.migrate.foreign import Node, rounded
+from sslx.migrate.views import views
 
 _SOURCES = {
   "ImageNet": "imagenet2012",
@@ -66,8 +67,6 @@ def describe(config: Node, stem: str) -> dict[str, Any]:
 
 def _accumulate(wrapper: Node, method: str) -> int:
   """Micro-batches per optimiser step."""
-  from sslx.methods import METHODS  # Slow: it imports Flax.
-
   count = wrapper.take("accumulative_counts", int, 1)
   if count > 1 and not METHODS[method].accumulates:
     why = f"{method} compares the images of a batch: sslx does not cut it"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sslx.config.errors import ConfigError
-from sslx.config.migrate import networks
-from sslx.config.migrate.foreign import Node, rounded
 from sslx.config.schema import filled
+from sslx.migrate import networks
+from sslx.migrate.foreign import Node, rounded
+from sslx.schedules import Schedule
 
 _CLASSES = {
   "SimCLR": "simclr",
@@ -86,8 +87,6 @@ def section(
 
 
 def _mocov3(model: Node, head: Node) -> dict[str, Any]:
-  from sslx.schedules import Schedule  # It imports this package.
-
   head.is_a("MoCoV3Head")
   temperature = head.take("temperature", float, 1.0)
   _cross_entropy(head, 2 * temperature)

@@ -1,37 +1,26 @@
-"""Checkpoints: the only file that imports Orbax.
-
-A checkpoint is `{state, data}`: the whole TrainState and the state of the data
-iterator, committed together or not at all. Saves run in the background. Orbax
-renames a finished checkpoint into place, so a kill at any moment leaves the
-last good checkpoint intact. The metadata hold a checksum of each array.
-"""
+"""The checkpoints of a run: saves in the background, keeps and restores."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from sslx import checksum, damage, storage
-from sslx.config import require
-from sslx.errors import RunError
-from sslx.state import TrainState
-
-# Orbax logs every action, and the whole stack of every failure, which it raises
-# as well. These lines would hide the run's own.
-logging.getLogger("absl").addFilter(
-  lambda record: "orbax" not in record.pathname
+from sslx import storage
+from sslx.checkpoint import checksum, damage
+from sslx.checkpoint.reading import (
+  ADVICE,
+  CheckpointError,
+  UnreadableError,
+  load,
+  reason,
 )
-
-
-class CheckpointError(RunError):
-  """A failed save or restore of a checkpoint."""
+from sslx.config import require
+from sslx.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +100,9 @@ class Checkpoints:
     except Exception as error:  # A damaged file can cause any error.
       steps = damage.unreadable_steps(directory)
       message = (
-        f"{directory} cannot be opened: {_reason(error)}\nThe metadata of"
+        f"{directory} cannot be opened: {reason(error)}\nThe metadata of"
         f" {'steps ' + ', '.join(steps) if steps else 'no step'} are damaged."
-        f" {_ADVICE}"
+        f" {ADVICE}"
       )
       if not steps or not self._fall_back:
         raise UnreadableError(message) from error
@@ -178,7 +167,7 @@ class Checkpoints:
   def _failed(self, step: int, error: Exception) -> CheckpointError:
     self._failure_raised = True
     return CheckpointError(
-      f"the checkpoint of step {step} could not be saved: {_reason(error)}\n"
+      f"the checkpoint of step {step} could not be saved: {reason(error)}\n"
       f"The last good checkpoint: {self.good()}. Remove the cause (is the disk"
       " full?) and start the same command again to go on from there."
     )
@@ -204,7 +193,7 @@ class Checkpoints:
     wanted = {"state": abstract_state, "data": None}
     while (step := self.latest()) is not None:
       try:
-        loaded = _load(self._orbax, step, wanted)
+        loaded = load(self._orbax, step, wanted)
       except UnreadableError as error:
         if not self._fall_back or len(self._orbax.checkpoints) < 2:
           raise
@@ -230,167 +219,3 @@ class Checkpoints:
         # was already raised as a CheckpointError.
         if not self._failure_raised:
           raise
-
-
-class Weights:
-  """One checkpoint of another run, to load parts of; a context manager.
-
-  Attributes:
-    step: the step of the checkpoint.
-    shapes: shape of every array of its state, by path: `params/backbone/...`.
-  """
-
-  def __init__(
-    self,
-    workdir: str,
-    step: int | None = None,
-    key: str = "config.runtime.init_from",
-  ):
-    """Opens the checkpoint; reads no arrays yet.
-
-    Args:
-      workdir: the other run's workdir; a local path or a URL.
-      step: step of the checkpoint; the newest by default.
-      key: flag or config key that names the workdir, for messages.
-
-    Raises:
-      CheckpointError: there is no such checkpoint, or it cannot be read.
-      StorageError: the path is in a store that cannot be read here.
-    """
-    path = storage.path(workdir, key) / "checkpoints"
-    said = f"{key} is {str(workdir)!r}"
-    if not path.is_dir():
-      raise CheckpointError(
-        f"{said}: there is no folder {str(path)!r}. Give the workdir of"
-        " another run."
-      )
-    try:
-      self._orbax = ocp.training.Checkpointer(path)
-    except Exception as error:  # A damaged file can cause any error.
-      raise CheckpointError(
-        f"{said}: {path} cannot be opened: {_reason(error)}"
-      ) from error
-    try:
-      there = [found.step for found in self._orbax.checkpoints]
-      if not there:
-        raise CheckpointError(f"{said}: no checkpoint has been committed yet.")
-      self.step = there[-1] if step is None else step
-      if self.step not in there:
-        raise CheckpointError(
-          f"{said}: there is no checkpoint of step {step}; there are those of"
-          f" {', '.join(map(str, there))}."
-        )
-      try:
-        metadata = self._orbax.checkpointables_metadata(self.step).metadata
-        self.shapes = _shapes(metadata["state"])
-      except Exception as error:
-        raise CheckpointError(
-          f"{said}: its checkpoint of step {self.step} cannot be read:"
-          f" {_reason(error)}"
-        ) from error
-    except BaseException:
-      self._orbax.close()
-      raise
-
-  def __enter__(self) -> Weights:
-    """Returns itself."""
-    return self
-
-  def __exit__(self, *_: Any) -> None:
-    """Releases the directory."""
-    self._orbax.close()
-
-  def load(self, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Loads a part of the state.
-
-    Args:
-      wanted: ShapeDtypeStructs with shardings; any subtree of the state.
-
-    Raises:
-      CheckpointError: the part is absent, has other shapes, or cannot be read.
-    """
-    return _load(self._orbax, self.step, {"state": wanted})["state"]
-
-
-_ADVICE = (
-  "Go on from the one before with --config.runtime.checkpoint.fall_back=True,"
-  " or start anew with --overwrite or another --workdir."
-)
-
-
-class UnreadableError(CheckpointError):
-  """A damaged checkpoint; an earlier one may be intact."""
-
-
-def _load(
-  orbax: ocp.training.Checkpointer, step: int, wanted: dict[str, Any]
-) -> dict[str, Any]:
-  """Loads items of a checkpoint; `wanted["state"]` may be a part of the state.
-
-  Raises:
-    UnreadableError: the checkpoint cannot be read, or its bytes have changed.
-    CheckpointError: the checkpoint is of another model.
-  """
-  where = f"the checkpoint of step {step} in {orbax.directory}"
-  context = ocp.Context()
-  context.pytree.loading.partial_load = True
-  try:
-    saved = orbax.checkpointables_metadata(step)
-    found = _shapes(saved.metadata["state"])
-    checksums = (saved.custom_metadata or {}).get("checksums", {})
-    if not found:
-      raise ValueError("it holds no arrays")
-  except Exception as error:  # A damaged file can cause any error.
-    raise UnreadableError(
-      f"{where} cannot be read: {_reason(error)}\n{_ADVICE}"
-    ) from error
-  _check_same(_shapes(wanted["state"]), found, where)
-  try:
-    with context:
-      loaded = orbax.load_checkpointables(step, wanted)
-  except Exception as error:
-    raise UnreadableError(
-      f"{where} cannot be read: {_reason(error)}\n{_ADVICE}"
-    ) from error
-  if checksums:  # Older versions of sslx wrote none.
-    sums = checksum.of(loaded["state"])
-    changed = [key for key, x in sums.items() if checksums.get(key) != x]
-    if changed:
-      raise UnreadableError(
-        f"{where} has changed since it was written: the checksums of"
-        f" {len(changed)} of {len(sums)} arrays differ, such as {changed[0]}."
-        f"\n{_ADVICE}"
-      )
-  return loaded
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  """Returns the shape of every array, by path: `a/b/c`."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    if hasattr(leaf, "shape")
-  }
-
-
-def _check_same(
-  wanted: dict[str, tuple[int, ...]],
-  found: dict[str, tuple[int, ...]],
-  where: str,
-) -> None:
-  wrong = [
-    f"  {key}: {found.get(key, 'absent')} there, {shape} in this config"
-    for key, shape in wanted.items()
-    if found.get(key) != shape
-  ]
-  if wrong:
-    more = f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-    raise CheckpointError(
-      f"{where} is of another model; {len(wrong)} of {len(wanted)} arrays"
-      " do not fit:\n" + "\n".join(wrong[:5]) + more
-    )
-
-
-def _reason(error: BaseException) -> str:
-  text = str(error).strip().splitlines()
-  return f"{type(error).__name__}: {text[0] if text else ''}"[:400]

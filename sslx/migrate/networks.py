@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sslx.config.errors import ConfigError
-from sslx.config.migrate.foreign import Node, rounded
+from sslx.migrate.foreign import Node, rounded
+from sslx.models.vit import VARIANTS
 
 # Classes with BatchNorm, and their default `norm_cfg`.
 _NORMS = {
@@ -112,8 +113,6 @@ def _sizes(node: Node) -> dict[str, Any]:
 
   If no variant has this width, the variant is "base".
   """
-  from sslx.models.vit import VARIANTS  # Slow: it imports Flax.
-
   if node.is_group("arch"):
     own = node.group("arch")
     keys = ("embed_dims", "num_layers", "num_heads", "feedforward_channels")

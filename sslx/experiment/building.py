@@ -1,155 +1,25 @@
-"""Builds and checks everything that a config describes, before it runs."""
+"""Builds an experiment from a config, and checks that its parts fit."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import methods, optim, settings
-from sslx.data import crops, loader, pipeline, sets, sources
+from sslx.data import pipeline, sets, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.evaluate.online import Online
+from sslx.epoch import EpochStart
+from sslx.evaluate.encoder import Reader
+from sslx.evaluate.online import Online, standard
 from sslx.evaluate.probe import OnlineProbe
+from sslx.experiment.experiment import Experiment, Images
 from sslx.parallel import Partitioner
-from sslx.state import TrainState
 from sslx.step import TrainStep, example_batch
-
-Images = sets.Arrays | sets.Encoded
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-  """Everything that a config describes, built and checked; not yet running.
-
-  Attributes:
-    data: config section `data`.
-    schedule: config section `schedule`.
-    runtime: config section `runtime`.
-    partitioner: devices and shardings.
-    order: decides which examples are in which batch.
-    train: the set to train on.
-    notes: messages to the user about how the config was interpreted.
-    online: the evaluators.
-    step: the training step, before compilation.
-    abstract_state: the state as ShapeDtypeStructs with shardings.
-  """
-
-  data: pipeline.Data
-  schedule: settings.Schedule
-  runtime: settings.Runtime
-  partitioner: Partitioner
-  order: Order
-  train: Images
-  notes: tuple[str, ...]
-  online: Online
-  step: TrainStep
-  abstract_state: TrainState
-
-  @property
-  def total_steps(self) -> int:
-    """Number of optimiser steps of the run."""
-    return len(self.order)
-
-  @property
-  def decoder(self) -> str | None:
-    """Name of the image decoder; None for images in memory."""
-    return None if isinstance(self.train, sets.Arrays) else crops.decoder()
-
-  @property
-  def state_shardings(self) -> TrainState:
-    """The sharding of every array of the state."""
-    return jax.tree.map(lambda x: x.sharding, self.abstract_state)
-
-  def init_state(self) -> TrainState:
-    """Returns the state of step 0, created directly in its shardings."""
-    # On CPU, LLVM would take longer to optimise the drawing of each parameter
-    # than to compile the step.
-    options = {"xla_backend_optimization_level": 0}
-    on_cpu = self.partitioner.mesh.devices.flat[0].platform == "cpu"
-    init = jax.jit(
-      self.step.init,
-      out_shardings=self.state_shardings,
-      compiler_options=options if on_cpu else None,
-    )
-    return init(jax.random.key(self.runtime.seed))
-
-  @property
-  def abstract_batch(self) -> dict[str, Any]:
-    """ShapeDtypeStructs of a global batch, with shardings; reads no data."""
-    shapes = loader.shapes(
-      self.train, self.data.batch_size, self.data.views, self.step.slots
-    )
-    return jax.tree.map(
-      lambda x: x.update(sharding=self.partitioner.batch), shapes
-    )
-
-  def check_host(self) -> None:
-    """Checks that this host has enough shared memory for its data workers.
-
-    Raises:
-      ConfigError: worker processes could not pass on their batches.
-    """
-    rows = len(self.partitioner.local_rows(self.data.batch_size))
-    if not isinstance(self.train, sets.Arrays):
-      batch = loader.shapes(self.train, rows, self.data.views, self.step.slots)
-      pipeline.check_workers(batch, self.data.workers)
-
-  def compiled_step(self) -> Callable:
-    """Returns the jitted step, `(state, batch) -> (state, metrics)`.
-
-    It donates the state.
-    """
-    return self.partitioner.compile(self.step, self.state_shardings)
-
-  def host_batches(self, start: int = 0) -> Iterator[loader.HostBatch]:
-    """Yields this process's rows of the batches, as numpy arrays."""
-    return pipeline.host_batches(
-      self.train,
-      self.order,
-      self.partitioner.local_rows(self.data.batch_size),
-      self.data,
-      slots=self.step.slots,
-      start=start,
-    )
-
-  def batches(
-    self,
-    start: int = 0,
-    on_bad: Callable[[str], None] = print,
-  ) -> pipeline.Batches:
-    """Returns an iterator over batches on the devices.
-
-    Args:
-      start: number of the first batch.
-      on_bad: called once for each image that cannot be decoded.
-
-    Raises:
-      ConfigError: more images cannot be decoded than `config.data.max_bad`
-        allows. Raised when a batch is taken.
-    """
-
-    def report(index: int, reason: str) -> None:
-      on_bad(
-        f"{self.train.name(index)} cannot be decoded ({reason}); its neighbour"
-        " takes its place"
-      )
-      self.data.check_bad(
-        len(batches.bad), len(self.train), self.train.name(index)
-      )
-
-    batches = pipeline.Batches(
-      self.host_batches(start),
-      self.partitioner.put,
-      start=start,
-      on_bad=report,
-    )
-    return batches
 
 
 def build(
@@ -160,7 +30,7 @@ def build(
   """Builds what a config describes; opens the data, but compiles nothing.
 
   Args:
-    config: the four sections, as `config.load` returns them.
+    config: the four sections, as `settings.load` returns them.
     devices: devices to run on; all by default.
     sets: images to train on and to evaluate on; by default, those that the
       config names.
@@ -184,7 +54,7 @@ def build(
     notes.append("no labelled test set: kNN and the probe are not evaluated")
   else:
     runtime = _within(runtime, len(train), notes)
-  plan = schedule.plan(data.batch_size, len(train) // data.batch_size)
+  plan = schedule.plan(data.batch_size, len(train))
   order = Order(len(train), data.batch_size, plan.total_steps, runtime.seed)
   method = _method(config.model, plan, schedule.accumulate, partitioner)
   method.check_durations()
@@ -223,14 +93,18 @@ def build(
   abstract_state = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     abstract_state,
-    partitioner.state_shardings(abstract_state),
+    partitioner.state_shardings(abstract_state, method.tensor_rules),
   )
-  online = Online(
-      runtime.evaluate, method, probe, train, test, partitioner, data
-  )  # fmt: skip
+  images = {"train": train} | ({} if test is None else {"test": test})
+  reader = Reader(data, partitioner, runtime.evaluate.batch_size)
+  evaluators = standard(runtime.evaluate, method, probe, images, reader)
+  online = Online(method, images, reader, evaluators)
+  epoch_start = None
+  if type(method).on_epoch is not methods.Method.on_epoch:
+    epoch_start = EpochStart(method, train, reader, abstract_state)
   return Experiment(
-      data, schedule, runtime, partitioner, order, train, tuple(notes), online,
-      step, abstract_state,
+      data, schedule, runtime, partitioner, order, train, test, tuple(notes),
+      online, epoch_start, step, abstract_state,
   )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sslx.config.migrate.foreign import Node
+from sslx.migrate.foreign import Node
 
 # Patterns of sslx's parameter names, by words in torch's parameter names.
 KINDS = {

@@ -28,6 +28,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sslx.models.vit import VARIANTS
+
 BACKBONES = {"resnet": "resnet{depth}", "vit": "vit-{variant}-p{patch_size}"}
 SETS = {"imagenet2012": "in1k"}
 USUAL_SIZES = {"in1k": 224, "cifar10": 32, "cifar100": 32, "shapes": 32}
@@ -178,8 +180,6 @@ def _sizes(backbone: Any) -> list[str]:
     return [] if width == 1 else [f"w{100 * width:g}"]
   if backbone.name != "vit":
     return []
-  from sslx.models.vit import VARIANTS  # Slow: it imports Flax.
-
   usual = zip(
     ("width", "depth", "heads"), VARIANTS[backbone.variant], strict=True
   )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sslx.config.errors import ConfigError
-from sslx.config.schema import coerce
+from sslx.config.values import coerce
 
 _REQUIRED = object()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sslx.config.errors import ConfigError
-from sslx.config.migrate import parameters
-from sslx.config.migrate.foreign import Node, rounded
 from sslx.config.schema import filled
+from sslx.migrate import parameters
+from sslx.migrate.foreign import Node, rounded
+from sslx.optim import Rule
 
 
 def section(
@@ -21,8 +22,6 @@ def section(
     accumulate: micro-batches per optimiser step.
     scale: factor of the learning rate.
   """
-  from sslx.optim import Rule  # It imports this package.
-
   loop = config.group("train_cfg")
   if "max_epochs" not in loop:
     raise ConfigError(f"{loop.at('max_epochs')} is missing; sslx needs it.")

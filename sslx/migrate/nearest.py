@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sslx.config.errors import ConfigError
-from sslx.config.migrate.foreign import equal, rounded
 from sslx.config.tree import DELETE, leaves
+from sslx.migrate.foreign import equal, rounded
 
 # Weights of differing keys, by pattern; all other keys weigh 1.
 _WEIGHTS = ((r"model\.backbone\..*|data\.source", 100), (r"data\.views.*", 3))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from sslx.config import ConfigError
-from sslx.config.migrate import check, effects, translate
-from sslx.config.migrate.foreign import equal
+from sslx.migrate import check, effects, translate
+from sslx.migrate.foreign import equal
 from tests import foreign
 
 ODD = ("other", 7, -3, 0, 0.5, False, None, (1, 2), {"a": 1})

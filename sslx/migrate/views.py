@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sslx.config.errors import ConfigError
-from sslx.config.migrate.foreign import Node
+from sslx.migrate.foreign import Node
 
 # Transforms that load and pack images.
 _IDLE = ("LoadImageFromFile", "PackSelfSupInputs")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from sslx.config import names
 from sslx.config.errors import ConfigError
-from sslx.config.loading import typed
+from sslx.recipes import names
+from sslx.settings import typed
 
 MAX_DEPTH = 3
 

@@ -1,0 +1,1 @@
+"""Recipes: their names, and the checks of a file and its name."""
