@@ -31,7 +31,7 @@ from sslx.data import crops, loader, operations, pipeline
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.data.sets import Arrays, Encoded
-from sslx.data.views import Patches
+from sslx.data.views import Crop
 
 _ENCODED, _PIXELS = 32, 512  # images per round
 _LEAST = 0.5  # minimum seconds per measurement
@@ -49,11 +49,13 @@ def compare(data: pipeline.Data, images: Arrays | Encoded, rounds: int) -> None:
   Raises:
     ConfigError: no peer can make such views or read such images.
   """
-  if any(isinstance(view, Patches) for view in data.views):
-    raise ConfigError(
-      "config.data.views has patches, which none of the peers makes. Leave out"
-      " --peers."
-    )
+  for i, view in enumerate(data.views):
+    if type(view) is not Crop or view.link is not None:
+      how = f"of kind {view.kind!r}" if view.link is None else "linked"
+      raise ConfigError(
+        f"config.data.views.{i} is {how}, and none of the peers makes such"
+        " views. Leave out --peers."
+      )
   chunks = _chunks(images, rounds)
   in_memory = isinstance(images, Arrays)
   ours = {_WHOLE: _pixels(data)} if in_memory else _encoded(data)
@@ -217,8 +219,8 @@ def _psnr(data: pipeline.Data, images: list) -> Iterator[float]:
   sizes = np.array([(x.height, x.width) for x in decoded])
   rng = np.random.default_rng(0)
   for view in views_lib.each(data.views):
-    uniforms = rng.random((len(images), views_lib.BOX_UNIFORMS))
-    boxes = views_lib.random_boxes(view, uniforms, *sizes.T)
+    uniforms = rng.random((len(images), view.num_uniforms))
+    boxes = view.boxes(uniforms, *sizes.T)[0][:, 0]
     cubic = view.interpolation == "bicubic"
     if isinstance(images[0], np.ndarray):
       unflipped = jnp.zeros(len(images), bool)

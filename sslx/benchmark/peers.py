@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter
 
 from sslx.data import views as views_lib
 from sslx.data.pipeline import Data
-from sslx.data.views import View
+from sslx.data.views import Crop
 
 # Set before any peer is imported, because peers may import each other.
 # Albumentations would contact a server to check for updates.
@@ -205,7 +205,7 @@ def _lightly(data: Data) -> Prepare:
   return _one_by_one(pillow, [transform])
 
 
-def _crop_only(view: View) -> bool:
+def _crop_only(view: Crop) -> bool:
   return not any((any(view.jitter), view.grey, view.blur, view.solarize))
 
 
@@ -323,7 +323,7 @@ def _tf_maybe(tf: Any, probability: float, change: Callable, image: Any) -> Any:
   return tf.cond(chosen, lambda: change(image), lambda: image)
 
 
-def _tf_jitter(tf: Any, view: View, image: Any) -> Any:
+def _tf_jitter(tf: Any, view: Crop, image: Any) -> Any:
   """Applies the four colour changes in random order."""
   bright, contrast, saturation, hue = view.jitter
   low = lambda strength: max(1 - strength, 0)
@@ -341,7 +341,7 @@ def _tf_jitter(tf: Any, view: View, image: Any) -> Any:
   return image
 
 
-def _tf_blur(tf: Any, view: View, image: Any) -> Any:
+def _tf_blur(tf: Any, view: Crop, image: Any) -> Any:
   """Separable Gaussian blur; the kernel is a tenth of the image's size."""
   radius = view.size // 20
   sigma = tf.random.uniform((), *view.blur_sigma)

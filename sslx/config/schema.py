@@ -41,12 +41,14 @@ class Choice:
     options: class by name; modules of `custom_imports` may add to it.
     common: class of the keys that the group has for every choice, or None.
     given: fields of the classes that do not come from the config.
+    default: what a group without the key chooses; None if it must have it.
   """
 
   key: str
   options: Mapping[str, type]
   common: type | None = None
   given: tuple[str, ...] = ()
+  default: str | None = None
 
   def of(self, section: Mapping, path: str) -> type:
     """The class that the group names.
@@ -54,7 +56,7 @@ class Choice:
     Raises:
       ConfigError: it names no class, or an unknown one.
     """
-    name = section.get(self.key)
+    name = section.get(self.key, self.default)
     if isinstance(name, str) and name in self.options:
       return self.options[name]
     told = f"is {name!r}" if self.key in section else "is missing"
@@ -69,8 +71,6 @@ def build(cls: type[T], section: Any, path: str, **given: Any) -> T:
 
   Args:
     cls: a dataclass, whose annotations define the keys, or a Choice of several.
-      If a field is a union of dataclasses, each has a `kind: Literal[...]`, and
-      the group's `kind` chooses among them.
     section: mapping of key to value, as in the config file.
     path: dotted path of the section in the config, for error messages.
     **given: fields that do not come from the config. Each class in this section
@@ -80,15 +80,16 @@ def build(cls: type[T], section: Any, path: str, **given: Any) -> T:
     ConfigError: a key is unknown or missing, a value has the wrong type, or the
       class itself refuses a value (its `__post_init__` raises ValueError).
   """
-  section = _mapping(section, path)
+  section, chosen = _mapping(section, path), ()
   if isinstance(cls, Choice):
-    key, cls = cls.key, cls.of(section, path)
-    del section[key]
+    chosen, cls = (cls.key,), cls.of(section, path)
+    section.pop(*chosen, None)
   fields = _fields(cls, tuple(given))
   values = {}
   for key, value in section.items():
     if key not in fields:
-      raise ConfigError(unknown_key(f"{path}.{key}", fields))
+      known = (*fields, *chosen)
+      raise ConfigError(unknown_key(f"{path}.{key}", known))
     values[key] = coerce(fields[key].hint, value, f"{path}.{key}", given)
   for key, field in fields.items():
     if field.default is _MISSING and key not in values:
@@ -133,25 +134,21 @@ def keys(
     given: fields that do not come from the config.
   """
   if isinstance(hint, Choice):
-    name = section.get(hint.key)
+    name = section.get(hint.key, hint.default)
     option = hint.options.get(name) if isinstance(name, str) else None
     if option is None:
       return None
     common = _fields(hint.common, given) if hint.common else {}
     own = _fields(option, given_in(hint, given))
-    return {hint.key: Key(str, _MISSING), **common, **own}
-  groups = _groups(hint)
-  if len(groups) > 1:
-    kind = section.get("kind", _default_kind(groups))
-    groups = [cls for cls in groups if kind in _kinds(cls)]
-  return _fields(groups[0], given) if groups else None
+    default = _MISSING if hint.default is None else hint.default
+    return {hint.key: Key(str, default), **common, **own}
+  group = _group(hint)
+  return _fields(group, given) if group else None
 
 
 def chooser(hint: Any) -> str | None:
   """The key that chooses the settings class of a group, or None."""
-  if isinstance(hint, Choice):
-    return hint.key
-  return "kind" if len(_groups(hint)) > 1 else None
+  return hint.key if isinstance(hint, Choice) else None
 
 
 def given_in(hint: Any, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -219,10 +216,10 @@ def coerce(
     return value
   if isinstance(hint, Choice):
     return build(hint, value, path, **given)
-  groups = _groups(hint)
-  if groups and isinstance(value, Mapping | ConfigDict):
+  group = _group(hint)
+  if group and isinstance(value, Mapping | ConfigDict):
     # `build` has more precise messages for a group of keys.
-    return build(_of_kind(groups, value, path), value, path, **given)
+    return build(group, value, path, **given)
   for option in options(hint):
     try:
       return _coerced(option, value, path, given)
@@ -325,31 +322,12 @@ def options(hint: Any) -> tuple[Any, ...]:
   return typing.get_args(hint) if union else (hint,)
 
 
-def _groups(hint: Any) -> list[type]:
-  """The settings classes that an annotation allows."""
-  return [
-    option
-    for option in options(hint)
-    if dataclasses.is_dataclass(option) and not isinstance(option, Choice)
-  ]
-
-
-def _of_kind(classes: list[type], section: Mapping, path: str) -> type:
-  """The class that the section's `kind` names, or the default class."""
-  if len(classes) == 1:
-    return classes[0]
-  default = _default_kind(classes)
-  options = {name: cls for cls in classes for name in _kinds(cls)}
-  section = {"kind": default} | dict(section) if default else dict(section)
-  return Choice("kind", options).of(section, path)
-
-
-def _default_kind(classes: list[type]) -> str | None:
-  return next((c.kind for c in classes if hasattr(c, "kind")), None)
-
-
-def _kinds(cls: type) -> tuple[str, ...]:
-  return typing.get_args(typing.get_type_hints(cls)["kind"])
+def _group(hint: Any) -> type | None:
+  """The settings class that an annotation allows, if it allows one."""
+  for option in options(hint):
+    if dataclasses.is_dataclass(option) and not isinstance(option, Choice):
+      return option
+  return None
 
 
 def _mapping(section: Any, path: str) -> dict:

@@ -21,7 +21,7 @@ from sslx.data import crops
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.data.sets import Arrays, Encoded, channels_of
-from sslx.data.views import Centre, Patches, Slot, View
+from sslx.data.views import Centre, Slot, View
 
 # The seed's stream for the cuts; `order` has other streams.
 _CUTS = 0x63757473
@@ -51,7 +51,7 @@ class HostBatch(NamedTuple):
 def shapes(
   images: Arrays | Encoded,
   batch_size: int,
-  views: tuple[View | Patches, ...],
+  views: tuple[View, ...],
   slots: tuple[Slot, ...],
 ) -> dict[str, Any]:
   """ShapeDtypeStructs of `HostBatch.arrays`; reads no image."""
@@ -127,7 +127,7 @@ class CutViews:
   images: Encoded
   order: Order
   rows: np.ndarray
-  views: tuple[View | Patches, ...]
+  views: tuple[View, ...]
   slots: tuple[Slot, ...]
   threads: int
   exif: bool = True
@@ -158,7 +158,7 @@ class CutViews:
       for slot, rows, out in zip(self.slots, row_of, outs, strict=True):
         row = rows.get(int(places[i]))
         if row is not None:
-          # Single pictures: [1, h, w, c], or [9, h, w, c] for patches.
+          # Single pictures: [n, h, w, c], one or nine or another number.
           pictures = out[row].reshape(-1, *out.shape[-3:])
           targets[slot.view].append(pictures)
       data, picture, wanted = encoded[i], opened[i], cuts.get(i)
@@ -207,7 +207,7 @@ class CutViews:
   def cuts(
     self, batch: int, places: np.ndarray, sizes: list[tuple[int, int]]
   ) -> list[list[list[crops.Cut]]]:
-    """Samples the cuts of each image: for every view, one `Cut` or nine.
+    """Samples the cuts of each image: for every view, one for each picture.
 
     Args:
       batch: number of the batch.
@@ -218,10 +218,10 @@ class CutViews:
     bits = np.random.Philox(
       np.random.SeedSequence([self.order.seed, batch, _CUTS])
     )
-    n = crops.uniforms_per_image(self.views)
+    n = views_lib.uniforms_per_image(self.views)
     uniforms = np.random.Generator(bits).random((self.order.batch_size, n))
     height, width = np.array(sizes, np.int64).reshape(-1, 2).T
-    return crops.random_cuts(self.views, uniforms[places], height, width)
+    return views_lib.random_cuts(self.views, uniforms[places], height, width)
 
 
 def _shuffled(
@@ -323,7 +323,7 @@ def _centres(
   def cut(row: int) -> str | None:
     try:
       picture = crops.read(encoded[row], exif)
-      where = crops.centre_cut(centre, *picture.size)
+      where = centre.cut(*picture.size)
       crops.cut(picture, [where], [out[row]])
     except crops.BadImage as error:
       return str(error)

@@ -31,7 +31,7 @@ from sslx.data.loader import HostBatch
 from sslx.data.order import SCHEME, Order
 from sslx.data.sets import Arrays, Encoded, channels_of
 from sslx.data.sources import Source
-from sslx.data.views import Centre, Patches, Slot, View
+from sslx.data.views import VIEW, Centre, Slot
 from sslx.errors import RunError
 
 _SHARED = "/dev/shm"  # where Python's shared memory is on Linux
@@ -64,7 +64,7 @@ class Data:
 
   source: str
   batch_size: int
-  views: tuple[View | Patches, ...]
+  views: tuple[VIEW, ...]
   mean: tuple[float, ...]
   std: tuple[float, ...]
   data_dir: str | None = None
@@ -87,6 +87,7 @@ class Data:
       accepted = f"one number for each of channels={self.channels}"
       require(self, name, fits, accepted)
     require(self, "std", min(self.std) > 0, "positive")
+    views_lib.check(self.views, self.channels)
     require(self, "max_bad", 0 <= self.max_bad <= 1, "a share, 0 to 1")
     positive = self.threads is None or self.threads >= 1
     require(self, "threads", positive, "positive, or None for all cores")
@@ -138,7 +139,7 @@ class Data:
     self.check_channels(images)
     found = channels_of(images)
     for i, view in enumerate(self.views):
-      if found != 3 and (view.grey or any(getattr(view, "jitter", ())[2:])):
+      if found != 3 and view.needs_rgb:
         raise ConfigError(
           f"config.data.views.{i} changes saturation, hue or grey, which images"
           f" of {found} channels do not have. Set its grey to 0, and the last"

@@ -16,7 +16,7 @@ from sslx import experiment as experiment_lib
 from sslx import report
 from sslx.config import ConfigError
 from sslx.data import augment, crops, operations, sets, sources
-from sslx.data.views import View
+from sslx.data.views import Crop, coloured
 from tests import tiny
 
 RNG = np.random.default_rng(0)
@@ -132,10 +132,10 @@ def test_prepared_tensors(tmp_path, encoding, shape):
 
 def test_colours_of_many_channels():
   images = np.float32(RNG.random((6, 9, 9, 5)))
-  view = View(9, jitter=(0.4, 0.4, 0, 0), solarize=0.5, blur=0.5, blur_kernel=3)
+  view = Crop(9, jitter=(0.4, 0.4, 0, 0), solarize=0.5, blur=0.5, blur_kernel=3)
   keys = augment.example_keys(jax.random.key(0), jnp.arange(6))
-  found = augment.augment_colour(view, images, keys)
-  drawn = augment.draw_colour(view, keys)
+  found = view.colour(images, keys)
+  drawn = coloured.draw_colour(view, keys)
   for i, expected in enumerate(images):
     for op in drawn.order[i].tolist() if drawn.jittered[i] else ():
       factor = float(drawn.factors[i, op])

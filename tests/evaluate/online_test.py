@@ -12,7 +12,7 @@ import pytest
 from sslx import parallel
 from sslx.config import ConfigError
 from sslx.data import files, pipeline
-from sslx.data.views import Centre, View
+from sslx.data.views import Centre, Crop
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.online import Evaluate, Online
 from sslx.methods.base import Method
@@ -20,7 +20,7 @@ from tests import tiny
 from tests.data import photos
 
 DATA = pipeline.Data(
-  "folder", 4, (View(8),), (0.0,) * 3, (1.0,) * 3, centre=Centre(8, 8)
+  "folder", 4, (Crop(8),), (0.0,) * 3, (1.0,) * 3, centre=Centre(8, 8)
 )
 STATE = types.SimpleNamespace(params={}, model_state={}, aux={})
 
