@@ -14,13 +14,12 @@ from sslx import methods, optim, settings
 from sslx.data import crops, loader, pipeline, sets, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
+from sslx.data.sets import Images
 from sslx.evaluate.online import Online
 from sslx.evaluate.probe import OnlineProbe
 from sslx.parallel import Partitioner
 from sslx.state import TrainState
 from sslx.step import TrainStep, example_batch
-
-Images = sets.Arrays | sets.Encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +176,7 @@ def build(
   train, test = sets or _open(data)
   _check_channels(data, train, test)
   labelled = train.num_classes is not None
-  notes = [x for images in (train, test) for x in getattr(images, "notes", ())]
+  notes = [*train.notes, *(() if test is None else test.notes)]
   if not labelled:
     notes.append("no labels: neither kNN nor a linear probe is evaluated")
   elif test is None or test.num_classes is None:
@@ -243,8 +242,7 @@ def build(
 def _open(data: pipeline.Data) -> tuple[Images, Images | None]:
   """Opens the sets to train on and to evaluate on."""
   train = sources.load(data.records, "train")
-  classes = getattr(train, "classes", None)
-  return train, sources.load(data.records, "test", classes)
+  return train, sources.load(data.records, "test", train.classes)
 
 
 def _check_channels(
@@ -255,7 +253,7 @@ def _check_channels(
   Raises:
     ConfigError: they do not.
   """
-  found = [sets.channels_of(x) for x in (train, test) if x is not None]
+  found = [x.channels for x in (train, test) if x is not None]
   if set(found) != {found[0]}:
     raise config_lib.ConfigError(
       f"config.data.source={data.source!r} has images of {found[0]} channels to"

@@ -113,7 +113,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
 
 
 def _replaced(
-  images: sets.Encoded, indices: np.ndarray, bad: dict[int, str]
+  images: sets.Images, indices: np.ndarray, bad: dict[int, str]
 ) -> list[int]:
   """Replaces undecodable images by a neighbour, by the rule of `CutViews`."""
   for index, reason in bad.items():
@@ -129,7 +129,7 @@ def _replaced(
   return found
 
 
-def _whole(images: sets.Encoded, index: int, exif: bool) -> np.ndarray:
+def _whole(images: sets.Images, index: int, exif: bool) -> np.ndarray:
   (data,), _ = images.read([index])
   if isinstance(data, np.ndarray):
     return data

@@ -30,7 +30,7 @@ from sslx.config import ConfigError
 from sslx.data import crops, loader, operations, pipeline
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.data.sets import Arrays, Encoded
+from sslx.data.sets import Arrays, Images
 from sslx.data.views import Crop
 
 _ENCODED, _PIXELS = 32, 512  # images per round
@@ -38,7 +38,7 @@ _LEAST = 0.5  # minimum seconds per measurement
 _OURS, _WHOLE = "sslx, uint8 views", "sslx with the device's part"
 
 
-def compare(data: pipeline.Data, images: Arrays | Encoded, rounds: int) -> None:
+def compare(data: pipeline.Data, images: Images, rounds: int) -> None:
   """Prints images/s of each library, the ratios, and the PSNR of our crops.
 
   Args:
@@ -119,26 +119,21 @@ def _left_to_the_device(data: pipeline.Data) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _InMemory:
-  """Encoded images in memory; a `sets.Encoded`."""
+class _InMemory(Images):
+  """Encoded images in memory."""
 
   images: list[bytes | np.ndarray]
-  num_classes: None = None
 
   def __len__(self) -> int:
     return len(self.images)
 
   def read(self, indices: Sequence[int]) -> tuple[list, np.ndarray]:
-    """See `sets.Encoded`."""
+    """See `sets.Images`."""
     labels = np.full(len(indices), -1, np.int32)
     return [self.images[i] for i in indices], labels
 
-  def name(self, index: int) -> str:
-    """See `sets.Encoded`."""
-    return f"image {index}"
 
-
-def _chunks(images: Arrays | Encoded, rounds: int) -> list[list]:
+def _chunks(images: Images, rounds: int) -> list[list]:
   """A sample of images for each round, which all libraries can read."""
   n = _PIXELS if isinstance(images, Arrays) else _ENCODED
   order = np.random.default_rng(0).permutation(len(images))[: 2 * rounds * n]

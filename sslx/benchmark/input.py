@@ -88,7 +88,7 @@ class Loader:
     seed: seed of the order and the boxes.
   """
 
-  images: sets.Arrays | sets.Encoded
+  images: sets.Images
   data: pipeline.Data
   seed: int
 
@@ -196,7 +196,7 @@ def _stages(loader: Loader, rounds: int) -> None:
 
   def cut(turn):
     del turn
-    channels = sets.channels_of(loader.images)
+    channels = loader.images.channels
     outs = tuple(
       np.empty((b, *view.shape(channels)), np.uint8)
       for view in views_lib.each(data.views)

@@ -18,7 +18,7 @@ from sslx.axis import DATA, Axis
 from sslx.config import require
 from sslx.data import loader, operations
 from sslx.data.pipeline import Data
-from sslx.data.sets import Arrays, Encoded
+from sslx.data.sets import Images
 from sslx.evaluate import knn
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.probe import OnlineProbe, Probe
@@ -80,8 +80,8 @@ class Online:
     settings: Evaluate,
     method: Method,
     probe: OnlineProbe | None,
-    train: Arrays | Encoded,
-    test: Arrays | Encoded | None,
+    train: Images,
+    test: Images | None,
     partitioner: Partitioner,
     data: Data,
   ):
@@ -209,7 +209,7 @@ class Online:
   def _features(
     self,
     encode: Callable[[jax.Array], dict[str, jax.Array]],
-    images: Arrays | Encoded,
+    images: Images,
     limit: int | None = None,
   ) -> Features:
     """Encodes a set in its own order, including the last partial batch.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from sslx import parallel
 from sslx.config import ConfigError
 from sslx.data import loader, operations
-from sslx.data.sets import Arrays, Encoded, channels_of
+from sslx.data.sets import Images
 from sslx.data.views import Centre
 from sslx.features.table import Table
 from sslx.models import patches
@@ -27,7 +26,7 @@ _BLOCK = r"(layer\d|blocks)_\d+"
 
 def extract(
   run: Run,
-  images: Arrays | Encoded,
+  images: Images,
   names: Sequence[str] = ("final",),
   batch_size: int = 512,
   devices: Sequence[jax.Device] | None = None,
@@ -61,34 +60,30 @@ def extract(
   weights = jax.device_put(
     (run.params, run.model_state), partitioner.replicated
   )
-  if isinstance(images, Arrays):
-    found, labels = dataclasses.replace(images, num_classes=None), images.labels
-    if labels is None:
-      labels = np.full(len(images), -1, np.int32)
-  else:
-    found = _Labelled(images)
-    labels = found.labels
-  rows, valid = [], []
-  for pixels, padding in loader.evaluation_batches(
-    found,
+  rows, labels, bad = [], [], []
+  for pixels, mine in loader.evaluation_batches(
+    images,
     batch_size,
     np.arange(batch_size),
     _centre(run),
     exif=run.data.exif,
+    on_bad=lambda index, reason: bad.append(index),
   ):
     rows.append(jax.device_get(encode(*weights, partitioner.put(pixels))))
-    valid.append(padding >= 0)
-  valid = np.concatenate(valid)[: len(images)]
+    labels.append(mine)
+  labels = np.concatenate(labels)[: len(images)]
+  if images.num_classes is None:
+    labels = np.full(len(images), -1, np.int32)
+  valid = ~np.isin(np.arange(len(images)), bad)
   features = {
     name: np.concatenate([x[name] for x in rows])[: len(images)][valid]
     for name in names
   }
-  name_of = getattr(images, "file_name", str)
   return Table(
     features,
     labels[valid],
-    [name_of(int(i)) for i in np.flatnonzero(valid)],
-    [name_of(int(i)) for i in np.flatnonzero(~valid)],
+    [images.file_name(int(i)) for i in np.flatnonzero(valid)],
+    [images.file_name(int(i)) for i in np.flatnonzero(~valid)],
   )
 
 
@@ -156,26 +151,3 @@ def _centre(run: Run) -> Centre:
   how = preprocessing(run)
   keys = ("size", "resize", "interpolation")
   return Centre(**{key: how[key] for key in keys})
-
-
-class _Labelled:
-  """Wraps a data set and keeps the labels of the images that were read.
-
-  The loader sees no labels. So the label that it returns for an image says only
-  whether the image could be decoded.
-  """
-
-  num_classes = None
-
-  def __init__(self, images: Encoded):
-    self._images, self.channels = images, channels_of(images)
-    self.labels = np.full(len(images), -1, np.int32)
-
-  def __len__(self) -> int:
-    return len(self._images)
-
-  def read(self, indices: Any) -> tuple[list[Any], np.ndarray]:
-    """Reads images, encoded or as pixels, and returns label -1 for each."""
-    images, labels = self._images.read(indices)
-    self.labels[indices] = labels
-    return images, np.full(len(labels), -1, np.int32)

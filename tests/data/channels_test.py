@@ -32,7 +32,7 @@ def arrays(channels, n=32, side=20):
 
 
 @dataclasses.dataclass(frozen=True)
-class Bands:
+class Bands(sets.Images):
   """A set of pixels that are cut on the host."""
 
   channels: int
@@ -40,9 +40,6 @@ class Bands:
 
   def __len__(self):
     return 32
-
-  def name(self, index):
-    return f"bands {index}"
 
   def read(self, indices):
     draw = lambda i: np.random.default_rng(int(i)).integers(
@@ -124,7 +121,7 @@ def test_prepared_tensors(tmp_path, encoding, shape):
     writer.write(record)
   writer.close()
   found = sources.load(sources.Source("bands", str(tmp_path)), "train")
-  assert sets.channels_of(found) == 5
+  assert found.channels == 5
   read, labels = found.read([2, 0, 3])
   np.testing.assert_array_equal(np.stack(read), images[[2, 0, 3]])
   assert labels.tolist() == [2, 0, 0]
