@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sslx.config import ConfigError
-from sslx.data.sets import Arrays, Encoded
+from sslx.data.sets import Images
 from sslx.evaluate.encoder import Reader, of_method, unlabelled
 from sslx.methods.base import Method
 from sslx.methods.run import buffers_of
@@ -23,7 +23,7 @@ class EpochStart:
   def __init__(
     self,
     method: Method,
-    images: Arrays | Encoded,
+    images: Images,
     reader: Reader,
     abstract_state: TrainState,
   ):

@@ -33,14 +33,13 @@ from sslx.data import (
 )
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.data.views import Patches, View
+from sslx.data.views import View
 from sslx.errors import RunError
 
 _GAP, _LINE, _LEGEND = 12, 14, 6  # pixels, pixels, lines
 _SMALLEST = 160  # pixels; smaller views are magnified by an integer factor
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080",
             "#9a6324", "#000075", "#808000")  # fmt: skip
-_OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 
 
 class Shown(NamedTuple):
@@ -83,7 +82,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
 
   if isinstance(images, sets.Arrays):
     originals = list(images.images[indices])
-    make = jax.jit(functools.partial(augment.make_views, data.views))
+    make = jax.jit(functools.partial(views_lib.make_views, data.views))
     views = make(images.images[indices], keys)
     cuts = _device_cuts(data.views, originals[0].shape[:2], keys)
   else:
@@ -92,7 +91,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
       images, order, rows, data.views, slots, 1, data.exif
     )
     arrays, bad = cutter(0)
-    colour = jax.jit(functools.partial(augment.colour_views, data.views))
+    colour = jax.jit(functools.partial(views_lib.colour_views, data.views))
     views = colour(arrays["views"], keys)
     shown = _replaced(images, indices, dict(bad))
     originals = [_whole(images, index, data.exif) for index in shown]
@@ -100,10 +99,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
     cuts = cutter.cuts(0, places, [x.shape[:2] for x in originals])
   if data.channels == 1:
     views = [x if x.shape[-1] == 1 else operations.grayscale(x) for x in views]
-  colours = [
-    _colour_legends(view, augment.fold(keys, n))
-    for n, view in enumerate(views_lib.each(data.views))
-  ]
+  colours = [view.told(mine) for view, mine in _keyed(data.views, keys)]
   return [
     _shown(
       originals[i],
@@ -117,7 +113,7 @@ def first_views(config: ConfigDict, n: int) -> list[Shown]:
 
 
 def _replaced(
-  images: sets.Encoded, indices: np.ndarray, bad: dict[int, str]
+  images: sets.Images, indices: np.ndarray, bad: dict[int, str]
 ) -> list[int]:
   """Replaces undecodable images by a neighbour, by the rule of `CutViews`."""
   for index, reason in bad.items():
@@ -133,7 +129,7 @@ def _replaced(
   return found
 
 
-def _whole(images: sets.Encoded, index: int, exif: bool) -> np.ndarray:
+def _whole(images: sets.Images, index: int, exif: bool) -> np.ndarray:
   (data,), _ = images.read([index])
   if isinstance(data, np.ndarray):
     return data
@@ -146,22 +142,26 @@ def _whole(images: sets.Encoded, index: int, exif: bool) -> np.ndarray:
     ) from error
 
 
-def _device_cuts(views, size, keys) -> list[list[list[crops.Cut]]]:
-  """Returns the boxes that `augment.cut_views` cuts out of each image."""
+def _keyed(
+  views: tuple[View, ...], keys: jax.Array
+) -> list[tuple[View, jax.Array]]:
+  """Returns every view with the keys of its random numbers."""
+  numbers = views_lib.drawn(views)
+  mine = [augment.fold(keys, n) for n in numbers]
+  return list(zip(views_lib.each(views), mine, strict=True))
+
+
+def _device_cuts(
+  views: tuple[View, ...], size: tuple[int, int], keys: jax.Array
+) -> list[list[list[crops.Cut]]]:
+  """Returns what `views.cut_views` cuts out of each image."""
   columns = []
-  for n, view in enumerate(views_lib.each(views)):
-    mine = augment.fold(keys, n)
-    if isinstance(view, Patches):
-      corners = augment.sample_patches(view, mine)
-      boxes = views_lib.patch_boxes(view, np.asarray(corners), *size)
-      flips = np.zeros(len(boxes), bool)
-    else:
-      boxes = augment.sample_boxes(view, mine, *size)[:, None]
-      flips = np.asarray(augment.sample_flips(view, mine))
+  for view, mine in _keyed(views, keys):
+    boxes, flips = view.boxes(view.uniforms(mine), *size, jnp)
     columns.append(
       [
         [crops.Cut(tuple(box), bool(flip)) for box in mine]
-        for mine, flip in zip(np.asarray(boxes), flips, strict=True)
+        for mine, flip in zip(np.asarray(boxes), np.asarray(flips), strict=True)
       ]
     )
   return [list(cuts) for cuts in zip(*columns, strict=True)]
@@ -172,36 +172,15 @@ def _shown(image, views, cuts, pictures, colours) -> Shown:
   kinds = views_lib.each(views)
   for view, mine, colour in zip(kinds, cuts, colours, strict=True):
     boxes.append(np.array([cut.box for cut in mine]))
-    if isinstance(view, Patches):
-      where = f"9 of {view.size} px in {view.crop} of {view.resize}"
-    else:
+    if len(mine) == 1:
       top, left, tall, wide = map(int, mine[0].box)
       share = tall * wide / np.prod(image.shape[:2])
       where = f"{wide} x {tall} at {left}, {top} ({share:.0%})"
+    else:
+      where = f"{len(mine)} of {view.size} px"
     legends.append([where, *(["flipped"] if mine[0].flip else []), *colour])
   image, *pictures = map(operations.visible, (image, *pictures))
   return Shown(image, boxes, pictures, legends)
-
-
-def _colour_legends(view: View | Patches, keys: jax.Array) -> list[list[str]]:
-  """Describes, for each image, the colour augmentations of this view."""
-  if isinstance(view, Patches):
-    return [["grey"] if grey else [] for grey in augment.draw_grey(view, keys)]
-  drawn = jax.tree.map(np.asarray, augment.draw_colour(view, keys))
-  legends = []
-  for i in range(len(drawn.order)):
-    lines = []
-    if drawn.jittered[i]:
-      steps = [
-        f"{_OPERATIONS[op]} {drawn.factors[i, op]:{'+' if op == 3 else ''}.2f}"
-        for op in drawn.order[i]
-      ]
-      lines += [", ".join(steps[:2]), ", ".join(steps[2:])]
-    lines += ["grey"] * bool(drawn.greyed[i])
-    lines += [f"blur {drawn.sigma[i]:.2f} px"] * bool(drawn.blurred[i])
-    lines += ["solarized"] * bool(drawn.solarized[i])
-    legends.append(lines)
-  return legends
 
 
 def draw(shown: list[Shown]) -> Image.Image:

@@ -103,7 +103,7 @@ class Runtime:
       into the workdir's `profile/`; None writes no trace. The first step of a
       run compiles: start a few steps later.
     custom_imports: modules that `load` imports, so that they can add to
-      METHODS, BACKBONES, SOURCES or OPERATIONS.
+      METHODS, BACKBONES, SOURCES, KINDS or OPERATIONS.
   """
 
   seed: int = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from sslx import monitors
 from sslx.axis import Axis
 from sslx.data import augment, operations
 from sslx.data import views as views_lib
-from sslx.data.views import Patches, Slot, View
+from sslx.data.views import Slot, View
 from sslx.evaluate.probe import OnlineProbe
 from sslx.methods.base import Method
 from sslx.methods.run import Output, Run
@@ -42,7 +41,7 @@ class TrainStep:
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   probe: OnlineProbe | None
-  views: tuple[View | Patches, ...]
+  views: tuple[View, ...]
   slots: tuple[Slot, ...]
   mean: tuple[float, ...]
   std: tuple[float, ...]
@@ -95,17 +94,18 @@ class TrainStep:
     places = axis.positions(len(batch["label"])), batch.get("place")
     images = batch.get("image"), batch.get("shuffled_image")
     views, kinds = [], views_lib.each(self.views)
+    drawn = views_lib.drawn(self.views)
     for n, slot in enumerate(self.slots):
       view = kinds[slot.view]
       keys = augment.example_keys(rng, places[slot.shuffled])
-      keys = augment.fold(keys, slot.view)
+      keys = augment.fold(keys, drawn[slot.view])
       if "views" in batch:
         cut = batch["views"][n]
       else:
-        cut = augment.cut_view(view, images[slot.shuffled], keys)
-      colour = functools.partial(augment.colour_view, view)
-      coloured = axis.by_example(colour, cut, keys)
-      views.append(operations.normalize(coloured, self.mean, self.std))
+        cut = view.cut(images[slot.shuffled], keys)
+      coloured = axis.by_example(view.colour, cut, keys)
+      scale = view.mean or self.mean, view.std or self.std
+      views.append(operations.normalize(coloured, *scale))
     return tuple(views)
 
   def __call__(
@@ -233,7 +233,7 @@ def epoch_key(rng: jax.Array, step: Any) -> jax.Array:
 
 
 def example_batch(
-  views: tuple[View | Patches, ...], slots: tuple[Slot, ...], channels: int = 3
+  views: tuple[View, ...], slots: tuple[Slot, ...], channels: int = 3
 ) -> dict[str, Any]:
   """Returns a batch of two blank images, with the shapes `init` needs."""
   kinds = views_lib.each(views)

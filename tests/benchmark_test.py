@@ -14,7 +14,7 @@ from sslx.benchmark import backbone, compare, measure, peers
 from sslx.config import ConfigError
 from sslx.data import pipeline, sources
 from sslx.data.sets import Arrays
-from sslx.data.views import Patches, View
+from sslx.data.views import Crop, Patches
 from tests import tiny
 
 PACKAGES = ("torchvision", "lightly", "albumentations", "tensorflow")
@@ -147,15 +147,15 @@ def test_versions_of_modules_whose_distribution_has_another_name():
 
 
 def test_peers_make_no_patches():
-  patches = Patches("patches", size=8, resize=36, crop=33)
+  patches = Patches(size=8, resize=36, crop=33)
   images = Arrays(np.zeros((4, 36, 36, 3), np.uint8), None, None)
   with pytest.raises(ConfigError, match="patches, which none"):
     compare.compare(data((patches,)), images, rounds=1)
 
 
 def test_blur_on_the_device_is_a_peer_of_its_own_if_there_is_blur():
-  bare = peers.peers(data((View(size=32),)))
-  blurred = peers.peers(data((View(size=32, blur=0.5),)))
+  bare = peers.peers(data((Crop(size=32),)))
+  blurred = peers.peers(data((Crop(size=32, blur=0.5),)))
   assert {p.package for p in bare} == {p.package for p in blurred}
   assert len(blurred) == len(bare) + 1
 

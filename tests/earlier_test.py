@@ -43,9 +43,7 @@ GONE = {
 
 @pytest.mark.parametrize("recipe", BEFORE)
 def test_the_config_of_an_earlier_run_is_that_of_now(recipe):
-  now = json.loads(
-    config_lib.to_json(config_lib.load(f"{SELFSUP}/{recipe}.py"))
-  )
+  now = json.loads(config_lib.to_json(settings.load(f"{SELFSUP}/{recipe}.py")))
   old = json.loads(json.dumps(now))
   for path, keys in GONE.items():
     for key in keys:

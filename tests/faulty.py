@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from sslx.config import ConfigError
-from sslx.data import sources
+from sslx.data import sets, sources
 
 
 @dataclasses.dataclass(frozen=True)
-class Faulty:
+class Faulty(sets.Images):
   """64 images of noise."""
 
   reads: dict
@@ -25,9 +25,6 @@ class Faulty:
 
   def __len__(self):
     return 64
-
-  def name(self, index):
-    return f"noise {index}"
 
   def read(self, indices):
     # An evaluation reads the images in their order.

@@ -10,6 +10,7 @@ from jax._src import distributed
 
 from sslx import agree, peers, settings
 from sslx.config import ConfigError
+from sslx.data import sets
 from sslx.job import Job
 
 
@@ -78,7 +79,7 @@ def test_a_difference_is_told_to_all(each):
   assert "process 1" not in str(told[0])
 
 
-class Set:
+class Set(sets.Images):
   num_classes = 3
 
   def __len__(self):

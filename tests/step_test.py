@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from sslx import experiment as experiment_lib
 from sslx.axis import Axis
-from sslx.data.views import Slot, View
+from sslx.data.views import Crop, Slot
 from sslx.parallel import Parallel, Partitioner
 from sslx.step import TrainStep
 from tests import tiny
@@ -92,7 +92,7 @@ def test_fsdp_gives_the_same_three_steps(resnet):
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_shuffled_view_is_the_same_view_in_another_row(devices):
-  view = View(8, count=2, jitter=(0.4, 0.4, 0.4, 0.1), grey=0.2)
+  view = Crop(8, count=2, jitter=(0.4, 0.4, 0.4, 0.1), grey=0.2)
   slots = (Slot(1), Slot(1, shuffled=True))
   step = TrainStep(
     None, None, None, None, (view,), slots, (0.5,) * 3, (0.25,) * 3

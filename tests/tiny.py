@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from sslx import experiment as experiment_lib
 from sslx import models, settings
 from sslx.axis import Axis
-from sslx.data import shapes
+from sslx.data import sets, shapes
 from sslx.models import norm
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -196,7 +196,7 @@ def method_config(method: str, backbone: str = "convs", **changes):
   return made
 
 
-class Pixels:
+class Pixels(sets.Images):
   """64 random images of ten classes, cut on the host like ImageNet's."""
 
   num_classes = 10
@@ -211,9 +211,6 @@ class Pixels:
   def read(self, indices):
     labels = np.asarray(indices, np.int32) % self.num_classes
     return [self.pixels[i] for i in indices], labels
-
-  def name(self, index):
-    return f"image {index}"
 
 
 def says_saved(output: str) -> bool:

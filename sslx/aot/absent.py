@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sslx.data.pipeline import Data
-from sslx.data.sets import Arrays, Encoded
+from sslx.data.sets import Arrays, Images
 
 # (training images, test images, classes), from Russakovsky et al., ImageNet
 # Large Scale Visual Recognition Challenge, 2015; and Krizhevsky, Learning
@@ -18,7 +18,7 @@ CIFAR10 = (50_000, 10_000, 10)
 
 
 @dataclasses.dataclass(frozen=True)
-class Absent:
+class Absent(Images):
   """A set of encoded images with a size but no content."""
 
   size: int
@@ -31,12 +31,8 @@ class Absent:
     """Raises NotImplementedError."""
     raise NotImplementedError("this set is not on this machine")
 
-  def name(self, index: int) -> str:
-    """A placeholder for the name of an image."""
-    return f"image {index}"
 
-
-def sets(data: Data) -> tuple[Arrays | Encoded, Arrays | Encoded] | None:
+def sets(data: Data) -> tuple[Images, Images] | None:
   """Placeholders for the training and test set of a config; use no memory.
 
   Returns:

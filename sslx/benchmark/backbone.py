@@ -47,8 +47,8 @@ def bench_backbone(
   shape = step.view_shape(step.slots[0])
   if len(shape) > 3:
     raise ConfigError(
-      "config.data.views has a view of kind 'patches'; this benchmark takes"
-      " views of kind 'crop'."
+      f"config.data.views.0 is of kind {experiment.data.views[0].kind!r}, which"
+      " is several pictures; this benchmark takes views of one, such as 'crop'."
     )
   images = np.random.default_rng(0).normal(size=(b, *shape)).astype(np.float32)
   backbone = step.method.backbone.clone(dtype="float32")

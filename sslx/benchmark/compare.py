@@ -30,15 +30,15 @@ from sslx.config import ConfigError
 from sslx.data import crops, loader, operations, pipeline
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.data.sets import Arrays, Encoded
-from sslx.data.views import Patches
+from sslx.data.sets import Arrays, Images
+from sslx.data.views import Crop
 
 _ENCODED, _PIXELS = 32, 512  # images per round
 _LEAST = 0.5  # minimum seconds per measurement
 _OURS, _WHOLE = "sslx, uint8 views", "sslx with the device's part"
 
 
-def compare(data: pipeline.Data, images: Arrays | Encoded, rounds: int) -> None:
+def compare(data: pipeline.Data, images: Images, rounds: int) -> None:
   """Prints images/s of each library, the ratios, and the PSNR of our crops.
 
   Args:
@@ -49,11 +49,13 @@ def compare(data: pipeline.Data, images: Arrays | Encoded, rounds: int) -> None:
   Raises:
     ConfigError: no peer can make such views or read such images.
   """
-  if any(isinstance(view, Patches) for view in data.views):
-    raise ConfigError(
-      "config.data.views has patches, which none of the peers makes. Leave out"
-      " --peers."
-    )
+  for i, view in enumerate(data.views):
+    if type(view) is not Crop or view.link is not None:
+      how = f"of kind {view.kind!r}" if view.link is None else "linked"
+      raise ConfigError(
+        f"config.data.views.{i} is {how}, and none of the peers makes such"
+        " views. Leave out --peers."
+      )
   chunks = _chunks(images, rounds)
   in_memory = isinstance(images, Arrays)
   ours = {_WHOLE: _pixels(data)} if in_memory else _encoded(data)
@@ -117,26 +119,21 @@ def _left_to_the_device(data: pipeline.Data) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _InMemory:
-  """Encoded images in memory; a `sets.Encoded`."""
+class _InMemory(Images):
+  """Encoded images in memory."""
 
   images: list[bytes | np.ndarray]
-  num_classes: None = None
 
   def __len__(self) -> int:
     return len(self.images)
 
   def read(self, indices: Sequence[int]) -> tuple[list, np.ndarray]:
-    """See `sets.Encoded`."""
+    """See `sets.Images`."""
     labels = np.full(len(indices), -1, np.int32)
     return [self.images[i] for i in indices], labels
 
-  def name(self, index: int) -> str:
-    """See `sets.Encoded`."""
-    return f"image {index}"
 
-
-def _chunks(images: Arrays | Encoded, rounds: int) -> list[list]:
+def _chunks(images: Images, rounds: int) -> list[list]:
   """A sample of images for each round, which all libraries can read."""
   n = _PIXELS if isinstance(images, Arrays) else _ENCODED
   order = np.random.default_rng(0).permutation(len(images))[: 2 * rounds * n]
@@ -217,8 +214,8 @@ def _psnr(data: pipeline.Data, images: list) -> Iterator[float]:
   sizes = np.array([(x.height, x.width) for x in decoded])
   rng = np.random.default_rng(0)
   for view in views_lib.each(data.views):
-    uniforms = rng.random((len(images), views_lib.BOX_UNIFORMS))
-    boxes = views_lib.random_boxes(view, uniforms, *sizes.T)
+    uniforms = rng.random((len(images), view.num_uniforms))
+    boxes = view.boxes(uniforms, *sizes.T)[0][:, 0]
     cubic = view.interpolation == "bicubic"
     if isinstance(images[0], np.ndarray):
       unflipped = jnp.zeros(len(images), bool)

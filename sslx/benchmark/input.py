@@ -60,7 +60,9 @@ def bench_input(
   images = sources.load(data.records, "train")
   loader = Loader(images, data, config.runtime.seed)
   views = " + ".join(
-    f"{view.count} x {view.kind} {view.size}" for view in data.views
+    f"{view.count} x {view.kind} {view.size}"
+    + ("" if view.link is None else f" linked to views.{view.link}")
+    for view in data.views
   )
   print(f"{data.source}: {len(images):,} images, views {views}")
   print(f"{len(CORES)} cores, load {os.getloadavg()[0]:.1f}\n")
@@ -86,7 +88,7 @@ class Loader:
     seed: seed of the order and the boxes.
   """
 
-  images: sets.Arrays | sets.Encoded
+  images: sets.Images
   data: pipeline.Data
   seed: int
 
@@ -171,7 +173,7 @@ def _stages(loader: Loader, rounds: int) -> None:
   """Prints the core time per image of each stage of a batch."""
   data, b = loader.data, loader.data.batch_size
   order = loader.order(rounds)
-  n = crops.uniforms_per_image(data.views)
+  n = views_lib.uniforms_per_image(data.views)
   uniforms = np.random.default_rng(loader.seed).random((b, n))
   kept = {}  # results that a stage passes to the next
 
@@ -189,11 +191,11 @@ def _stages(loader: Loader, rounds: int) -> None:
   def boxes(turn):
     del turn
     mine = uniforms[: len(kept["sizes"])]
-    kept["cuts"] = crops.random_cuts(data.views, mine, *kept["sizes"].T)
+    kept["cuts"] = views_lib.random_cuts(data.views, mine, *kept["sizes"].T)
 
   def cut(turn):
     del turn
-    channels = sets.channels_of(loader.images)
+    channels = loader.images.channels
     outs = tuple(
       np.empty((b, *view.shape(channels)), np.uint8)
       for view in views_lib.each(data.views)

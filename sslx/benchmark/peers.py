@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 from sslx.benchmark import tf_data
 from sslx.data import views as views_lib
 from sslx.data.pipeline import Data
-from sslx.data.views import View
+from sslx.data.views import Crop
 
 # Set before any peer is imported, because peers may import each other.
 # Albumentations would contact a server to check for updates.
@@ -206,7 +206,7 @@ def _lightly(data: Data) -> Prepare:
   return _one_by_one(pillow, [transform])
 
 
-def _crop_only(view: View) -> bool:
+def _crop_only(view: Crop) -> bool:
   return not any((any(view.jitter), view.grey, view.blur, view.solarize))
 
 

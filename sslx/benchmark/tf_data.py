@@ -10,7 +10,7 @@ import numpy as np
 
 from sslx.data import views as views_lib
 from sslx.data.pipeline import Data
-from sslx.data.views import View
+from sslx.data.views import Crop
 
 
 def simclr(
@@ -88,7 +88,7 @@ def _maybe(tf: Any, probability: float, change: Callable, image: Any) -> Any:
   return tf.cond(chosen, lambda: change(image), lambda: image)
 
 
-def _jitter(tf: Any, view: View, image: Any) -> Any:
+def _jitter(tf: Any, view: Crop, image: Any) -> Any:
   """Applies the four colour changes in random order."""
   bright, contrast, saturation, hue = view.jitter
   low = lambda strength: max(1 - strength, 0)
@@ -106,7 +106,7 @@ def _jitter(tf: Any, view: View, image: Any) -> Any:
   return image
 
 
-def _blur(tf: Any, view: View, image: Any) -> Any:
+def _blur(tf: Any, view: Crop, image: Any) -> Any:
   """Separable Gaussian blur; the kernel is a tenth of the image's size."""
   radius = view.size // 20
   sigma = tf.random.uniform((), *view.blur_sigma)

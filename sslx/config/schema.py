@@ -35,12 +35,14 @@ class Choice:
     options: class by name; modules of `custom_imports` may add to it.
     common: class of the keys that the group has for every choice, or None.
     given: fields of the classes that do not come from the config.
+    default: what a group without the key chooses; None if it must have it.
   """
 
   key: str
   options: Mapping[str, type]
   common: type | None = None
   given: tuple[str, ...] = ()
+  default: str | None = None
 
   def of(self, section: Mapping, path: str) -> type:
     """The class that the group names.
@@ -48,7 +50,7 @@ class Choice:
     Raises:
       ConfigError: it names no class, or an unknown one.
     """
-    name = section.get(self.key)
+    name = section.get(self.key, self.default)
     if isinstance(name, str) and name in self.options:
       return self.options[name]
     told = f"is {name!r}" if self.key in section else "is missing"
@@ -69,25 +71,21 @@ def keys(
     given: fields that do not come from the config.
   """
   if isinstance(hint, Choice):
-    name = section.get(hint.key)
+    name = section.get(hint.key, hint.default)
     option = hint.options.get(name) if isinstance(name, str) else None
     if option is None:
       return None
     common = fields_of(hint.common, given) if hint.common else {}
     own = fields_of(option, given_in(hint, given))
-    return {hint.key: Key(str, MISSING), **common, **own}
-  groups = groups_of(hint)
-  if len(groups) > 1:
-    kind = section.get("kind", default_kind(groups))
-    groups = [cls for cls in groups if kind in kinds_of(cls)]
-  return fields_of(groups[0], given) if groups else None
+    default = MISSING if hint.default is None else hint.default
+    return {hint.key: Key(str, default), **common, **own}
+  group = group_of(hint)
+  return fields_of(group, given) if group else None
 
 
 def chooser(hint: Any) -> str | None:
   """The key that chooses the settings class of a group, or None."""
-  if isinstance(hint, Choice):
-    return hint.key
-  return "kind" if len(groups_of(hint)) > 1 else None
+  return hint.key if isinstance(hint, Choice) else None
 
 
 def given_in(hint: Any, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -176,21 +174,12 @@ def options(hint: Any) -> tuple[Any, ...]:
   return typing.get_args(hint) if union else (hint,)
 
 
-def groups_of(hint: Any) -> list[type]:
-  """The settings classes that an annotation allows."""
-  return [
-    option
-    for option in options(hint)
-    if dataclasses.is_dataclass(option) and not isinstance(option, Choice)
-  ]
-
-
-def default_kind(classes: list[type]) -> str | None:
-  return next((c.kind for c in classes if hasattr(c, "kind")), None)
-
-
-def kinds_of(cls: type) -> tuple[str, ...]:
-  return typing.get_args(typing.get_type_hints(cls)["kind"])
+def group_of(hint: Any) -> type | None:
+  """The settings class that an annotation allows, if it allows one."""
+  for option in options(hint):
+    if dataclasses.is_dataclass(option) and not isinstance(option, Choice):
+      return option
+  return None
 
 
 def one_of(values: Any) -> str:

@@ -15,10 +15,8 @@ from sslx.config.errors import ConfigError, unknown_key
 from sslx.config.schema import (
   MISSING,
   Choice,
-  default_kind,
   fields_of,
-  groups_of,
-  kinds_of,
+  group_of,
   one_of,
   options,
 )
@@ -32,8 +30,6 @@ def build(cls: type[T], section: Any, path: str, **given: Any) -> T:
 
   Args:
     cls: a dataclass, whose annotations define the keys, or a Choice of several.
-      If a field is a union of dataclasses, each has a `kind: Literal[...]`, and
-      the group's `kind` chooses among them.
     section: mapping of key to value, as in the config file.
     path: dotted path of the section in the config, for error messages.
     **given: fields that do not come from the config. Each class in this section
@@ -43,15 +39,16 @@ def build(cls: type[T], section: Any, path: str, **given: Any) -> T:
     ConfigError: a key is unknown or missing, a value has the wrong type, or the
       class itself refuses a value (its `__post_init__` raises ValueError).
   """
-  section = _mapping(section, path)
+  section, chosen = _mapping(section, path), ()
   if isinstance(cls, Choice):
-    key, cls = cls.key, cls.of(section, path)
-    del section[key]
+    chosen, cls = (cls.key,), cls.of(section, path)
+    section.pop(*chosen, None)
   fields = fields_of(cls, tuple(given))
   values = {}
   for key, value in section.items():
     if key not in fields:
-      raise ConfigError(unknown_key(f"{path}.{key}", fields))
+      known = (*fields, *chosen)
+      raise ConfigError(unknown_key(f"{path}.{key}", known))
     values[key] = coerce(fields[key].hint, value, f"{path}.{key}", given)
   for key, field in fields.items():
     if field.default is MISSING and key not in values:
@@ -104,10 +101,10 @@ def coerce(
     return value
   if isinstance(hint, Choice):
     return build(hint, value, path, **given)
-  groups = groups_of(hint)
-  if groups and isinstance(value, Mapping | ConfigDict):
+  group = group_of(hint)
+  if group and isinstance(value, Mapping | ConfigDict):
     # `build` has more precise messages for a group of keys.
-    return build(_of_kind(groups, value, path), value, path, **given)
+    return build(group, value, path, **given)
   for option in options(hint):
     try:
       return _coerced(option, value, path, given)
@@ -168,16 +165,6 @@ def describe(hint: Any) -> str:
     inner = ["..." if a is Ellipsis else describe(a) for a in arguments]
     return f"a tuple ({', '.join(inner)})"
   return getattr(hint, "__name__", str(hint))
-
-
-def _of_kind(classes: list[type], section: Mapping, path: str) -> type:
-  """The class that the section's `kind` names, or the default class."""
-  if len(classes) == 1:
-    return classes[0]
-  default = default_kind(classes)
-  options = {name: cls for cls in classes for name in kinds_of(cls)}
-  section = {"kind": default} | dict(section) if default else dict(section)
-  return Choice("kind", options).of(section, path)
 
 
 def _mapping(section: Any, path: str) -> dict:

@@ -16,12 +16,10 @@ import numpy as np
 from PIL import Image
 
 from sslx.data import pictures
-from sslx.data import views as views_lib
 from sslx.data.pictures import BadImage as BadImage
 from sslx.data.pictures import Picture, read, turned
 from sslx.data.pictures import decode as decode
 from sslx.data.pictures import readable as readable
-from sslx.data.views import Centre, Patches, View
 
 try:
   from sslx.data import _native
@@ -119,63 +117,3 @@ def _as_stored(cut: Cut, picture: Picture) -> Cut:
   left = max(0, picture.size[1] - left - wide) if columns else left
   box = (left, top, wide, tall) if swap else (top, left, tall, wide)
   return dataclasses.replace(cut, box=box, flip=False)
-
-
-def uniforms_per_image(views: tuple[View | Patches, ...]) -> int:
-  """Number of uniform random numbers per image that `random_cuts` takes."""
-  return sum(
-    views_lib.PATCH_UNIFORMS
-    if isinstance(view, Patches)
-    else views_lib.BOX_UNIFORMS + 1
-    for view in views_lib.each(views)
-  )
-
-
-def random_cuts(
-  views: tuple[View | Patches, ...],
-  uniforms: np.ndarray,
-  height: np.ndarray,
-  width: np.ndarray,
-) -> list[list[list[Cut]]]:
-  """Samples the boxes and flips of all views of each image.
-
-  Args:
-    views: kinds of views.
-    uniforms: float64[b, uniforms_per_image(views)] in [0, 1).
-    height: int[b], heights of the images.
-    width: int[b], widths of the images.
-
-  Returns:
-    For each image and each of its views, the cuts: one for a `View`, nine for
-    `Patches`.
-  """
-  columns = []  # for each view, its cuts in every image
-  for view in views_lib.each(views):
-    cubic = view.interpolation == "bicubic"
-    if isinstance(view, Patches):
-      count = views_lib.PATCH_UNIFORMS
-      corners = views_lib.random_patches(view, uniforms[:, :count])
-      boxes = views_lib.patch_boxes(view, corners, height, width)
-      columns.append(
-        [[Cut(tuple(box), False, cubic, False) for box in b] for b in boxes]
-      )
-    else:
-      count = views_lib.BOX_UNIFORMS + 1
-      boxes = views_lib.random_boxes(
-        view, uniforms[:, : count - 1], height, width
-      )
-      flips = uniforms[:, count - 1] < view.flip
-      columns.append(
-        [
-          [Cut(tuple(box), bool(flip), cubic)]
-          for box, flip in zip(boxes.tolist(), flips, strict=True)
-        ]
-      )
-    uniforms = uniforms[:, count:]
-  return [list(cuts) for cuts in zip(*columns, strict=True)]
-
-
-def centre_cut(view: Centre, height: int, width: int) -> Cut:
-  """The cut for evaluation: resize the short side, then crop the centre."""
-  box = views_lib.centre_box(view, height, width)
-  return Cut(tuple(box), False, view.interpolation == "bicubic", False)

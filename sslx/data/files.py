@@ -20,6 +20,7 @@ from sslx.config import ConfigError
 from sslx.data import find
 from sslx.data.fingerprint import Fingerprint, digest
 from sslx.data.paths import Paths
+from sslx.data.sets import Images
 
 Classes = tuple[str, ...]
 
@@ -29,7 +30,7 @@ _MAX_CLASSES = 1_000_000  # maximum for integer labels; more is a mistake
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Files:
+class Files(Images):
   """A set of image files.
 
   Attributes:

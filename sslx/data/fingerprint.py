@@ -37,12 +37,11 @@ def of(images: Any) -> Fingerprint:
   """The fingerprint of a set.
 
   Args:
-    images: a result of `sources.load`. The number of images and classes is
-      always included; the set's method `fingerprint`, if it has one, adds more.
+    images: a `sets.Images`. The numbers of images and classes are always
+      included; the set's method `fingerprint` may add more.
   """
   known = {"images": len(images), "classes": images.num_classes}
-  more = getattr(images, "fingerprint", None)
-  return known | (more() if more else {})
+  return known | images.fingerprint()
 
 
 def differences(

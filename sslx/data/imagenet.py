@@ -16,6 +16,7 @@ import numpy as np
 
 from sslx.config import ConfigError
 from sslx.data import files
+from sslx.data.sets import Images
 
 _TRAIN, _VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 _SIZES = {"train": 1_281_167, "validation": 50_000}
@@ -26,7 +27,7 @@ _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Tar:
+class Tar(Images):
   """Images in a tar file, or in tar files inside a tar file.
 
   Attributes:
@@ -49,7 +50,7 @@ class Tar:
     return len(self.names)
 
   def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
-    """See `shards.Images`."""
+    """See `sets.Images`."""
     images = []
     with open(self.path, "rb", buffering=0) as file:
       for index in indices:
@@ -63,11 +64,11 @@ class Tar:
     return images, self.labels[indices]
 
   def name(self, index: int) -> str:
-    """See `shards.Images`."""
+    """See `sets.Images`."""
     return f"{self.file_name(index)} in {self.path}"
 
   def file_name(self, index: int) -> str:
-    """See `shards.Images`."""
+    """See `sets.Images`."""
     return self.names[index].decode()
 
 
@@ -75,7 +76,7 @@ class Folder(files.Files):
   """Images in files, named by the last part of their path as in TFDS."""
 
   def file_name(self, index: int) -> str:
-    """See `shards.Images`."""
+    """See `sets.Images`."""
     return os.path.basename(super().file_name(index))
 
 

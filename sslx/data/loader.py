@@ -6,10 +6,11 @@ host computes the same one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -19,9 +20,10 @@ import numpy as np
 from sslx.config import ConfigError
 from sslx.data import crops
 from sslx.data import views as views_lib
+from sslx.data.ahead import Ahead
 from sslx.data.order import Order
-from sslx.data.sets import Arrays, Encoded, channels_of
-from sslx.data.views import Centre, Patches, Slot, View
+from sslx.data.sets import Arrays, Images
+from sslx.data.views import Centre, Slot, View
 
 # The seed's stream for the cuts; `order` has other streams.
 _CUTS = 0x63757473
@@ -49,9 +51,9 @@ class HostBatch(NamedTuple):
 
 
 def shapes(
-  images: Arrays | Encoded,
+  images: Images,
   batch_size: int,
-  views: tuple[View | Patches, ...],
+  views: tuple[View, ...],
   slots: tuple[Slot, ...],
 ) -> dict[str, Any]:
   """ShapeDtypeStructs of `HostBatch.arrays`; reads no image."""
@@ -68,7 +70,7 @@ def shapes(
     shape = images.images.shape[1:]
     arrays |= {name: struct(shape, np.uint8) for name in names}
   else:
-    shapes = (kinds[s.view].shape(channels_of(images)) for s in slots)
+    shapes = (kinds[s.view].shape(images.channels) for s in slots)
     arrays["views"] = tuple(struct(shape, np.uint8) for shape in shapes)
   return arrays
 
@@ -92,12 +94,9 @@ class Gather:
   def __call__(self, batch: int) -> HostBatch:
     indices = self.order[batch]
     mine = indices[self.rows]
-    if self.images.labels is None:
-      labels = np.full(len(mine), -1, np.int32)
-    else:
-      labels = self.images.labels[mine]
+    images, labels = self.images.read(mine)
     arrays = {
-      "image": self.images.images[mine],
+      "image": images,
       "label": labels,
       "index": mine.astype(np.int32),
     }
@@ -124,10 +123,10 @@ class CutViews:
     exif: whether to apply the EXIF orientation.
   """
 
-  images: Encoded
+  images: Images
   order: Order
   rows: np.ndarray
-  views: tuple[View | Patches, ...]
+  views: tuple[View, ...]
   slots: tuple[Slot, ...]
   threads: int
   exif: bool = True
@@ -149,7 +148,7 @@ class CutViews:
     drawn = self.cuts(batch, known, list(sizes.values()))
     cuts = dict(zip(sizes, drawn, strict=True))
     kinds = views_lib.each(self.views)
-    shapes = [kinds[s.view].shape(channels_of(self.images)) for s in self.slots]
+    shapes = [kinds[s.view].shape(self.images.channels) for s in self.slots]
     outs = [np.empty((b, *shape), np.uint8) for shape in shapes]
 
     def cut(i: int) -> list[tuple[int, str]]:
@@ -158,7 +157,7 @@ class CutViews:
       for slot, rows, out in zip(self.slots, row_of, outs, strict=True):
         row = rows.get(int(places[i]))
         if row is not None:
-          # Single pictures: [1, h, w, c], or [9, h, w, c] for patches.
+          # Single pictures: [n, h, w, c], one or nine or another number.
           pictures = out[row].reshape(-1, *out.shape[-3:])
           targets[slot.view].append(pictures)
       data, picture, wanted = encoded[i], opened[i], cuts.get(i)
@@ -207,7 +206,7 @@ class CutViews:
   def cuts(
     self, batch: int, places: np.ndarray, sizes: list[tuple[int, int]]
   ) -> list[list[list[crops.Cut]]]:
-    """Samples the cuts of each image: for every view, one `Cut` or nine.
+    """Samples the cuts of each image: for every view, one for each picture.
 
     Args:
       batch: number of the batch.
@@ -218,10 +217,10 @@ class CutViews:
     bits = np.random.Philox(
       np.random.SeedSequence([self.order.seed, batch, _CUTS])
     )
-    n = crops.uniforms_per_image(self.views)
+    n = views_lib.uniforms_per_image(self.views)
     uniforms = np.random.Generator(bits).random((self.order.batch_size, n))
     height, width = np.array(sizes, np.int64).reshape(-1, 2).T
-    return crops.random_cuts(self.views, uniforms[places], height, width)
+    return views_lib.random_cuts(self.views, uniforms[places], height, width)
 
 
 def _shuffled(
@@ -250,7 +249,7 @@ def default_threads() -> int:
 
 
 def evaluation_batches(
-  images: Arrays | Encoded,
+  images: Images,
   batch_size: int,
   rows: np.ndarray,
   centre: Centre,
@@ -281,12 +280,10 @@ def evaluation_batches(
     indices = first + rows
     valid = indices < total
     indices = np.where(valid, indices, 0)
+    pixels, labels = images.read(indices)
     bad = {}
-    if isinstance(images, Arrays):
-      labels = None if images.labels is None else images.labels[indices]
-      pixels = images.images[indices]
-    else:
-      pixels, labels, bad = _centres(images, indices, centre, exif)
+    if not isinstance(images, Arrays):
+      pixels, bad = _centres(pixels, images.channels, centre, exif)
       bad = {row: reason for row, reason in bad.items() if valid[row]}
       valid[list(bad)] = False
     if images.num_classes is None:
@@ -294,40 +291,30 @@ def evaluation_batches(
     bad = {int(indices[row]): reason for row, reason in bad.items()}
     return pixels, np.where(valid, labels, -1).astype(np.int32), bad
 
-  def told(pending: futures.Future) -> tuple[np.ndarray, np.ndarray]:
-    pixels, labels, bad = pending.result()
-    for index, reason in bad.items():
-      on_bad(index, reason)
-    return pixels, labels
-
   firsts = range(0, total, batch_size)
-  # Loads the next batch while the caller uses the current one.
-  with futures.ThreadPoolExecutor(1) as ahead:
-    pending = None
-    for first in firsts:
-      loading = ahead.submit(load, first)
-      if pending:
-        yield told(pending)
-      pending = loading
-    yield told(pending)
+  with contextlib.closing(Ahead(load, firsts, 1, "evaluation")) as batches:
+    for pixels, labels, bad in batches:
+      for index, reason in bad.items():
+        on_bad(index, reason)
+      yield pixels, labels
 
 
 def _centres(
-  images: Encoded, indices: np.ndarray, centre: Centre, exif: bool
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-  """Pixels, labels, and for each row that cannot be decoded the reason."""
-  encoded, labels = images.read(indices)
-  shape = (centre.size, centre.size, channels_of(images))
-  out = np.zeros((len(indices), *shape), np.uint8)
+  encoded: Sequence[bytes | np.ndarray],
+  channels: int,
+  centre: Centre,
+  exif: bool,
+) -> tuple[np.ndarray, dict[int, str]]:
+  """Pixels, and for each row that cannot be decoded the reason."""
+  out = np.zeros((len(encoded), centre.size, centre.size, channels), np.uint8)
 
   def cut(row: int) -> str | None:
     try:
       picture = crops.read(encoded[row], exif)
-      where = crops.centre_cut(centre, *picture.size)
+      where = centre.cut(*picture.size)
       crops.cut(picture, [where], [out[row]])
     except crops.BadImage as error:
       return str(error)
 
-  reasons = _pool(default_threads()).map(cut, range(len(indices)))
-  bad = {row: reason for row, reason in enumerate(reasons) if reason}
-  return out, labels, bad
+  reasons = _pool(default_threads()).map(cut, range(len(encoded)))
+  return out, {row: reason for row, reason in enumerate(reasons) if reason}

@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslx.data.views import HUE
-
 Array = jax.Array
-_CONTRAST, _SATURATION = 1, 2  # Brightness is 0, hue is 3.
+_CONTRAST, _SATURATION, HUE = 1, 2, 3  # Brightness is 0.
 
 
 def to_float(images: Array) -> Array:
@@ -29,26 +27,34 @@ def to_float(images: Array) -> Array:
 
 
 def crop_resize(
-  images: Array, boxes: Array, flips: Array, size: int, interpolation: str
+  images: Array,
+  boxes: Array,
+  flips: Array,
+  size: int,
+  interpolation: str,
+  bounded: bool = True,
 ) -> Array:
   """Resizes a box of each image with an antialiased filter, as Pillow does.
 
-  The filter widens when the box is made smaller. It uses only the pixels of the
-  box, and its weights are normalised over them: first a crop, then a resize.
+  The filter widens when the box is made smaller. Its weights are normalised
+  over the pixels that it uses.
 
   Args:
     images: u8 or float [b, h, w, 3].
-    boxes: i32[b, 4], (top, left, height, width) inside the image.
+    boxes: [b, 4], (top, left, height, width) inside the image; integers if
+      `bounded`.
     flips: bool[b], which results to mirror left to right.
     size: height and width of the results, f32[b, size, size, 3].
     interpolation: "bilinear" or "bicubic" (with a = -1/2); the results are
       clipped to [0, 1].
+    bounded: whether the filter uses only the pixels of the box, as if the image
+      was cropped first; otherwise also those around it.
   """
   images = to_float(images)
   top, left, tall, wide = boxes.astype(jnp.float32).T
   resize = functools.partial(_resize_matrix, _FILTERS[interpolation], size)
-  rows = resize(images.shape[1], top, tall)
-  columns = resize(images.shape[2], left, wide)
+  rows = resize(images.shape[1], top, tall, bounded)
+  columns = resize(images.shape[2], left, wide, bounded)
   columns = jnp.where(flips[:, None, None], columns[:, ::-1], columns)
   return jnp.clip(_separable(rows, columns, images), 0, 1)
 
@@ -199,14 +205,17 @@ def _cubic(x: Array) -> Array:
 _FILTERS = {"bilinear": lambda x: jnp.maximum(1 - x, 0), "bicubic": _cubic}
 
 
-def _resize_matrix(filter_, size_out, size_in, start, length) -> Array:
+def _resize_matrix(
+  filter_, size_out, size_in, start, length, bounded=True
+) -> Array:
   """Matrix f32[b, size_out, size_in] that resamples [start, start + length)."""
   start, length = start[:, None, None], length[:, None, None]
   scale = length / size_out
   centre = start + (np.arange(size_out)[:, None] + 0.5) * scale
   pixel = np.arange(size_in) + 0.5
   weights = filter_(abs(pixel - centre) / jnp.maximum(scale, 1))
-  weights *= (pixel > start) & (pixel < start + length)
+  if bounded:
+    weights *= (pixel > start) & (pixel < start + length)
   return weights / weights.sum(-1, keepdims=True)
 
 

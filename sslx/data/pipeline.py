@@ -13,7 +13,6 @@ import dataclasses
 import math
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -27,11 +26,12 @@ from absl import flags
 from sslx.config import ConfigError, require
 from sslx.data import loader
 from sslx.data import views as views_lib
+from sslx.data.ahead import Ahead
 from sslx.data.loader import HostBatch
 from sslx.data.order import SCHEME, Order
-from sslx.data.sets import Arrays, Encoded, channels_of
+from sslx.data.sets import Arrays, Images
 from sslx.data.sources import Source
-from sslx.data.views import Centre, Patches, Slot, View
+from sslx.data.views import VIEW, Centre, Slot
 from sslx.errors import RunError
 
 _SHARED = "/dev/shm"  # where Python's shared memory is on Linux
@@ -64,7 +64,7 @@ class Data:
 
   source: str
   batch_size: int
-  views: tuple[View | Patches, ...]
+  views: tuple[VIEW, ...]
   mean: tuple[float, ...]
   std: tuple[float, ...]
   data_dir: str | None = None
@@ -87,6 +87,7 @@ class Data:
       accepted = f"one number for each of channels={self.channels}"
       require(self, name, fits, accepted)
     require(self, "std", min(self.std) > 0, "positive")
+    views_lib.check(self.views, self.channels)
     require(self, "max_bad", 0 <= self.max_bad <= 1, "a share, 0 to 1")
     positive = self.threads is None or self.threads >= 1
     require(self, "threads", positive, "positive, or None for all cores")
@@ -112,13 +113,13 @@ class Data:
         " raise config.data.max_bad."
       )
 
-  def check_channels(self, images: Arrays | Encoded) -> None:
+  def check_channels(self, images: Images) -> None:
     """Checks that images have the channels of the network's input.
 
     Raises:
       ConfigError: they do not, and are not RGB for a network that takes luma.
     """
-    found = channels_of(images)
+    found = images.channels
     if self.channels == found or (self.channels, found) == (1, 3):
       return
     accepted = " or 1" if found == 3 else ""
@@ -128,7 +129,7 @@ class Data:
       f" {found}{accepted}, with a config.data.mean and std for each."
     )
 
-  def check_views(self, images: Arrays | Encoded) -> None:
+  def check_views(self, images: Images) -> None:
     """Checks also that the views change only colours that the images have.
 
     Raises:
@@ -136,9 +137,9 @@ class Data:
         with saturation, hue or grey.
     """
     self.check_channels(images)
-    found = channels_of(images)
+    found = images.channels
     for i, view in enumerate(self.views):
-      if found != 3 and (view.grey or any(getattr(view, "jitter", ())[2:])):
+      if found != 3 and view.needs_rgb:
         raise ConfigError(
           f"config.data.views.{i} changes saturation, hue or grey, which images"
           f" of {found} channels do not have. Set its grey to 0, and the last"
@@ -154,7 +155,7 @@ class Data:
 
 
 def host_batches(
-  images: Arrays | Encoded,
+  images: Images,
   order: Order,
   rows: np.ndarray,
   data: Data,
@@ -176,22 +177,23 @@ def host_batches(
     slots = views_lib.unshuffled(len(views_lib.each(data.views)))
   if isinstance(images, Arrays):
     load, ahead = loader.Gather(images, order, rows, slots), 1
+    workers = 0
   else:
     threads = data.threads or loader.default_threads()
     # Two batches at a time: one is read while the other is decoded.
     load = loader.CutViews(
       images, order, rows, data.views, slots, threads, data.exif
     )
-    ahead = 2
+    ahead, workers = 2, data.workers
   batches = grain.MapDataset.range(start, len(order)).map(load)
   batches = batches.to_iter_dataset(
     grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=2 * ahead)
   )
-  if data.workers and not isinstance(images, Arrays):
+  if workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain reads absl flags of its own.
     batches = batches.mp_prefetch(
-      grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=2),
+      grain.MultiprocessingOptions(workers, per_worker_buffer_size=2),
       _end_with_parent,
     )
     return _of_workers(iter(batches))
@@ -291,39 +293,11 @@ class Batches(Iterator):
     self.bad: set[int] = set()  # indices of images that cannot be decoded
     self.replaced = 0  # number of times that such an image was replaced
     self._on_bad = on_bad
-    self._ready = queue.Queue(maxsize=ahead)
-    self._closed = threading.Event()
-    self._thread = threading.Thread(
-      target=self._fill, args=(batches, put), daemon=True, name="batches"
-    )
-    self._thread.start()
-
-  def _fill(self, batches: Iterator[HostBatch], put: Callable) -> None:
-    try:
-      for arrays, bad in batches:
-        self._offer((put(arrays), bad))
-        if self._closed.is_set():
-          return
-      self._offer(StopIteration())
-    except BaseException as error:  # Raised again in the consumer's thread.
-      self._offer(error)
-    finally:
-      # Ends worker processes now, not when the garbage collector runs.
-      getattr(batches, "close", lambda: None)()
-
-  def _offer(self, item: Any) -> None:
-    while not self._closed.is_set():
-      try:
-        return self._ready.put(item, timeout=0.1)
-      except queue.Full:
-        continue
+    put_one = lambda batch: (put(batch.arrays), batch.bad)
+    self._made = Ahead(put_one, batches, ahead, "batches")
 
   def __next__(self) -> Any:
-    item = self._ready.get()
-    if isinstance(item, BaseException):
-      self._ready.put(item)  # Later calls raise it again.
-      raise item
-    arrays, bad = item
+    arrays, bad = next(self._made)
     self.state = iterator_state(self.state["next_index"] + 1)
     self.replaced += len(bad)
     for index, reason in bad:
@@ -334,5 +308,4 @@ class Batches(Iterator):
 
   def close(self) -> None:
     """Ends the thread; no batch can be taken afterwards."""
-    self._closed.set()
-    self._thread.join()
+    self._made.close()

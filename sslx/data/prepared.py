@@ -9,10 +9,11 @@ import numpy as np
 
 from sslx.config import ConfigError
 from sslx.data import builders, records, sources
+from sslx.data.sets import Images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Prepared:
+class Prepared(Images):
   """The images of a split, named by their index.
 
   Attributes:
@@ -32,15 +33,15 @@ class Prepared:
     return len(self.records)
 
   def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
-    """See `shards.Images`."""
+    """See `sets.Images`."""
     return self.records.read(indices)
 
   def name(self, index: int) -> str:
-    """See `shards.Images`."""
+    """See `sets.Images`."""
     return self.records.name(index)
 
   def file_name(self, index: int) -> str:
-    """See `shards.Images`."""
+    """See `sets.Images`."""
     return f"{self.split}-{index:08}"
 
 

@@ -16,15 +16,15 @@ import numpy as np
 from sslx.config import ConfigError
 from sslx.data import crops, sums
 from sslx.data.fingerprint import Fingerprint, digest
-from sslx.data.sets import Arrays
+from sslx.data.sets import Arrays, Images
 
 _CHUNK = 1000  # records that a thread reads and decodes at a time
 _OTHER_FILES = 512  # files that a process may open besides those of a set
 _AHEAD = 16  # records that a thread of `_pool` reads at a time
 
 
-class Records:
-  """One split with random and bulk access; a `sets.Encoded`."""
+class Records(Images):
+  """One split with random and bulk access."""
 
   def __init__(
     self,
@@ -57,7 +57,7 @@ class Records:
 
     self._where, self._again = where, again
     self.num_classes = num_classes
-    self.channels, self._parser = 3, None
+    self._parser = None
     if tensor is not None:
       self.channels = tensor.shape[2]
       self._parser = tfds.features.FeaturesDict({"image": tensor})
@@ -96,7 +96,7 @@ class Records:
   def read(
     self, indices: Sequence[int]
   ) -> tuple[list[bytes | np.ndarray], np.ndarray]:
-    """See `sets.Encoded`."""
+    """See `sets.Images`."""
     # One record per call, so that the next record reuses its memory. One call
     # for all records takes three times as long, mostly to map new pages.
     chunks = [indices[i : i + _AHEAD] for i in range(0, len(indices), _AHEAD)]
@@ -136,7 +136,7 @@ class Records:
     return self._parser.deserialize_example_np(record)["image"]
 
   def name(self, index: int) -> str:
-    """See `sets.Encoded`."""
+    """See `sets.Images`."""
     return f"record {index} of {self._where}"
 
   def file_name(self, index: int) -> str:

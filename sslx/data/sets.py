@@ -1,18 +1,64 @@
-"""Sets of images: in memory, or encoded and read on demand."""
+"""What a set of images is: in memory, or encoded and read on demand."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from sslx.data.fingerprint import Fingerprint, digest
 
 
+class Images:
+  """A set of images. A subclass defines `__len__` and `read`.
+
+  It can be sent to a worker process. Its images are read batch by batch, and
+  views are cut on the host; only those of `Arrays` are cut on the device.
+
+  Attributes:
+    num_classes: number of classes; None if the images have no labels.
+    classes: names of the classes, if they are known.
+    channels: of the pixels; 3 is RGB.
+    notes: messages about the set, to be shown to the user once.
+  """
+
+  num_classes: int | None = None
+  classes: tuple[str, ...] | None = None
+  channels: int = 3
+  notes: Sequence[str] = ()
+
+  def __len__(self) -> int:
+    """Number of images."""
+    raise NotImplementedError
+
+  def read(
+    self, indices: Sequence[int]
+  ) -> tuple[Sequence[bytes | np.ndarray], np.ndarray]:
+    """Images, encoded or as pixels uint8[h, w, c], and labels, int32[n].
+
+    The label is -1 where there is none. An image that cannot be read is b"".
+    """
+    raise NotImplementedError
+
+  def name(self, index: int) -> str:
+    """Where an image is, for messages."""
+    return f"image {index}"
+
+  def file_name(self, index: int) -> str:
+    """The image's name in the set."""
+    return str(index)
+
+  def fingerprint(self) -> Fingerprint:
+    """What tells the set from others, besides its numbers.
+
+    It is computed without reading an image of a set on disk.
+    """
+    return {}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Arrays:
+class Arrays(Images):
   """A set in memory.
 
   Attributes:
@@ -25,8 +71,19 @@ class Arrays:
   labels: np.ndarray | None
   num_classes: int | None
 
+  @property
+  def channels(self) -> int:
+    """See `Images`."""
+    return self.images.shape[-1]
+
   def __len__(self) -> int:
     return len(self.images)
+
+  def read(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, uint8[n, h, w, c], and labels, int32[n], -1 if there are none."""
+    if self.labels is None:
+      return self.images[indices], np.full(len(indices), -1, np.int32)
+    return self.images[indices], self.labels[indices]
 
   def fingerprint(self) -> Fingerprint:
     """Fingerprint of the images and labels."""
@@ -36,38 +93,3 @@ class Arrays:
       for name, array in arrays.items()
       if array is not None
     }
-
-
-class Encoded(Protocol):
-  """A set of encoded images that are read on demand.
-
-  It can be sent to a worker process. `num_classes` is None if the images have
-  no labels. If the images are not RGB, an attribute `channels` says how many
-  channels their pixels have.
-  """
-
-  num_classes: int | None
-
-  def __len__(self) -> int:
-    """Number of images."""
-
-  def read(
-    self, indices: Sequence[int]
-  ) -> tuple[list[bytes | np.ndarray], np.ndarray]:
-    """Images, encoded or as pixels uint8[h, w, c], and labels, int32[n].
-
-    The label is -1 where there is none. An image that cannot be read is b"".
-    """
-
-  def name(self, index: int) -> str:
-    """Where an image is, for messages."""
-
-  def fingerprint(self) -> Fingerprint:
-    """The fingerprint of the set, computed without reading an image."""
-
-
-def channels_of(images: Arrays | Encoded) -> int:
-  """Channels of the pixels of a set."""
-  if isinstance(images, Arrays):
-    return images.images.shape[-1]
-  return getattr(images, "channels", 3)

@@ -16,34 +16,17 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import process
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from sslx.config import ConfigError
 from sslx.data import crops, sums
 from sslx.data.encode import Form, encode
+from sslx.data.sets import Images
 
 _READ = 16  # images that are read, and counted, at a time
 _MAX_SKIPPED = 0.01  # maximum fraction of images that may be skipped
-
-
-class Images(Protocol):
-  """Encoded images on disk with names; similar to `sets.Encoded`."""
-
-  num_classes: int | None
-
-  def __len__(self) -> int:
-    """Number of images."""
-
-  def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
-    """Encoded images (b"" if unreadable) and labels, int32[n]."""
-
-  def name(self, index: int) -> str:
-    """Where an image is, for messages."""
-
-  def file_name(self, index: int) -> str:
-    """The image's name in the set."""
 
 
 class Job(NamedTuple):

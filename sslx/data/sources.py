@@ -18,11 +18,11 @@ import numpy as np
 from sslx.config import ConfigError
 from sslx.data import builders, files, records, shapes
 from sslx.data.builders import Source
-from sslx.data.sets import Arrays, Encoded
+from sslx.data.sets import Arrays, Images
 
 # Sets from outside sslx, added by modules in `runtime.custom_imports`. Maps a
 # name to a function that opens a split of a Source, as `load` does.
-SOURCES: dict[str, Callable[[Source, str], Any]] = {}
+SOURCES: dict[str, Callable[[Source, str], Images | None]] = {}
 
 # Images of one size up to this side are held in memory. The limit does not
 # depend on the available memory, because host and device draw different views.
@@ -33,7 +33,7 @@ def load(
   source: Source,
   split: Literal["train", "test"],
   classes: tuple[str, ...] | None = None,
-) -> Arrays | Encoded | None:
+) -> Images | None:
   """Opens a split; sets of small images of one size are read into memory.
 
   Args:
@@ -53,7 +53,9 @@ def load(
       damaged record is read, everything else before the first image is read.
   """
   if source.name in SOURCES:
-    return SOURCES[source.name](source, split)
+    images = SOURCES[source.name](source, split)
+    _check_class(source, split, images)
+    return images
   name = {"train": source.train, "test": source.test}[split]
   if source.name == "shapes":
     try:
@@ -90,6 +92,22 @@ def load(
   if side is not None and side <= IN_MEMORY_SIDE and features.tensor is None:
     return images.to_memory(features.shape)
   return images
+
+
+def _check_class(source: Source, split: str, images: Any) -> None:
+  """Raises ConfigError if a set from outside does not keep to the interface."""
+  if images is None and split == "test":
+    return
+  cls = type(images)
+  told = (
+    f"{builders.CONFIG.of(source)} opens {split!r} as a {cls.__module__}."
+    f"{cls.__qualname__}, which"
+  )
+  if not isinstance(images, Images):
+    raise ConfigError(f"{told} is not a subclass of data.sets.Images.")
+  for name in ("__len__", "read"):
+    if getattr(cls, name) is getattr(Images, name):
+      raise ConfigError(f"{told} does not define `{name}`.")
 
 
 class _Features(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from jax import lax
 from sslx import parallel
 from sslx.data import loader, operations
 from sslx.data.pipeline import Data
-from sslx.data.sets import Arrays, Encoded, channels_of
+from sslx.data.sets import Arrays, Images
 from sslx.methods.base import Method
 from sslx.parallel import Partitioner
 
@@ -56,7 +56,7 @@ class Reader:
 
   def __call__(
     self,
-    images: Arrays | Encoded,
+    images: Images,
     limit: int | None = None,
     on_bad: Callable[[int, str], None] = lambda index, reason: None,
   ) -> Iterator[tuple[jax.Array, jax.Array]]:
@@ -118,7 +118,7 @@ class Encoder:
   def __call__(
     self,
     weights: Any,
-    images: Arrays | Encoded,
+    images: Images,
     limit: int | None = None,
     note: Callable[[str], None] = print,
   ) -> Features:
@@ -180,38 +180,29 @@ def of_method(method: Method, names: Iterable[str], reader: Reader) -> Encoder:
   return Encoder(encode, reader)
 
 
-class Unlabelled:
-  """A set as one without labels; it keeps the labels that it has read.
+class _Unlabelled(Images):
+  """A set that hides its labels."""
 
-  The loader then sees no labels, so the label that it returns for an image says
-  only whether the image could be decoded.
-
-  Attributes:
-    labels: int32[n], -1 for no label, and for images that were not read yet.
-  """
-
-  num_classes = None
-
-  def __init__(self, images: Encoded):
-    self._images, self.channels = images, channels_of(images)
-    self.labels = np.full(len(images), -1, np.int32)
+  def __init__(self, images: Images):
+    self._images, self.channels = images, images.channels
 
   def __len__(self) -> int:
     return len(self._images)
 
+  def read(
+    self, indices: Sequence[int]
+  ) -> tuple[Sequence[bytes | np.ndarray], np.ndarray]:
+    """See `Images`; the label is -1."""
+    images, labels = self._images.read(indices)
+    return images, np.full_like(labels, -1)
+
   def name(self, index: int) -> str:
-    """Where an image is, for messages."""
+    """See `Images`."""
     return self._images.name(index)
 
-  def read(self, indices: Any) -> tuple[list[Any], np.ndarray]:
-    """Reads images, encoded or as pixels, and returns label -1 for each."""
-    images, labels = self._images.read(indices)
-    self.labels[indices] = labels
-    return images, np.full(len(labels), -1, np.int32)
 
-
-def unlabelled(images: Arrays | Encoded) -> Arrays | Unlabelled:
+def unlabelled(images: Images) -> Images:
   """Returns the same images as a set without labels."""
   if isinstance(images, Arrays):
-    return dataclasses.replace(images, num_classes=None)
-  return Unlabelled(images)
+    return dataclasses.replace(images, labels=None, num_classes=None)
+  return _Unlabelled(images)

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from sslx import monitors, parallel
 from sslx.axis import Axis
 from sslx.data import operations
-from sslx.data.sets import Arrays, Encoded
+from sslx.data.sets import Images
 from sslx.evaluate import knn
 from sslx.evaluate.encoder import Encoder, Features, Reader
 from sslx.evaluate.knn import KNN
@@ -29,7 +29,7 @@ from sslx.methods.run import Run
 from sslx.state import TrainState
 
 Set = Literal["train", "test"]
-Images = Mapping[Set, Arrays | Encoded]
+Sets = Mapping[Set, Images]
 _PICTURED = 8  # images in a method's pictures
 
 
@@ -176,7 +176,7 @@ class Pixels:
 
   sets, features = (), ()
 
-  def __init__(self, neighbours: Neighbours, images: Images, reader: Reader):
+  def __init__(self, neighbours: Neighbours, images: Sets, reader: Reader):
     """Prepares the evaluator.
 
     Args:
@@ -208,7 +208,7 @@ class Pictures:
 
   sets, features = (), ()
 
-  def __init__(self, method: Method, images: Arrays | Encoded, reader: Reader):
+  def __init__(self, method: Method, images: Images, reader: Reader):
     """Prepares the drawing; compiles nothing yet.
 
     Args:

@@ -13,12 +13,12 @@ from sslx.evaluate.encoder import Features, Reader, of_method
 from sslx.evaluate.evaluators import (
   EffectiveRank,
   Evaluator,
-  Images,
   Neighbours,
   Pictures,
   Pixels,
   ProbeAccuracy,
   Set,
+  Sets,
 )
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.probe import OnlineProbe, Probe
@@ -79,7 +79,7 @@ class Online:
   def __init__(
     self,
     method: Method,
-    images: Images,
+    images: Sets,
     reader: Reader,
     evaluators: Sequence[Evaluator],
   ):
@@ -146,7 +146,7 @@ def standard(
   settings: Evaluate,
   method: Method,
   probe: OnlineProbe | None,
-  images: Images,
+  images: Sets,
   reader: Reader,
 ) -> list[Evaluator]:
   """Makes the evaluators that the settings ask for and the labels allow.

@@ -10,14 +10,15 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import methods, optim, settings
-from sslx.data import pipeline, sets, sources
+from sslx.data import pipeline, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
+from sslx.data.sets import Images
 from sslx.epoch import EpochStart
 from sslx.evaluate.encoder import Reader
 from sslx.evaluate.online import Online, standard
 from sslx.evaluate.probe import OnlineProbe
-from sslx.experiment.experiment import Experiment, Images
+from sslx.experiment.experiment import Experiment
 from sslx.parallel import Partitioner
 from sslx.step import TrainStep, example_batch
 
@@ -47,7 +48,7 @@ def build(
   train, test = sets or _open(data)
   _check_channels(data, train, test)
   labelled = train.num_classes is not None
-  notes = [x for images in (train, test) for x in getattr(images, "notes", ())]
+  notes = [*train.notes, *(() if test is None else test.notes)]
   if not labelled:
     notes.append("no labels: neither kNN nor a linear probe is evaluated")
   elif test is None or test.num_classes is None:
@@ -111,8 +112,7 @@ def build(
 def _open(data: pipeline.Data) -> tuple[Images, Images | None]:
   """Opens the sets to train on and to evaluate on."""
   train = sources.load(data.records, "train")
-  classes = getattr(train, "classes", None)
-  return train, sources.load(data.records, "test", classes)
+  return train, sources.load(data.records, "test", train.classes)
 
 
 def _check_channels(
@@ -123,7 +123,7 @@ def _check_channels(
   Raises:
     ConfigError: they do not.
   """
-  found = [sets.channels_of(x) for x in (train, test) if x is not None]
+  found = [x.channels for x in (train, test) if x is not None]
   if set(found) != {found[0]}:
     raise config_lib.ConfigError(
       f"config.data.source={data.source!r} has images of {found[0]} channels to"

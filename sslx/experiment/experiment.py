@@ -11,13 +11,12 @@ import jax
 from sslx import settings
 from sslx.data import crops, loader, pipeline, sets
 from sslx.data.order import Order
+from sslx.data.sets import Images
 from sslx.epoch import EpochStart
 from sslx.evaluate.online import Online
 from sslx.parallel import Partitioner
 from sslx.state import TrainState
 from sslx.step import TrainStep
-
-Images = sets.Arrays | sets.Encoded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from sslx import config as config_lib
 from sslx.checkpoint import CheckpointError
 from sslx.config import ConfigError
 from sslx.data import sources
-from sslx.data.sets import Arrays, Encoded
+from sslx.data.sets import Images
 from sslx.data.sources import Source
 from sslx.features.extract import extract
 from sslx.features.table import WRITERS, write
@@ -32,7 +32,7 @@ from sslx.weights.run import Run, open_run
 
 def open_set(
   run: Run, data: str | None, data_dir: str | None, split: str | None
-) -> Arrays | Encoded:
+) -> Images:
   """Opens the data set that the command line names.
 
   Args:

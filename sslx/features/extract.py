@@ -14,9 +14,9 @@ import numpy as np
 from sslx import parallel
 from sslx.config import ConfigError
 from sslx.data import operations
-from sslx.data.sets import Arrays, Encoded
+from sslx.data.sets import Images
 from sslx.data.views import Centre
-from sslx.evaluate.encoder import Reader, unlabelled
+from sslx.evaluate.encoder import Reader
 from sslx.features.table import Table
 from sslx.models import patches
 from sslx.models.vit import ViT
@@ -28,7 +28,7 @@ _BLOCK = r"(layer\d|blocks)_\d+"
 
 def extract(
   run: Run,
-  images: Arrays | Encoded,
+  images: Images,
   names: Sequence[str] = ("final",),
   batch_size: int = 512,
   devices: Sequence[jax.Device] | None = None,
@@ -62,25 +62,25 @@ def extract(
   weights = jax.device_put(
     (run.params, run.model_state), partitioner.replicated
   )
-  found = unlabelled(images)
-  labels = (images if isinstance(images, Arrays) else found).labels
-  if labels is None:
-    labels = np.full(len(images), -1, np.int32)
-  rows, valid = [], []
-  for pixels, padding in read(found):
+  rows, labels, bad = [], [], []
+  for pixels, mine in read(
+    images, on_bad=lambda index, reason: bad.append(index)
+  ):
     rows.append(jax.device_get(encode(*weights, pixels)))
-    valid.append(jax.device_get(padding) >= 0)
-  valid = np.concatenate(valid)[: len(images)]
+    labels.append(jax.device_get(mine))
+  labels = np.concatenate(labels)[: len(images)]
+  if images.num_classes is None:
+    labels = np.full(len(images), -1, np.int32)
+  valid = ~np.isin(np.arange(len(images)), bad)
   features = {
     name: np.concatenate([x[name] for x in rows])[: len(images)][valid]
     for name in names
   }
-  name_of = getattr(images, "file_name", str)
   return Table(
     features,
     labels[valid],
-    [name_of(int(i)) for i in np.flatnonzero(valid)],
-    [name_of(int(i)) for i in np.flatnonzero(~valid)],
+    [images.file_name(int(i)) for i in np.flatnonzero(valid)],
+    [images.file_name(int(i)) for i in np.flatnonzero(~valid)],
   )
 
 

@@ -17,7 +17,7 @@ import optax
 
 from sslx import models, schedules
 from sslx.config import ConfigError
-from sslx.data.views import Patches, Slot, View, unshuffled
+from sslx.data.views import Slot, View, unshuffled
 from sslx.methods.run import Aux, Batch, ModelState, Params, Run
 from sslx.schedules import Plan, Schedule
 
@@ -38,7 +38,7 @@ class Method:
     evaluated: the network that the paper evaluates. It is evaluated and probed
       during the run, exported, and taken by other runs.
     num_views: least and most views of each image; no bound if most is None.
-    takes: the kind of the views.
+    takes: the kind of the views, a name in `data.views.KINDS`.
     clusters: name of the features that `on_epoch` is given.
     accumulates: whether the loss is a mean over examples and only BatchNorm
       groups couple them, so that a batch can be cut into micro-batches.
@@ -49,7 +49,7 @@ class Method:
   teachers: ClassVar[tuple[str, ...]] = ()
   evaluated: ClassVar[Network] = "student"
   num_views: ClassVar[tuple[int, int | None]] = (2, 2)
-  takes: ClassVar[Literal["crop", "patches"]] = "crop"
+  takes: ClassVar[str] = "crop"
   clusters: ClassVar[str] = "final"
   accumulates: ClassVar[bool] = False
 
@@ -167,7 +167,7 @@ class Method:
       if isinstance(value, Schedule):
         schedules.check(value, self.plan, f"model.{field.name}")
 
-  def slots(self, views: tuple[View | Patches, ...]) -> tuple[Slot, ...]:
+  def slots(self, views: tuple[View, ...]) -> tuple[Slot, ...]:
     """Returns the slots that `loss` needs, given the views of each image.
 
     Raises:

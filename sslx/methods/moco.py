@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from sslx import config as config_lib
 from sslx import losses, monitors, schedules
-from sslx.data.views import Patches, Slot, View
+from sslx.data.views import Slot, View
 from sslx.methods.base import Method
 from sslx.methods.run import Aux, Batch, ModelState, Params, Run
 from sslx.models import heads
@@ -60,7 +60,7 @@ class MoCo(Method):
     fits = self.queue_size % keys == 0
     config_lib.require(self, "queue_size", fits, f"{whole} {near}")
 
-  def slots(self, views: tuple[View | Patches, ...]) -> tuple[Slot, ...]:
+  def slots(self, views: tuple[View, ...]) -> tuple[Slot, ...]:
     """Returns query slots, then key slots; both are the same if unshuffled."""
     queries = super().slots(views)
     if not self.shuffle or self.projector.norm_groups == 1:

@@ -69,7 +69,9 @@ def facts(config: ConfigDict) -> dict[str, str]:
   model, data, schedule = config.model, config.data, config.schedule
   sizes: dict[int, int] = {}
   for view in data.views:
-    if view.get("kind", "crop") == "crop":
+    # A linked view is the same crop once more.
+    linked = view.get("link") is not None
+    if view.get("kind", "crop") == "crop" and not linked:
       sizes[view.size] = sizes.get(view.size, 0) + view.get("count", 1)
   crops = "-".join(map(str, ["mcrop", *sizes.values()]))
   accumulation = schedule.get("accumulate", 1)

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from sslx import config as config_lib
-from sslx.config import ConfigError
+from sslx.config import ConfigError, schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +17,16 @@ class Inner:
 @dataclasses.dataclass(frozen=True)
 class Crop:
   size: int
-  kind: Literal["crop"] = "crop"
+  filter: str = "linear"
 
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
-  kind: Literal["patches", "grid"]
   cells: int = 9
+
+
+KINDS = {"crop": Crop, "patches": Patches, "grid": Patches}
+VIEW = config_lib.Choice("kind", KINDS, default="crop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Settings:
   pair: tuple[float, float] = (0.0, 1.0)
   limit: float | None = None
   inner: Inner | None = None
-  views: tuple[Crop | Patches, ...] = ()
+  views: tuple[VIEW, ...] = ()
 
   def __post_init__(self):
     if self.count < 0:
@@ -53,10 +56,16 @@ def test_build_converts_what_loses_nothing():
   assert isinstance(built.inner.rate, float)
 
 
-def test_a_union_of_groups_is_told_apart_by_kind():
+def test_a_choice_is_made_by_its_key_or_its_default():
   views = [{"size": 4}, {"kind": "grid"}, {"kind": "crop", "size": 2}]
   built = config_lib.build(Settings, {"count": 1, "views": views}, "s")
-  assert built.views == (Crop(4), Patches("grid"), Crop(2))
+  assert built.views == (Crop(4), Patches(), Crop(2))
+  filled = schema.filled(tuple[VIEW, ...], tuple(views))
+  assert filled == (
+    {"kind": "crop", "size": 4, "filter": "linear"},
+    {"kind": "grid", "cells": 9},
+    {"kind": "crop", "size": 2, "filter": "linear"},
+  )
 
 
 @pytest.mark.parametrize(
@@ -88,10 +97,10 @@ def test_build_refuses_with_key_value_and_what_is_accepted(section, message):
     config_lib.build(Settings, section, "s")
 
 
-def test_a_union_without_a_default_kind_asks_for_one():
-  other = dataclasses.make_dataclass("Other", [("kind", Literal["o"])])
-  holder = dataclasses.make_dataclass("Holder", [("it", Patches | other)])
+def test_a_choice_without_a_default_asks_for_its_key():
+  choice = config_lib.Choice("kind", KINDS)
+  holder = dataclasses.make_dataclass("Holder", [("it", choice)])
   with pytest.raises(
-    ConfigError, match=r"h\.it\.kind is missing; .*'patches', 'grid', 'o'"
+    ConfigError, match=r"h\.it\.kind is missing; .*'crop', 'patches', 'grid'"
   ):
     config_lib.build(holder, {"it": {}}, "h")

@@ -17,7 +17,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from sslx import config
 from sslx.axis import Axis
 from sslx.data import augment, operations
-from sslx.data.views import View
+from sslx.data import views as views_lib
+from sslx.data.views import Crop, coloured
 
 
 def _images(b, h, w, seed=0):
@@ -28,7 +29,7 @@ def _keys(b, seed=0):
   return augment.example_keys(jax.random.key(seed), jnp.arange(b))
 
 
-SIMCLR = View(
+SIMCLR = Crop(
   8,
   jitter=(0.4, 0.4, 0.4, 0.1),
   grey=0.2,
@@ -42,12 +43,17 @@ BATCH = np.arange(16), _images(16, 10, 12)
 @functools.partial(jax.jit, static_argnums=0)
 def make(views, key, positions, images):
   keys = augment.example_keys(key, positions)
-  return augment.make_views(views, images, keys)
+  return views_lib.make_views(views, images, keys)
 
 
 def augmented(view, images, keys):
-  cropped = augment.random_resized_crop(view, images, keys)
-  return augment.augment_colour(view, cropped, keys)
+  cropped = view.cut(images, keys)
+  return coloured.augment_colour(view, cropped, keys)
+
+
+def sample_boxes(view, keys, height, width):
+  boxes, _ = view.boxes(view.uniforms(keys), height, width, jnp)
+  return np.array(boxes[:, 0])
 
 
 def _luma(image):
@@ -228,9 +234,9 @@ def _one_box(rng, view, height, width):
 
 
 def test_boxes_have_torchvisions_distribution():
-  view = View(8, crop_ratio=(0.75, 2.0))
+  view = Crop(8, crop_ratio=(0.75, 2.0))
   height, width, many = 40, 70, 4000
-  boxes = np.array(augment.sample_boxes(view, _keys(many), height, width))
+  boxes = sample_boxes(view, _keys(many), height, width)
   top, left, h, w = boxes.T
   assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] >= 1).all()
   assert (top + h <= height).all() and (left + w <= width).all()
@@ -254,12 +260,12 @@ def test_boxes_have_torchvisions_distribution():
   ],
 )
 def test_boxes_that_never_fit_are_central(height, width, ratio, box):
-  view = View(8, crop_scale=(1.0, 1.0), crop_ratio=ratio)
-  boxes = augment.sample_boxes(view, _keys(20), height, width)
+  view = Crop(8, crop_scale=(1.0, 1.0), crop_ratio=ratio)
+  boxes = sample_boxes(view, _keys(20), height, width)
   np.testing.assert_array_equal(boxes, np.tile(box, (20, 1)))
 
 
-WHOLE = View(6, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
+WHOLE = Crop(6, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
 RATES = [
   (0.3, {"flip": 0.3}),
   (0.8, {"jitter": (0.4, 0.4, 0.4, 0.1)}),
@@ -287,9 +293,9 @@ def test_each_operation_is_drawn_at_its_rate(rate, settings):
 def test_parameters_are_drawn_per_image_and_uniformly(monkeypatch):
   drawn = {}
 
-  def crop(images, boxes, flips, size, interpolation):
+  def crop(images, boxes, flips, size, interpolation, bounded):
     drawn["crop"] = flips, boxes[:, 0], boxes[:, 2] * boxes[:, 3]
-    return jnp.zeros((len(images), 1, 1, 3))
+    return jnp.zeros((len(images), size, size, 3))
 
   def jitter(images, *amounts_and_order):
     drawn["jitter"] = [np.array(a) for a in amounts_and_order]
@@ -363,12 +369,12 @@ def test_sharded_batches_need_no_communication():
 
 
 def test_large_images_are_coloured_one_by_one_and_by_their_device():
-  side = augment._ALONE
+  side = coloured._ALONE
   images, keys = np.float32(_images(16, side, side + 6)) / 255, _keys(16)
   view = dataclasses.replace(SIMCLR, jitter_prob=0.3, blur=0.3)
-  colour = functools.partial(augment.augment_colour, view)
+  colour = functools.partial(coloured.augment_colour, view)
   together = functools.partial(
-    augment._augment_colour, view, choose=augment._select
+    coloured._augment_colour, view, choose=coloured._select
   )
   expected, got = jax.jit(together)(images, keys), jax.jit(colour)(images, keys)
   np.testing.assert_allclose(got, expected, atol=2e-6)
@@ -388,7 +394,7 @@ def test_large_images_are_coloured_one_by_one_and_by_their_device():
 
 def test_make_views_expands_counts_in_order():
   key = jax.random.key(3)
-  large, small = View(8, count=2), View(5)
+  large, small = Crop(8, count=2), Crop(5)
   views = make((large, small), key, *BATCH)
   assert [v.shape for v in views] == [(16, s, s, 3) for s in (8, 8, 5)]
   one = jax.jit(augmented, static_argnums=0)
@@ -401,7 +407,7 @@ def test_make_views_expands_counts_in_order():
 
 def test_an_operation_left_out_changes_no_other():
   key = jax.random.key(3)
-  few = View(8, grey=0.5)
+  few = Crop(8, grey=0.5)
   (plain,) = make((few,), key, *BATCH)
   (full,) = make((dataclasses.replace(SIMCLR, grey=0.5),), key, *BATCH)
   greys = [np.ptp(view, axis=-1).max((1, 2)) < 1e-6 for view in (plain, full)]
@@ -411,12 +417,12 @@ def test_an_operation_left_out_changes_no_other():
 
 def test_a_bare_view_computes_no_colour():
   images = _images(2, 8, 8)
-  trace = jax.make_jaxpr(augment.augment_colour, static_argnums=0)
-  bare = str(trace(View(8, jitter_prob=1.0), images, _keys(2)))
+  trace = jax.make_jaxpr(coloured.augment_colour, static_argnums=0)
+  bare = str(trace(Crop(8, jitter_prob=1.0), images, _keys(2)))
   full = str(trace(SIMCLR, images, _keys(2)))
   for operation in ("scan", "dot_general", "select_n"):
     assert operation not in bare and operation in full
-  got = augment.augment_colour(View(8), images, _keys(2))
+  got = coloured.augment_colour(Crop(8), images, _keys(2))
   np.testing.assert_allclose(got, images / 255, rtol=1e-6)
 
 
@@ -444,14 +450,14 @@ def test_a_bare_view_computes_no_colour():
 )
 def test_view_refuses(settings, message):
   with pytest.raises(ValueError, match=message):
-    View(**{"size": 8, **settings})
+    Crop(**{"size": 8, **settings})
 
 
 def test_view_is_built_from_a_config_section():
   section = {"size": 8, "jitter": [0.4, 0.4, 0.4, 0.1], "flip": 1}
-  view = config.build(augment.View, section, "data.views.0")
+  view = config.build(Crop, section, "data.views.0")
   assert (
     view.jitter == (0.4, 0.4, 0.4, 0.1) and view.interpolation == "bilinear"
   )
   with pytest.raises(config.ConfigError, match="interpolation"):
-    config.build(augment.View, {"size": 8, "interpolation": "area"}, "view")
+    config.build(Crop, {"size": 8, "interpolation": "area"}, "view")

@@ -16,7 +16,7 @@ from sslx import experiment as experiment_lib
 from sslx import report
 from sslx.config import ConfigError
 from sslx.data import augment, crops, operations, sets, sources
-from sslx.data.views import View
+from sslx.data.views import Crop, coloured
 from tests import tiny
 
 RNG = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def arrays(channels, n=32, side=20):
 
 
 @dataclasses.dataclass(frozen=True)
-class Bands:
+class Bands(sets.Images):
   """A set of pixels that are cut on the host."""
 
   channels: int
@@ -40,9 +40,6 @@ class Bands:
 
   def __len__(self):
     return 32
-
-  def name(self, index):
-    return f"bands {index}"
 
   def read(self, indices):
     draw = lambda i: np.random.default_rng(int(i)).integers(
@@ -124,7 +121,7 @@ def test_prepared_tensors(tmp_path, encoding, shape):
     writer.write(record)
   writer.close()
   found = sources.load(sources.Source("bands", str(tmp_path)), "train")
-  assert sets.channels_of(found) == 5
+  assert found.channels == 5
   read, labels = found.read([2, 0, 3])
   np.testing.assert_array_equal(np.stack(read), images[[2, 0, 3]])
   assert labels.tolist() == [2, 0, 0]
@@ -132,10 +129,10 @@ def test_prepared_tensors(tmp_path, encoding, shape):
 
 def test_colours_of_many_channels():
   images = np.float32(RNG.random((6, 9, 9, 5)))
-  view = View(9, jitter=(0.4, 0.4, 0, 0), solarize=0.5, blur=0.5, blur_kernel=3)
+  view = Crop(9, jitter=(0.4, 0.4, 0, 0), solarize=0.5, blur=0.5, blur_kernel=3)
   keys = augment.example_keys(jax.random.key(0), jnp.arange(6))
-  found = augment.augment_colour(view, images, keys)
-  drawn = augment.draw_colour(view, keys)
+  found = view.colour(images, keys)
+  drawn = coloured.draw_colour(view, keys)
   for i, expected in enumerate(images):
     for op in drawn.order[i].tolist() if drawn.jittered[i] else ():
       factor = float(drawn.factors[i, op])

@@ -16,7 +16,8 @@ from sslx.data import augment, crops
 from sslx.data import pictures as pictures_lib
 from sslx.data import views as views_lib
 from sslx.data.crops import BadImage, Cut
-from sslx.data.views import Centre, Patches, View
+from sslx.data.views import Centre, Crop, Patches
+from sslx.data.views.crop import BOX_UNIFORMS, random_boxes
 from tests.data import photos
 
 FILTERS = {False: Image.Resampling.BILINEAR, True: Image.Resampling.BICUBIC}
@@ -251,7 +252,7 @@ def test_giants(decoder, shape):
     Cut((0, 0, height, width)),
     Cut((height - 100, width - 100, 100, 100), flip=True),
     Cut((0, 0, height // 2, width // 2), cubic=True),
-    crops.centre_cut(Centre(48, 56), height, width),
+    Centre(48, 56).cut(height, width),
   ]
   for one, mine in zip(cuts, cut(data, *cuts), strict=True):
     assert psnr(mine, by_pillow(data, one)) > 38
@@ -628,7 +629,7 @@ def test_nothing_is_left_referenced():
 
 # Patches: what Pillow makes by the letter of the paper's recipe.
 
-PATCHES = Patches("patches", size=20, resize=90, crop=72)
+PATCHES = Patches(size=20, resize=90, crop=72)
 
 
 def patches_by_pillow(picture, places, view):
@@ -646,12 +647,12 @@ def patches_by_pillow(picture, places, view):
 def test_nine_patches_are_cut_of_the_whole_image_resized(
   decoder, shape, interpolation
 ):
-  view = Patches("patches", 20, 90, 72, interpolation=interpolation)
+  view = Patches(20, 90, 72, interpolation=interpolation)
   data = photos.jpeg(photos.photo(*shape), subsampling=0)
   picture = np.asarray(Image.open(io.BytesIO(data)))
-  uniforms = np.random.default_rng(0).random((3, views_lib.PATCH_UNIFORMS))
-  cuts = crops.random_cuts((view,), uniforms, *np.tile(shape, (3, 1)).T)
-  places = views_lib.random_patches(view, uniforms)
+  uniforms = np.random.default_rng(0).random((3, view.num_uniforms))
+  cuts = views_lib.random_cuts((view,), uniforms, *np.tile(shape, (3, 1)).T)
+  places = view.corners(uniforms)
   found = []
   for row in range(3):
     (nine,) = cuts[row]
@@ -665,24 +666,24 @@ def test_nine_patches_are_cut_of_the_whole_image_resized(
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_nine_patches_on_the_device_are_the_same(interpolation):
-  view = Patches("patches", 20, 90, 72, interpolation=interpolation)
+  view = Patches(20, 90, 72, interpolation=interpolation)
   pictures = np.stack([photos.photo(64, 80, seed) for seed in range(3)])
   keys = augment.example_keys(augment.jax.random.key(0), jnp.arange(3))
-  found = augment.cut_patches(view, pictures, keys)
-  uniforms = augment._uniforms(keys, augment._BOX, views_lib.PATCH_UNIFORMS)
-  places = views_lib.random_patches(view, np.asarray(uniforms))
+  found = view.cut(pictures, keys)
+  uniforms = view.uniforms(keys)
+  places = view.corners(np.asarray(uniforms))
   for picture, place, mine in zip(pictures, places, found, strict=True):
     theirs = patches_by_pillow(picture, place, view)
     assert psnr(255 * np.asarray(mine), theirs) > 50
 
 
 def test_grey_patches_have_equal_weights_and_are_all_nine_or_none():
-  view = Patches("patches", 4, 15, 12, grey=0.4)
+  view = Patches(4, 15, 12, grey=0.4)
   patches = np.random.default_rng(0).integers(
     0, 256, (500, *view.shape()), np.uint8
   )
   keys = augment.example_keys(augment.jax.random.key(0), jnp.arange(500))
-  (found,) = augment.colour_views((view,), (patches,), keys)
+  found = view.colour(patches, keys)
   mean = np.repeat(patches.mean(-1, keepdims=True) / 255, 3, axis=-1)
   grey = np.abs(found - mean).reshape(500, -1).max(1) < 1e-6
   kept = np.abs(found - patches / 255).reshape(500, -1).max(1) < 1e-6
@@ -691,17 +692,15 @@ def test_grey_patches_have_equal_weights_and_are_all_nine_or_none():
 
 
 def test_cuts_are_drawn_in_the_order_of_the_views():
-  views = (View(8, count=2, flip=1.0), PATCHES, View(4, flip=0.0))
+  views = (Crop(8, count=2, flip=1.0), PATCHES, Crop(4, flip=0.0))
   uniforms = np.random.default_rng(0).random(
-    (5, crops.uniforms_per_image(views))
+    (5, views_lib.uniforms_per_image(views))
   )
   height, width = np.array([[50, 60], [70, 30], [9, 9], [1, 8], [500, 400]]).T
-  cuts = crops.random_cuts(views, uniforms, height, width)
-  n = views_lib.BOX_UNIFORMS
-  first = views_lib.random_boxes(views[0], uniforms[:, :n], height, width)
-  last = views_lib.random_boxes(
-    views[2], uniforms[:, -n - 1 : -1], height, width
-  )
+  cuts = views_lib.random_cuts(views, uniforms, height, width)
+  n = BOX_UNIFORMS
+  first = random_boxes(views[0], uniforms[:, :n], height, width)
+  last = random_boxes(views[2], uniforms[:, -n - 1 : -1], height, width)
   for row in range(5):
     assert list(map(len, cuts[row])) == [1, 1, 9, 1]
     (one,), (two,), nine, (three,) = cuts[row]
@@ -716,11 +715,11 @@ def test_cuts_are_drawn_in_the_order_of_the_views():
 
 
 def test_flips_have_their_probability():
-  view = View(8, flip=0.3)
+  view = Crop(8, flip=0.3)
   uniforms = np.random.default_rng(0).random(
-    (5000, crops.uniforms_per_image((view,)))
+    (5000, views_lib.uniforms_per_image((view,)))
   )
-  cuts = crops.random_cuts((view,), uniforms, *np.full((2, 5000), 40))
+  cuts = views_lib.random_cuts((view,), uniforms, *np.full((2, 5000), 40))
   flips = np.mean([one.flip for ((one,),) in cuts])
   assert abs(flips - 0.3) < 0.026  # four standard deviations
 
@@ -734,7 +733,7 @@ def test_the_evaluation_transform_is_torchvisions(decoder, shape):
   resized = image.resize([round(x * ratio) for x in shape[::-1]], 2)
   left, top = (resized.width - 56) // 2, (resized.height - 56) // 2
   theirs = resized.crop((left, top, left + 56, top + 56))
-  one = crops.centre_cut(Centre(56, 64), *shape)
+  one = Centre(56, 64).cut(*shape)
   (mine,) = cut(data, one, size=(56, 56))
   # Of a decoding at half the size if more than fourfold.
   assert psnr(mine, np.asarray(theirs)) > (45 if min(shape) < 256 else 38)

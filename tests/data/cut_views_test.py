@@ -18,16 +18,16 @@ from sslx.config import ConfigError
 from sslx.data import crops, files, loader, pipeline
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.data.views import Centre, Patches, Slot, View
+from sslx.data.views import Centre, Crop, Patches, Slot
 from sslx.settings import load
 from tests import tiny
 from tests.data import photos, pictures_test
 
 COUNT, BATCH = 22, 6  # of which three make an epoch
 VIEWS = (
-  View(16, count=2),
-  Patches("patches", size=4, resize=20, crop=15),
-  View(8, interpolation="bicubic"),
+  Crop(16, count=2),
+  Patches(size=4, resize=20, crop=15),
+  Crop(8, interpolation="bicubic"),
 )
 DATA = pipeline.Data("folder", BATCH, VIEWS, (0.0,) * 3, (1.0,) * 3, threads=2)
 ORDER = Order(COUNT, BATCH, steps=2 * (COUNT // BATCH), seed=0)
@@ -455,13 +455,13 @@ import os, sys
 import numpy as np
 from sslx.data.order import Order
 from sslx.data import crops, files, pipeline
-from sslx.data.views import View
+from sslx.data.views import Crop
 
 folder, decoder = sys.argv[1:]
 if decoder == "fallback":
   crops._native = None
 images = files.open_files(folder, None, "train")
-views = (View(32, count=2), View(16, count=4))
+views = (Crop(32, count=2), Crop(16, count=4))
 data = pipeline.Data("", 8, views, (0.0,) * 3, (1.0,) * 3, threads=2)
 order = Order(len(images), 8, steps=1200 * (len(images) // 8), seed=0)
 host = pipeline.host_batches(images, order, np.arange(8), data)

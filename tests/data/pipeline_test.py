@@ -13,7 +13,7 @@ from sslx.config import ConfigError
 from sslx.data import pipeline
 from sslx.data.order import Order
 from sslx.data.sets import Arrays
-from sslx.data.views import Slot, View
+from sslx.data.views import Crop, Slot
 from sslx.errors import RunError
 from sslx.parallel import Parallel, Partitioner
 from tests import tiny
@@ -27,7 +27,7 @@ def arrays(n=50):
 
 
 EIGHT = np.arange(8)
-DATA = pipeline.Data("shapes", 8, (View(2),), (0.0,) * 3, (1.0,) * 3)
+DATA = pipeline.Data("shapes", 8, (Crop(2),), (0.0,) * 3, (1.0,) * 3)
 
 
 def labels(batches):
@@ -171,13 +171,13 @@ IN_A_SMALL_DEV_SHM = """
 import numpy as np
 from sslx.data import files, pipeline
 from sslx.data.order import Order
-from sslx.data.views import View
+from sslx.data.views import Crop
 from sslx.errors import RunError
 
 if __name__ == "__main__":
   images = files.open_files("images", None, "train")
   data = pipeline.Data(
-    "folder", 4, (View(900),), (0,) * 3, (1,) * 3, workers=1, threads=1
+    "folder", 4, (Crop(900),), (0,) * 3, (1,) * 3, workers=1, threads=1
   )
   order = Order(4, 4, steps=9, seed=0)
   try:

@@ -19,7 +19,8 @@ from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
 from sslx import config
-from sslx.data import records, shapes, sources
+from sslx.config import ConfigError
+from sslx.data import loader, records, sets, shapes, sources, views
 
 ROOT = pathlib.Path(__file__).parents[2]
 PREPARED = pathlib.Path(
@@ -521,3 +522,63 @@ def test_cifar10():
   np.testing.assert_allclose(
     arrays.images.mean((0, 1, 2)) / 255, [0.4942, 0.4851, 0.4504], atol=2e-3
   )
+
+
+# Sets from outside.
+
+
+class Two(sets.Images):
+  """The least that a set defines."""
+
+  def __len__(self):
+    return 2
+
+  def read(self, indices):
+    labels = np.full(len(indices), -1, np.int32)
+    return [np.full((9, 7, 3), i, np.uint8) for i in indices], labels
+
+
+class Unread(sets.Images):
+  def __len__(self):
+    return 2
+
+
+class Unsized(sets.Images):
+  read = Two.read
+
+
+class Alike:
+  """It has all methods, but is not of the class."""
+
+  num_classes = None
+  __len__, read = Two.__len__, Two.read
+
+
+def test_a_set_from_outside_needs_a_length_and_images(monkeypatch):
+  monkeypatch.setitem(sources.SOURCES, "two", lambda source, split: Two())
+  found = sources.load(sources.Source("two"), "train")
+  assert (found.num_classes, found.classes, found.channels) == (None, None, 3)
+  assert found.name(1) == "image 1" and found.file_name(1) == "1"
+  assert list(found.notes) == [] and found.fingerprint() == {}
+  ((pixels, labels),) = loader.evaluation_batches(
+    found, 4, np.arange(4), views.Centre(5, 7)
+  )
+  assert labels.tolist() == [0, 0, -1, -1]
+  assert pixels[:2].mean((1, 2, 3)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+  ("made", "message"),
+  [
+    (Alike, "'odd' opens 'train' as a .*Alike, which is not a subclass of"),
+    (lambda: None, "as a builtins.NoneType, which is not a subclass of data"),
+    (Unread, "Unread, which does not define `read`"),
+    (Unsized, "Unsized, which does not define `__len__`"),
+  ],
+)
+def test_a_set_that_is_none(monkeypatch, made, message):
+  monkeypatch.setitem(sources.SOURCES, "odd", lambda source, split: made())
+  with pytest.raises(ConfigError, match=message):
+    sources.load(sources.Source("odd"), "train")
+  if made() is None:
+    assert sources.load(sources.Source("odd"), "test") is None

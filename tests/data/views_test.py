@@ -10,9 +10,10 @@ import scipy.stats
 
 from sslx import config
 from sslx.data import views
-from sslx.data.views import Centre, Patches, View
+from sslx.data.views import Centre, Crop, Patches
+from sslx.data.views.crop import BOX_UNIFORMS, random_boxes
 
-PATCHES = Patches("patches", size=6, resize=40, crop=30)
+PATCHES = Patches(size=6, resize=40, crop=30)
 
 
 def uniforms(rows, columns, seed=0, dtype=np.float64):
@@ -46,9 +47,9 @@ def one_box(rng, view, height, width):
   ],
 )
 def test_boxes_have_torchvisions_distribution(height, width, settings):
-  view, many = View(8, **settings), 4000
-  drawn = uniforms(many, views.BOX_UNIFORMS)
-  boxes = views.random_boxes(view, drawn, height, width)
+  view, many = Crop(8, **settings), 4000
+  drawn = uniforms(many, BOX_UNIFORMS)
+  boxes = random_boxes(view, drawn, height, width)
   assert boxes.dtype == np.int32 and boxes.shape == (many, 4)
   top, left, h, w = boxes.T
   assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] >= 1).all()
@@ -63,10 +64,10 @@ def test_boxes_have_torchvisions_distribution(height, width, settings):
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (30, 200), (1, 9)])
 def test_boxes_over_numpy_equal_those_over_jax(height, width):
-  view = View(8)
-  drawn = uniforms(5000, views.BOX_UNIFORMS, dtype=np.float32)
-  host = views.random_boxes(view, drawn, height, width)
-  device = views.random_boxes(view, jnp.asarray(drawn), height, width, jnp)
+  view = Crop(8)
+  drawn = uniforms(5000, BOX_UNIFORMS, dtype=np.float32)
+  host = random_boxes(view, drawn, height, width)
+  device = random_boxes(view, jnp.asarray(drawn), height, width, jnp)
   assert host.dtype == device.dtype
   # Two exponentials may differ in their last bit, and fall on two sides of a
   # rounding; the place in the slack can then move as well.
@@ -77,11 +78,11 @@ def test_boxes_over_numpy_equal_those_over_jax(height, width):
 
 def test_each_image_has_its_own_size():
   height, width = np.array([[10, 300], [400, 30], [1, 1], [224, 224]]).T
-  drawn = uniforms(4, views.BOX_UNIFORMS)
-  together = views.random_boxes(View(8), drawn, height, width)
+  drawn = uniforms(4, BOX_UNIFORMS)
+  together = random_boxes(Crop(8), drawn, height, width)
   for i in range(4):
-    alone = views.random_boxes(
-      View(8), drawn[i : i + 1], int(height[i]), int(width[i])
+    alone = random_boxes(
+      Crop(8), drawn[i : i + 1], int(height[i]), int(width[i])
     )
     np.testing.assert_array_equal(together[i], alone[0])
 
@@ -97,30 +98,30 @@ def test_each_image_has_its_own_size():
   ],
 )
 def test_thin_images_give_their_middle(height, width, box):
-  view = View(8, crop_scale=(0.5, 1.0))
+  view = Crop(8, crop_scale=(0.5, 1.0))
   for xp in (np, jnp):
-    drawn = xp.asarray(uniforms(50, views.BOX_UNIFORMS, dtype=np.float32))
-    boxes = views.random_boxes(view, drawn, height, width, xp)
+    drawn = xp.asarray(uniforms(50, BOX_UNIFORMS, dtype=np.float32))
+    boxes = random_boxes(view, drawn, height, width, xp)
     np.testing.assert_array_equal(boxes, np.tile(box, (50, 1)))
 
 
 @pytest.mark.parametrize("edge", [0.0, np.nextafter(np.float32(1), 0)])
 def test_the_ends_of_the_uniforms_stay_inside(edge):
-  drawn = np.full((1, views.BOX_UNIFORMS), edge, np.float32)
+  drawn = np.full((1, BOX_UNIFORMS), edge, np.float32)
   for side in range(1, 2100, 7):
-    (box,) = views.random_boxes(View(8), drawn, side, side + 3)
+    (box,) = random_boxes(Crop(8), drawn, side, side + 3)
     top, left, h, w = box
     assert 0 <= top <= side - h and 0 <= left <= side + 3 - w
     assert h >= 1 and w >= 1
-  drawn = np.full((1, views.PATCH_UNIFORMS), edge, np.float32)
-  places = views.random_patches(PATCHES, drawn)
+  drawn = np.full((1, PATCHES.num_uniforms), edge, np.float32)
+  places = PATCHES.corners(drawn)
   assert places.min() >= 0 and places.max() + PATCHES.size <= PATCHES.resize
 
 
 def test_patches_lie_in_their_cells_uniformly():
   many = 6000
-  drawn = uniforms(many, views.PATCH_UNIFORMS)
-  places = views.random_patches(PATCHES, drawn)
+  drawn = uniforms(many, PATCHES.num_uniforms)
+  places = PATCHES.corners(drawn)
   assert places.shape == (many, 9, 2) and places.dtype == np.int32
   # The crop starts at the same place for all nine, and so is in the least of
   # top - 10 row over the patches (cells are of 10), which is its corner plus
@@ -143,22 +144,22 @@ def test_patches_lie_in_their_cells_uniformly():
 
 
 def test_patches_over_numpy_equal_those_over_jax():
-  drawn = uniforms(2000, views.PATCH_UNIFORMS, dtype=np.float32)
-  host = views.random_patches(PATCHES, drawn)
-  device = views.random_patches(PATCHES, jnp.asarray(drawn), jnp)
+  drawn = uniforms(2000, PATCHES.num_uniforms, dtype=np.float32)
+  host = PATCHES.corners(drawn)
+  device = PATCHES.corners(jnp.asarray(drawn), jnp)
   np.testing.assert_array_equal(host, device)
   assert host.dtype == device.dtype
 
 
 def test_each_expands_counts_in_order():
-  big, small = View(8, count=2), View(4, count=3)
+  big, small = Crop(8, count=2), Crop(4, count=3)
   assert views.each((big, small, PATCHES)) == (
     big, big, small, small, small, PATCHES,
   )  # fmt: skip
 
 
 def test_shapes():
-  assert View(8, count=4).shape() == (8, 8, 3)
+  assert Crop(8, count=4).shape() == (8, 8, 3)
   assert PATCHES.shape(3) == (9, 6, 6, 3)
 
 
@@ -173,31 +174,30 @@ def test_shapes():
   ],
 )
 def test_the_centre_is_what_resize_and_central_crop_see(height, width, box):
-  found = views.centre_box(Centre(224, 256), height, width)
+  found = Centre(224, 256).box(height, width)
   np.testing.assert_allclose(found, box)
 
 
 def patches(**changes):
-  settings = {"kind": "patches", "size": 6, "resize": 40, "crop": 30}
-  return Patches(**settings | changes)
+  return Patches(**{"size": 6, "resize": 40, "crop": 30} | changes)
 
 
 @pytest.mark.parametrize(
   ("make", "settings", "message"),
   [
-    (View, {"size": 0}, "size is 0; it must be 1 or more"),
-    (View, {"count": 0}, "count is 0; it must be 1 or more"),
+    (Crop, {"size": 0}, "size is 0; it must be 1 or more"),
+    (Crop, {"count": 0}, "count is 0; it must be 1 or more"),
     (
-      View,
+      Crop,
       {"count": 10**12},
       "count is 1000000000000; it must be at most 1000",
     ),
-    (View, {"crop_scale": (0.5, 1.1)}, "crop_scale is .*; it must be at most"),
-    (View, {"crop_scale": (0.5, 0.4)}, "crop_scale is .* 0 < low <= high"),
-    (View, {"crop_ratio": (0.0, 1.0)}, "crop_ratio is .* 0 < low <= high"),
-    (View, {"crop_ratio": (1.0, math.nan)}, "crop_ratio is .*nan"),
-    (View, {"flip": -0.1}, "flip is -0.1; it must be a probability, 0 to 1"),
-    (View, {"interpolation": "area"}, "'area'; it must be 'bilinear' or"),
+    (Crop, {"crop_scale": (0.5, 1.1)}, "crop_scale is .*; it must be at most"),
+    (Crop, {"crop_scale": (0.5, 0.4)}, "crop_scale is .* 0 < low <= high"),
+    (Crop, {"crop_ratio": (0.0, 1.0)}, "crop_ratio is .* 0 < low <= high"),
+    (Crop, {"crop_ratio": (1.0, math.nan)}, "crop_ratio is .*nan"),
+    (Crop, {"flip": -0.1}, "flip is -0.1; it must be a probability, 0 to 1"),
+    (Crop, {"interpolation": "area"}, "'area'; it must be 'bilinear' or"),
     (patches, {"size": 11}, "size is 11; it must be at most crop / 3 = 10"),
     (patches, {"size": 0}, "size is 0; it must be 1 or more"),
     (patches, {"crop": 31}, "crop is 31; it must be a multiple of 3"),
@@ -214,12 +214,12 @@ def test_bad_settings_name_the_key_and_what_is_accepted(
   make, settings, message
 ):
   with pytest.raises(ValueError, match=message):
-    make(**({"size": 8} if make is View else {}) | settings)
+    make(**({"size": 8} if make is Crop else {}) | settings)
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  views: tuple[View | Patches, ...]
+  views: tuple[views.VIEW, ...]
 
 
 def build(*sections):
@@ -229,7 +229,7 @@ def build(*sections):
 def test_the_kind_chooses_the_class_and_a_view_needs_none():
   patch = {"kind": "patches", "size": 6, "resize": 40, "crop": 30}
   found = build({"size": 8}, patch, {"kind": "crop", "size": 9, "flip": 0})
-  assert found == (View(8), patches(), View(9, flip=0.0))
+  assert found == (Crop(8), patches(), Crop(9, flip=0.0))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_the_kind_chooses_the_class_and_a_view_needs_none():
       {"kind": "patches", "size": 8, "resize": 40, "crop": 31},
       r"config\.data\.views\.1\.crop is 31",
     ),
-    (8, r"config\.data\.views\.1 is 8 \(int\); it must be a group of keys"),
+    (8, r"config\.data\.views\.1 is 8; it must be a group of keys"),
   ],
 )
 def test_a_wrong_view_is_one_clear_error(section, message):

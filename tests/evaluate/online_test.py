@@ -13,7 +13,7 @@ import pytest
 from sslx import parallel
 from sslx.config import ConfigError
 from sslx.data import files, pipeline
-from sslx.data.views import Centre, View
+from sslx.data.views import Centre, Crop
 from sslx.evaluate.encoder import Reader
 from sslx.evaluate.evaluators import EffectiveRank, Neighbours
 from sslx.evaluate.knn import KNN
@@ -23,7 +23,7 @@ from tests import tiny
 from tests.data import photos
 
 DATA = pipeline.Data(
-  "folder", 4, (View(8),), (0.0,) * 3, (1.0,) * 3, centre=Centre(8, 8)
+  "folder", 4, (Crop(8),), (0.0,) * 3, (1.0,) * 3, centre=Centre(8, 8)
 )
 STATE = types.SimpleNamespace(params={}, model_state={}, aux={})
 
