@@ -86,11 +86,9 @@ class Decoder(nn.Module):
     )
     masked = (len(x), restore.shape[1] - (x.shape[1] - 1), self.width)
     shown = x[:, 1:]
-    if not axis.float32_gradients:
-      hidden = hidden.astype(x.dtype)
-    hidden = jnp.broadcast_to(hidden, masked).astype(x.dtype)
+    hidden = transformer.repeated(hidden, masked, x.dtype, axis)
     row = jnp.concatenate([shown, hidden], axis=1)
-    x = patches_lib.with_class(
+    x = patches_lib.prepend(
       x[:, :1], patches_lib.taken(row, restore) + positions
     )
     x = transformer.blocks(

@@ -201,6 +201,18 @@ def dense(
   return lambda x: layer(x).astype(dtype)
 
 
+def repeated(
+  token: jax.Array, shape: tuple[int, ...], dtype: Any, axis: Axis
+) -> jax.Array:
+  """Repeats a parameter f32[1, 1, d] to a shape [b, t, d] of a dtype.
+
+  Its gradient is a sum over all copies, in `dtype` or in float32; see `linear`.
+  """
+  if not axis.float32_gradients:
+    token = token.astype(dtype)
+  return jnp.broadcast_to(token, shape).astype(dtype)
+
+
 def require_width(settings: Any, width: int, heads: int) -> None:
   """Checks that the width is a multiple of `heads` and of 4.
 

@@ -46,6 +46,10 @@ class ViT(nn.Module):
       resized to the grid of an image of another size.
     class_token: whether there is one; I-JEPA has none. Without it `features`
       must be "pooled".
+    registers: number of register tokens (`reg_token`): tokens like the class
+      token, without positions, that no feature contains.
+    mask_token: whether there is a learned token (`mask_token`) for the patches
+      that a `mask` hides; it starts at 0, as in iBOT and DINOv2.
     layer_scale: initial value of a factor per channel on each branch (`ls1`,
       `ls2`), or None for no factor; DINOv2 has 1e-5.
     frozen_patches: whether the patch projection is never trained: it has no
@@ -61,6 +65,8 @@ class ViT(nn.Module):
 
   References:
     Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021.
+    Darcet et al., Vision Transformers Need Registers, ICLR 2024.
+    Zhou et al., iBOT, ICLR 2022, section 3.1 (mask token).
     Huang et al., Deep Networks with Stochastic Depth, 2016 (drop path).
   """
 
@@ -74,6 +80,8 @@ class ViT(nn.Module):
   style: Literal["mae", "mocov3"] = "mae"
   positions: Literal["sincos", "learned"] = "sincos"
   class_token: bool = True
+  registers: int = 0
+  mask_token: bool = False
   layer_scale: float | None = None
   frozen_patches: bool = False
   features: Literal["cls", "pooled", "cls+pooled"] = "cls"
@@ -96,6 +104,7 @@ class ViT(nn.Module):
     require(self, "image_size", divides, multiple)
     has_features = self.class_token or self.features == "pooled"
     require(self, "features", has_features, "'pooled' without a class token")
+    require(self, "registers", self.registers >= 0, "at least 0")
     scale = self.layer_scale
     require(self, "layer_scale", scale is None or scale > 0, "above 0, or None")
     require(self, "drop_path", 0 <= self.drop_path < 1, "in [0, 1)")
@@ -113,6 +122,11 @@ class ViT(nn.Module):
   def frozen(self) -> tuple[str, ...]:
     """Patterns of the parameters that are never trained."""
     return ("patch_embed/",) if self.frozen_patches else ()
+
+  @property
+  def before(self) -> int:
+    """Number of tokens before the patches: class token and registers."""
+    return int(self.class_token) + self.registers
 
   @property
   def trained_grid(self) -> int:
@@ -141,6 +155,7 @@ class ViT(nn.Module):
     axis: Axis = Axis(),
     every: bool = False,
     keep: jax.Array | None = None,
+    mask: jax.Array | None = None,
     keys: jax.Array | None = None,
   ) -> jax.Array | dict[str, jax.Array]:
     """Computes features of images.
@@ -151,16 +166,23 @@ class ViT(nn.Module):
       axis: the data axis that the batch is split over.
       every: whether to return "final" and all available `patches.FEATURES`.
       keep: see `tokens`.
+      mask: see `tokens`.
       keys: see `tokens`.
 
     Returns:
       f32[b, d] after the last LayerNorm: the class token, the mean of the patch
       tokens, or both concatenated; with `every`, a dict of them.
     """
-    tokens = self.tokens(x, train=train, axis=axis, keep=keep, keys=keys)
-    features = patches_lib.pooled(tokens, self.class_token)
+    tokens = self.tokens(
+      x, train=train, axis=axis, keep=keep, mask=mask, keys=keys
+    )
+    features = self.pooled(tokens)
     final = features[self.features]
     return {"final": final, **features} if every else final
+
+  def pooled(self, tokens: jax.Array) -> dict[str, jax.Array]:
+    """Computes `patches.FEATURES` of tokens [b, t, d], as `tokens` has them."""
+    return patches_lib.pooled(tokens, self.class_token, self.before)
 
   @nn.compact
   def tokens(
@@ -170,9 +192,10 @@ class ViT(nn.Module):
     train: bool,
     axis: Axis = Axis(),
     keep: jax.Array | None = None,
+    mask: jax.Array | None = None,
     keys: jax.Array | None = None,
   ) -> jax.Array:
-    """Computes the class token, if any, and the patch tokens, row by row.
+    """Computes the tokens: class token, registers, and patches row by row.
 
     Args:
       x: [b, h, w, 3], normalised.
@@ -180,14 +203,19 @@ class ViT(nn.Module):
       axis: the data axis that the batch is split over.
       keep: i32[b, k], the patches to encode; the others are skipped and cost
         nothing.
+      mask: bool[b, k], the encoded patches that are replaced by the mask token;
+        their positions stay.
       keys: [b] keys of the examples, for drop path.
 
     Returns:
-      f32[b, 1 + k, d], or f32[b, k, d] without a class token. With `keep`, the
-      patch tokens are in its order; without, k is the number of all patches.
+      f32[b, before + k, d]. The first `before` tokens are the class token, if
+      any, and then the registers. With `keep`, the patches are in its order;
+      without, k is the number of all patches.
 
     Raises:
-      ConfigError: there are no keys for drop path; or see `grid`.
+      ConfigError: there are no keys for drop path, or no mask token for a mask;
+        or see `grid`.
+      ValueError: the mask has another shape.
     """
     width, depth, heads = self.sizes
     first, positions = self._positions(self.grid(x), width)
@@ -201,11 +229,10 @@ class ViT(nn.Module):
     )(patches)
     if self.frozen_patches:
       patches = jax.lax.stop_gradient(patches)
-    tokens = patches + positions
-    if self.class_token:
-      init = nn.initializers.normal(0.02 if self.style == "mae" else 1e-6)
-      cls = self.param("cls_token", init, (1, 1, width))
-      tokens = patches_lib.with_class(cls + first, tokens)
+    before = self._before(first, width)
+    tokens = self._masked(patches, mask, axis) + positions
+    if before:
+      tokens = patches_lib.prepend(jnp.concatenate(before, axis=1), tokens)
     return transformer.blocks(
       self,
       tokens,
@@ -217,6 +244,41 @@ class ViT(nn.Module):
       style=self.style,
       layer_scale=self.layer_scale,
     )
+
+  def _before(self, position: jax.Array | float, width: int) -> list[jax.Array]:
+    """Returns class token f32[1, 1, d] and registers f32[1, r, d], if any."""
+    normal, found = nn.initializers.normal, []
+    if self.class_token:
+      init = normal(0.02 if self.style == "mae" else 1e-6)
+      cls = self.param("cls_token", init, (1, 1, width))
+      found.append(cls + position)
+    if self.registers:
+      shape = (1, self.registers, width)
+      found.append(self.param("reg_token", normal(1e-6), shape))
+    return found
+
+  def _masked(
+    self, patches: jax.Array, mask: jax.Array | None, axis: Axis
+  ) -> jax.Array:
+    """Replaces the masked patches of [b, k, d] by the mask token."""
+    if not self.mask_token:
+      if mask is not None:
+        raise ConfigError(
+          "config.model.backbone.mask_token is False, but this method masks"
+          " patches; use True."
+        )
+      return patches
+    shape = (1, 1, patches.shape[-1])
+    token = self.param("mask_token", nn.initializers.zeros, shape)
+    if mask is None:
+      return patches
+    if mask.shape != patches.shape[:2]:
+      raise ValueError(
+        f"mask has shape {mask.shape}; it must be {patches.shape[:2]}, a truth"
+        " value for each encoded patch."
+      )
+    hidden = transformer.repeated(token, patches.shape, patches.dtype, axis)
+    return jnp.where(mask[..., None], hidden, patches)
 
   def _positions(
     self, grid: tuple[int, int], width: int
