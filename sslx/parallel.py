@@ -92,6 +92,9 @@ TENSOR_RULES = (
   (r"/mlp/fc1/kernel$", 1),
   (r"/mlp/fc1/bias$", 0),
   (r"/mlp/fc2/kernel$", 0),
+  (r"/mlp/w12/kernel$", 2),  # [d, 2, hidden]
+  (r"/mlp/w12/bias$", 1),
+  (r"/mlp/w3/kernel$", 0),
 )
 
 

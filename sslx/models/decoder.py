@@ -99,6 +99,7 @@ class Decoder(nn.Module):
       axis=axis,
       heads=self.heads,
       mlp_ratio=self.mlp_ratio,
+      mlp="gelu",
       style="mae",
     )
     x = transformer.dense(outputs, self.dtype, "pred", axis)(

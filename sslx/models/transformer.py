@@ -5,6 +5,9 @@ number: `blocks.0.attn.proj.weight` is `blocks_0/attn/proj/kernel`. In timm
 `qkv` is one matrix with 3 d outputs. Here its kernel is
 [d, 3, heads, d / heads], so that heads can be sharded; the numbers and their
 order are the same.
+
+SwiGLU has DINOv2's names. Its `w12/kernel` is [d, 2, hidden], the gate first;
+timm calls it `fc1` with 2 hidden outputs, and `w3` `fc2`.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ class Block(nn.Module):
 
   heads: int
   mlp_ratio: float
+  mlp: str
   style: str
   attention: str
   dtype: str
@@ -48,7 +52,7 @@ class Block(nn.Module):
         self.axis,
         name="attn",
       ),
-      MLP(
+      MLPS[self.mlp](
         round(x.shape[-1] * self.mlp_ratio), self.dtype, self.axis, name="mlp"
       ),
     )
@@ -130,6 +134,40 @@ class MLP(nn.Module):
     y = dense(self.hidden, self.dtype, "fc1", self.axis)(x)
     y = gelu(y)
     return dense(x.shape[-1], self.dtype, "fc2", self.axis)(y)
+
+
+class SwiGLU(nn.Module):
+  """Two linear layers; SiLU of one half of the first gates the other half.
+
+  The number of hidden units is two thirds of `hidden`, rounded up to a multiple
+  of 8, so that there are about as many parameters as in `MLP`. SiLU is computed
+  in float32.
+
+  References:
+    Shazeer, GLU Variants Improve Transformer, 2020, eq. 6; the rounding is that
+    of DINOv2's code.
+  """
+
+  hidden: int
+  dtype: str
+  axis: Axis
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [b, t, d] to the same shape."""
+    units = -(-int(self.hidden * 2 / 3) // 8) * 8
+    y = nn.DenseGeneral(
+      (2, units),
+      kernel_init=xavier(),
+      dtype=self.dtype,
+      name="w12",
+      **linear.dense(self.axis),
+    )(x).astype(self.dtype)
+    gate = jax.nn.silu(y[..., 0, :].astype(jnp.float32)).astype(self.dtype)
+    return dense(x.shape[-1], self.dtype, "w3", self.axis)(gate * y[..., 1, :])
+
+
+MLPS = {"gelu": MLP, "swiglu": SwiGLU}
 
 
 @jax.custom_jvp

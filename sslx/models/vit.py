@@ -36,6 +36,8 @@ class ViT(nn.Module):
     depth: number of blocks.
     heads: number of attention heads; MoCo v3's ViT-S has 12, not 6.
     mlp_ratio: width of the hidden layer of a block's MLP, divided by `width`.
+    mlp: "gelu", or "swiglu" as in DINOv2's ViT-g, whose hidden layer has two
+      thirds of that width, rounded up to a multiple of 8.
     patch_size: in pixels; must divide the image's size.
     image_size: training resolution; positions of other grids are rescaled to
       its grid, so that the network accepts images of other sizes.
@@ -75,6 +77,7 @@ class ViT(nn.Module):
   depth: int | None = None
   heads: int | None = None
   mlp_ratio: float = 4.0
+  mlp: Literal["gelu", "swiglu"] = "gelu"
   patch_size: int = 16
   image_size: int = 224
   style: Literal["mae", "mocov3"] = "mae"
@@ -241,6 +244,7 @@ class ViT(nn.Module):
       axis=axis,
       heads=heads,
       mlp_ratio=self.mlp_ratio,
+      mlp=self.mlp,
       style=self.style,
       layer_scale=self.layer_scale,
     )

@@ -13,7 +13,7 @@ from sslx.config import ConfigError
 from sslx.methods.run import Run
 from sslx.models import patches, vit
 from tests import tiny
-from tests.models.vit_test import official_positions, random_params
+from tests.models.vit_test import official_positions, random_params, shapes_of
 from tests.weights import runs
 
 TINY = {"width": 16, "depth": 3, "heads": 2, "patch_size": 4, "image_size": 16}
@@ -39,6 +39,10 @@ def attention(x, p):
 
 
 def mlp(x, p):
+  if "w12" in p:
+    gate, y = np.einsum("btd,dgh->gbth", x, p["w12"]["kernel"])
+    gate, y = gate + p["w12"]["bias"][0], y + p["w12"]["bias"][1]
+    return dense(gate * scipy.special.expit(gate) * y, p["w3"])
   y = dense(x, p["fc1"])
   return dense(y * scipy.special.ndtr(y), p["fc2"])
 
@@ -115,6 +119,23 @@ def test_registers_and_masks_equal_numpy(class_token):
   wanted = tokens_of(module, params, mask=mask[:, ::-1])[:, first:]
   np.testing.assert_allclose(found[:, : first - 1 : -1], wanted, atol=1e-4)
   assert tokens_of(module, params, keep=keep).shape == (2, first + 4, 16)
+
+
+@pytest.mark.parametrize(
+  ("width", "ratio", "units"),
+  [(16, 4.0, 48), (1536, 4.0, 4096), (384, 4.0, 1024), (100, 2.5, 168)],
+)
+def test_swiglu_equals_numpy_and_has_dinov2s_width(width, ratio, units):
+  sizes = {"width": width, "mlp_ratio": ratio, "depth": 1, "heads": 2}
+  module = vit.ViT(**TINY | sizes, mlp="swiglu")
+  shapes = shapes_of(module, 16)["blocks_0"]["mlp"]
+  assert shapes["w12"]["kernel"].shape == (width, 2, units)
+  assert shapes["w3"]["kernel"].shape == (units, width)
+  if width > 100:
+    return
+  params = random_params(module, 16)
+  *_, wanted = numpy_tokens(params, IMAGES)
+  np.testing.assert_allclose(tokens_of(module, params), wanted, atol=1e-4)
 
 
 def test_what_is_masked_is_not_seen_and_the_token_has_the_gradient():
