@@ -200,11 +200,16 @@ def blocks(
   depth: int,
   drop: jax.Array | None,
   axis: Axis,
+  last: int | None = None,
   **settings: Any,
 ) -> jax.Array:
-  """Applies the blocks and the last LayerNorm of `module`: f32[b, t, d]."""
+  """Applies the blocks and the last LayerNorm of `module`: f32[b, t, d].
+
+  With `last`, the LayerNorm is applied to the output of each of the last blocks
+  and the results are concatenated: f32[b, t, last * d].
+  """
   kind = nn.remat(Block) if module.remat else Block
-  x = axis.spread(x.astype(module.dtype))
+  x, outputs = axis.spread(x.astype(module.dtype)), []
   for i in range(depth):
     x = kind(
       **settings,
@@ -213,7 +218,11 @@ def blocks(
       axis=axis,
       name=f"blocks_{i}",
     )(x, None if drop is None else drop[:, i])
-  return norm(x, "float32", "norm")
+    outputs.append(x)
+  if last is None:
+    return norm(x, "float32", "norm")
+  x = norm(jnp.stack(outputs[-last:], axis=2), "float32", "norm")
+  return x.reshape(*x.shape[:2], -1)
 
 
 def norm(x: jax.Array, dtype: str, name: str) -> jax.Array:

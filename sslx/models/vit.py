@@ -57,8 +57,9 @@ class ViT(nn.Module):
     frozen_patches: whether the patch projection is never trained: it has no
       gradient, no optimiser state and no decay (MoCo v3, section 4.1).
     features: which features are the "final" ones.
-    drop_path: probability, per example, to drop a branch of the last block; it
-      grows linearly from 0 at the first block.
+    drop_path: probability, per example, to drop a branch of the last block.
+    drop_path_schedule: "linear": the probability grows linearly from 0 at the
+      first block; "uniform": it is the same in all blocks, as in DINOv2.
     remat: whether to recompute the blocks in the backward pass instead of
       keeping their activations.
     attention: "cudnn" is a fused kernel for NVIDIA GPUs, only for bfloat16.
@@ -89,6 +90,7 @@ class ViT(nn.Module):
   frozen_patches: bool = False
   features: Literal["cls", "pooled", "cls+pooled"] = "cls"
   drop_path: float = 0.0
+  drop_path_schedule: Literal["linear", "uniform"] = "linear"
   remat: bool = False
   attention: Literal["xla", "cudnn"] = "xla"
   dtype: Literal["float32", "bfloat16"] = "float32"
@@ -160,6 +162,7 @@ class ViT(nn.Module):
     keep: jax.Array | None = None,
     mask: jax.Array | None = None,
     keys: jax.Array | None = None,
+    last: int | None = None,
   ) -> jax.Array | dict[str, jax.Array]:
     """Computes features of images.
 
@@ -171,13 +174,14 @@ class ViT(nn.Module):
       keep: see `tokens`.
       mask: see `tokens`.
       keys: see `tokens`.
+      last: see `tokens`; d is then `last` times the width.
 
     Returns:
       f32[b, d] after the last LayerNorm: the class token, the mean of the patch
       tokens, or both concatenated; with `every`, a dict of them.
     """
     tokens = self.tokens(
-      x, train=train, axis=axis, keep=keep, mask=mask, keys=keys
+      x, train=train, axis=axis, keep=keep, mask=mask, keys=keys, last=last
     )
     features = self.pooled(tokens)
     final = features[self.features]
@@ -197,6 +201,7 @@ class ViT(nn.Module):
     keep: jax.Array | None = None,
     mask: jax.Array | None = None,
     keys: jax.Array | None = None,
+    last: int | None = None,
   ) -> jax.Array:
     """Computes the tokens: class token, registers, and patches row by row.
 
@@ -209,18 +214,26 @@ class ViT(nn.Module):
       mask: bool[b, k], the encoded patches that are replaced by the mask token;
         their positions stay.
       keys: [b] keys of the examples, for drop path.
+      last: return the outputs of the last n blocks, each after the last
+        LayerNorm, not only that of the last block. They are concatenated along
+        the channels, that of the last block at the end (DINO's linear
+        evaluation takes 4).
 
     Returns:
-      f32[b, before + k, d]. The first `before` tokens are the class token, if
-      any, and then the registers. With `keep`, the patches are in its order;
-      without, k is the number of all patches.
+      f32[b, before + k, d], where d is the width, or `last` times the width.
+      The first `before` tokens are the class token, if any, and then the
+      registers. With `keep`, the patches are in its order; without, k is the
+      number of all patches.
 
     Raises:
       ConfigError: there are no keys for drop path, or no mask token for a mask;
         or see `grid`.
-      ValueError: the mask has another shape.
+      ValueError: the mask has another shape, or there are fewer blocks than
+        `last`.
     """
     width, depth, heads = self.sizes
+    if last is not None and not 1 <= last <= depth:
+      raise ValueError(f"last is {last}; it must be 1 to {depth}, the depth.")
     first, positions = self._positions(self.grid(x), width)
     patches = patches_lib.patchify(x, self.patch_size)
     if keep is not None:
@@ -242,6 +255,7 @@ class ViT(nn.Module):
       depth=depth,
       drop=self._drop(depth, train, keys),
       axis=axis,
+      last=last,
       heads=heads,
       mlp_ratio=self.mlp_ratio,
       mlp=self.mlp,
@@ -315,7 +329,8 @@ class ViT(nn.Module):
         f"config.model.backbone.drop_path is {self.drop_path}, but this method"
         " has no drop path; use 0."
       )
-    left = 1 - jnp.linspace(0, self.drop_path, depth)[:, None]
+    first = 0 if self.drop_path_schedule == "linear" else self.drop_path
+    left = 1 - jnp.linspace(first, self.drop_path, depth)[:, None]
     draw = lambda key: jax.random.bernoulli(key, left, (depth, 2))
     return jax.vmap(draw)(keys) / left
 

@@ -138,6 +138,44 @@ def test_swiglu_equals_numpy_and_has_dinov2s_width(width, ratio, units):
   np.testing.assert_allclose(tokens_of(module, params), wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_features_of_the_last_blocks(last):
+  module = vit.ViT(**TINY, registers=1)
+  params = random_params(module, 16)
+  outputs = numpy_tokens(params, IMAGES)[-last:]
+  wanted = np.concatenate(outputs, axis=-1)
+  found = tokens_of(module, params, last=last)
+  np.testing.assert_allclose(found, wanted, atol=1e-4)
+  # DINO: class tokens of the last blocks. DINOv2: and the last one's patches.
+  features = module.apply(
+    {"params": params}, IMAGES, train=False, every=True, last=last
+  )
+  np.testing.assert_allclose(features["final"], wanted[:, 0], atol=1e-4)
+  patches_of_last = outputs[-1][:, 2:].mean(1)
+  np.testing.assert_allclose(
+    features["pooled"][:, -16:], patches_of_last, atol=1e-4
+  )
+  for wrong in (0, 4):
+    with pytest.raises(ValueError, match=f"last is {wrong}; it must be 1 to 3"):
+      tokens_of(module, params, last=wrong)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "uniform"])
+def test_drop_path_equals_numpy_with_the_rates_of_its_schedule(schedule):
+  module = vit.ViT(**TINY, drop_path=0.6, drop_path_schedule=schedule)
+  keys = jax.random.split(jax.random.key(0), 4000)
+  factors = np.asarray(module._drop(3, True, keys))
+  rates = [0.6] * 3 if schedule == "uniform" else [0, 0.3, 0.6]
+  for i, rate in enumerate(rates):
+    assert np.mean(factors[:, i] == 0) == pytest.approx(rate, abs=0.03)
+    kept = factors[:, i][factors[:, i] > 0]
+    np.testing.assert_allclose(kept, 1 / (1 - rate), rtol=1e-6)
+  params = random_params(module, 16)
+  found = tokens_of(module, params, train=True, keys=keys[:2])
+  *_, wanted = numpy_tokens(params, IMAGES, factors=factors[:2])
+  np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
 def test_what_is_masked_is_not_seen_and_the_token_has_the_gradient():
   module = vit.ViT(**TINY, mask_token=True, dtype="bfloat16")
   params = random_params(module, 16)
