@@ -153,36 +153,21 @@ class ViT(nn.Module):
     return h // self.patch_size, w // self.patch_size
 
   def __call__(
-    self,
-    x: jax.Array,
-    *,
-    train: bool,
-    axis: Axis = Axis(),
-    every: bool = False,
-    keep: jax.Array | None = None,
-    mask: jax.Array | None = None,
-    keys: jax.Array | None = None,
-    last: int | None = None,
+    self, x: jax.Array, *, every: bool = False, **arguments: Any
   ) -> jax.Array | dict[str, jax.Array]:
     """Computes features of images.
 
     Args:
       x: [b, h, w, 3], normalised.
-      train: whether to apply drop path.
-      axis: the data axis that the batch is split over.
       every: whether to return "final" and all available `patches.FEATURES`.
-      keep: see `tokens`.
-      mask: see `tokens`.
-      keys: see `tokens`.
-      last: see `tokens`; d is then `last` times the width.
+      **arguments: those of `tokens`.
 
     Returns:
       f32[b, d] after the last LayerNorm: the class token, the mean of the patch
-      tokens, or both concatenated; with `every`, a dict of them.
+      tokens, or both concatenated; with `every`, a dict of them. The argument
+      `last` multiplies d.
     """
-    tokens = self.tokens(
-      x, train=train, axis=axis, keep=keep, mask=mask, keys=keys, last=last
-    )
+    tokens = self.tokens(x, **arguments)
     features = self.pooled(tokens)
     final = features[self.features]
     return {"final": final, **features} if every else final
