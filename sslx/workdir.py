@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx import settings, storage
-from sslx.config import ConfigError
+from sslx.config import ConfigError, past
 from sslx.errors import WorkdirError
 from sslx.lock import Lock, owner
 
@@ -106,7 +106,7 @@ def read_config(path: epath.Path) -> dict[str, Any]:
       f"{path} is not the config of a run ({keys[:200]}). Give another"
       " --workdir."
     )
-  return found
+  return past.config(found)
 
 
 def _is_config(value: Any) -> bool:

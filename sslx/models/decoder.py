@@ -76,11 +76,14 @@ class Decoder(nn.Module):
     """
     del train
     positions = jnp.asarray(
-      patches_lib.sincos(patches_lib.scaled(*grid, trained), self.width, "mae")
+      patches_lib.sincos(
+        patches_lib.scaled(*grid, trained), self.width, "column"
+      )
     )
-    x = transformer.dense(self.width, self.dtype, "embed", axis)(
-      tokens.astype(self.dtype)
+    dense = lambda width, name: transformer.dense(
+      width, self.dtype, name, axis, transformer.xavier()
     )
+    x = dense(self.width, "embed")(tokens.astype(self.dtype))
     hidden = self.param(
       "mask_token", nn.initializers.normal(0.02), (1, 1, self.width)
     )
@@ -100,9 +103,7 @@ class Decoder(nn.Module):
       heads=self.heads,
       mlp_ratio=self.mlp_ratio,
       mlp="gelu",
-      style="mae",
+      weight_init="xavier",
     )
-    x = transformer.dense(outputs, self.dtype, "pred", axis)(
-      x[:, 1:].astype(self.dtype)
-    )
+    x = dense(outputs, "pred")(x[:, 1:].astype(self.dtype))
     return x.astype(jnp.float32)

@@ -112,19 +112,18 @@ def scaled(
 
 
 def sincos(
-  places: tuple[np.ndarray, np.ndarray], width: int, style: str
+  places: tuple[np.ndarray, np.ndarray], width: int, first: str
 ) -> np.ndarray:
   """Computes fixed position embeddings, f32[n, width], of the patches.
 
   Args:
     places: row and column of each patch, f64[n].
     width: a multiple of 4.
-    style: "mae" puts sines and cosines of the column first; "mocov3" puts those
-      of the row first.
+    first: "column" or "row", of which the sines and cosines come first.
   """
   omega = 1e4 ** -(np.arange(width // 4) / (width // 4))
   row, column = (place[:, None] * omega for place in places)
-  order = (column, row) if style == "mae" else (row, column)
+  order = (column, row) if first == "column" else (row, column)
   waves = [wave(x) for x in order for wave in (np.sin, np.cos)]
   return np.concatenate(waves, axis=1).astype(np.float32)
 

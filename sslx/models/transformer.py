@@ -31,7 +31,7 @@ class Block(nn.Module):
   heads: int
   mlp_ratio: float
   mlp: str
-  style: str
+  weight_init: str
   attention: str
   dtype: str
   axis: Axis
@@ -46,14 +46,18 @@ class Block(nn.Module):
     branches = (
       Attention(
         self.heads,
-        self.style,
+        self.weight_init,
         self.attention,
         self.dtype,
         self.axis,
         name="attn",
       ),
       MLPS[self.mlp](
-        round(x.shape[-1] * self.mlp_ratio), self.dtype, self.axis, name="mlp"
+        round(x.shape[-1] * self.mlp_ratio),
+        self.weight_init,
+        self.dtype,
+        self.axis,
+        name="mlp",
       ),
     )
     for i, branch in enumerate(branches):
@@ -82,7 +86,7 @@ class Attention(nn.Module):
   """Multi-head self-attention without a mask."""
 
   heads: int
-  style: str
+  weight_init: str
   attention: str
   dtype: str
   axis: Axis
@@ -100,11 +104,10 @@ class Attention(nn.Module):
         f" runs on {jax.default_backend()}; use 'xla'."
       )
     width = x.shape[-1]
-    # Xavier's rule: MAE treats q, k and v as one matrix, MoCo v3 as three.
-    matrices = 1 if self.style == "mae" else 3
+    matrices = 3 if self.weight_init == "xavier_qkv" else 1
     qkv = nn.DenseGeneral(
       (3, self.heads, width // self.heads),
-      kernel_init=xavier(matrices),
+      kernel_init=initial(self.weight_init, matrices),
       dtype=self.dtype,
       name="qkv",
       **linear.dense(self.axis),
@@ -114,7 +117,7 @@ class Attention(nn.Module):
     return nn.DenseGeneral(
       width,
       axis=(-2, -1),
-      kernel_init=xavier(),
+      kernel_init=initial(self.weight_init),
       dtype=self.dtype,
       name="proj",
       **linear.dense(self.axis),
@@ -125,15 +128,17 @@ class MLP(nn.Module):
   """Two linear layers with an exact GELU between them."""
 
   hidden: int
+  weight_init: str
   dtype: str
   axis: Axis
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [b, t, d] to the same shape."""
-    y = dense(self.hidden, self.dtype, "fc1", self.axis)(x)
+    init = initial(self.weight_init)
+    y = dense(self.hidden, self.dtype, "fc1", self.axis, init)(x)
     y = gelu(y)
-    return dense(x.shape[-1], self.dtype, "fc2", self.axis)(y)
+    return dense(x.shape[-1], self.dtype, "fc2", self.axis, init)(y)
 
 
 class SwiGLU(nn.Module):
@@ -149,6 +154,7 @@ class SwiGLU(nn.Module):
   """
 
   hidden: int
+  weight_init: str
   dtype: str
   axis: Axis
 
@@ -156,15 +162,17 @@ class SwiGLU(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [b, t, d] to the same shape."""
     units = -(-int(self.hidden * 2 / 3) // 8) * 8
+    init = initial(self.weight_init)
     y = nn.DenseGeneral(
       (2, units),
-      kernel_init=xavier(),
+      kernel_init=init,
       dtype=self.dtype,
       name="w12",
       **linear.dense(self.axis),
     )(x).astype(self.dtype)
     gate = jax.nn.silu(y[..., 0, :].astype(jnp.float32)).astype(self.dtype)
-    return dense(x.shape[-1], self.dtype, "w3", self.axis)(gate * y[..., 1, :])
+    y = gate * y[..., 1, :]
+    return dense(x.shape[-1], self.dtype, "w3", self.axis, init)(y)
 
 
 MLPS = {"gelu": MLP, "swiglu": SwiGLU}
@@ -234,12 +242,17 @@ def norm(x: jax.Array, dtype: str, name: str) -> jax.Array:
 
 
 def dense(
-  features: int, dtype: str, name: str, axis: Axis, **settings: Any
+  features: int,
+  dtype: str,
+  name: str,
+  axis: Axis,
+  kernel_init: nn.initializers.Initializer,
+  **settings: Any,
 ) -> Callable[[jax.Array], jax.Array]:
-  """Returns a linear layer with Xavier's initialisation and output `dtype`."""
+  """Returns a linear layer whose output has `dtype`."""
   layer = nn.Dense(
     features,
-    kernel_init=xavier(),
+    kernel_init=kernel_init,
     dtype=dtype,
     name=name,
     **linear.dense(axis),
@@ -275,6 +288,14 @@ def require_kernel(settings: Any) -> None:
   """Checks that the fused kernel is only used with bfloat16."""
   can = settings.attention == "xla" or settings.dtype == "bfloat16"
   require(settings, "attention", can, "'xla', unless dtype is 'bfloat16'")
+
+
+def initial(weight_init: str, matrices: int = 1) -> nn.initializers.Initializer:
+  """Returns the initialiser of a block's matrices; see `ViT.weight_init`."""
+  if weight_init == "normal":
+    # torch's `trunc_normal_` cuts at 2, which is 100 deviations away.
+    return nn.initializers.normal(0.02)
+  return xavier(matrices)
 
 
 def xavier(matrices: int = 1) -> nn.initializers.Initializer:

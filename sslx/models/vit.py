@@ -41,17 +41,22 @@ class ViT(nn.Module):
     patch_size: in pixels; must divide the image's size.
     image_size: training resolution; positions of other grids are rescaled to
       its grid, so that the network accepts images of other sizes.
-    style: the method whose initialisation and order of sine-cosine positions to
-      use.
+    weight_init: "xavier": Xavier's uniform rule, query, key and value as one
+      matrix; class token N(0, 0.02^2); bias of the patch projection as torch's
+      of a convolution (MAE). "xavier_qkv": three matrices, N(0, 1e-6^2), bias 0
+      (MoCo v3). "normal": N(0, 0.02^2) but for the patch projection, which is
+      as torch's convolution (DINO).
     positions: "sincos" are fixed sines and cosines, none for the class token;
       "learned" are parameters `pos_embed`, one for each token, which are
       resized to the grid of an image of another size.
+    position_order: whether fixed positions begin with the sines and cosines of
+      the "column" (MAE) or of the "row" (MoCo v3).
     class_token: whether there is one; I-JEPA has none. Without it `features`
       must be "pooled".
     registers: number of register tokens (`reg_token`): tokens like the class
       token, without positions, that no feature contains.
-    mask_token: whether there is a learned token (`mask_token`) for the patches
-      that a `mask` hides; it starts at 0, as in iBOT and DINOv2.
+    mask_token: whether there is a learned token for the patches that a `mask`
+      hides; it starts at 0, as in iBOT and DINOv2.
     layer_scale: initial value of a factor per channel on each branch (`ls1`,
       `ls2`), or None for no factor; DINOv2 has 1e-5.
     frozen_patches: whether the patch projection is never trained: it has no
@@ -81,8 +86,9 @@ class ViT(nn.Module):
   mlp: Literal["gelu", "swiglu"] = "gelu"
   patch_size: int = 16
   image_size: int = 224
-  style: Literal["mae", "mocov3"] = "mae"
+  weight_init: Literal["xavier", "xavier_qkv", "normal"] = "xavier"
   positions: Literal["sincos", "learned"] = "sincos"
+  position_order: Literal["column", "row"] = "column"
   class_token: bool = True
   registers: int = 0
   mask_token: bool = False
@@ -211,10 +217,9 @@ class ViT(nn.Module):
       number of all patches.
 
     Raises:
-      ConfigError: there are no keys for drop path, or no mask token for a mask;
-        or see `grid`.
-      ValueError: the mask has another shape, or there are fewer blocks than
-        `last`.
+      ConfigError: there are no keys for drop path, or no mask token; or see
+        `grid`.
+      ValueError: the mask has another shape, or there are not `last` blocks.
     """
     width, depth, heads = self.sizes
     if last is not None and not 1 <= last <= depth:
@@ -226,7 +231,7 @@ class ViT(nn.Module):
       positions = positions[keep]
 
     patches = PatchEmbed(
-      width, self.style, self.dtype, axis, name="patch_embed"
+      width, self.weight_init, self.dtype, axis, name="patch_embed"
     )(patches)
     if self.frozen_patches:
       patches = jax.lax.stop_gradient(patches)
@@ -244,7 +249,7 @@ class ViT(nn.Module):
       heads=heads,
       mlp_ratio=self.mlp_ratio,
       mlp=self.mlp,
-      style=self.style,
+      weight_init=self.weight_init,
       layer_scale=self.layer_scale,
     )
 
@@ -252,7 +257,7 @@ class ViT(nn.Module):
     """Returns class token f32[1, 1, d] and registers f32[1, r, d], if any."""
     normal, found = nn.initializers.normal, []
     if self.class_token:
-      init = normal(0.02 if self.style == "mae" else 1e-6)
+      init = normal(1e-6 if self.weight_init == "xavier_qkv" else 0.02)
       cls = self.param("cls_token", init, (1, 1, width))
       found.append(cls + position)
     if self.registers:
@@ -293,7 +298,8 @@ class ViT(nn.Module):
     """
     if self.positions == "sincos":
       places = patches_lib.scaled(*grid, self.trained_grid)
-      return 0.0, jnp.asarray(patches_lib.sincos(places, width, self.style))
+      table = patches_lib.sincos(places, width, self.position_order)
+      return 0.0, jnp.asarray(table)
     side, before = self.trained_grid, int(self.class_token)
     table = self.param(
       "pos_embed",
@@ -324,17 +330,21 @@ class PatchEmbed(nn.Module):
   """Projection of patches from [b, n, p * p * 3] to [b, n, width]."""
 
   width: int
-  style: str
+  weight_init: str
   dtype: str
   axis: Axis
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Projects patches by a matrix product, since they do not overlap."""
-    bias = nn.initializers.zeros
-    if self.style == "mae":  # MAE keeps torch's initial bias of a convolution.
-      bias = heads_lib.uniform(x.shape[-1] ** -0.5)
+    torch = heads_lib.uniform(x.shape[-1] ** -0.5)
+    xavier, zeros = transformer.xavier(), nn.initializers.zeros
+    kernel, bias = {
+      "xavier": (xavier, torch),
+      "xavier_qkv": (xavier, zeros),
+      "normal": (torch, torch),
+    }[self.weight_init]
     dense = transformer.dense(
-      self.width, self.dtype, "proj", self.axis, bias_init=bias
+      self.width, self.dtype, "proj", self.axis, kernel, bias_init=bias
     )
     return dense(x.astype(self.dtype))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sslx import models
-from sslx.config import ConfigError, build
+from sslx.config import ConfigError, build, past
 from sslx.models import patches
 from sslx.models.vit import VARIANTS, ViT
 from sslx.weights.files import File
@@ -133,7 +133,7 @@ def _customary_heads(found: Found, width: int) -> int | None:
   """
   positions = found.tensors.get("pos_embed")
   order = None if positions is None else order_of(np.asarray(positions)[0])[0]
-  if width in (192, 384) and order == "mocov3":
+  if width in (192, 384) and order == "row":  # MoCo v3's.
     return None
   if width in _HEADS_64:
     return width // 64
@@ -147,8 +147,9 @@ def order_of(positions: np.ndarray) -> tuple[str | None, bool, int]:
     positions: [n, d], or [1 + n, d] if the first row is the class token's.
 
   Returns:
-    "mae" or "mocov3", or None for learned positions; whether the first row is
-    the class token's; and the number of rows of the square grid.
+    "column" or "row", whichever comes first, or None for learned positions;
+    whether the first row is the class token's; and the number of rows of the
+    square grid.
 
   Raises:
     ConfigError: the grid is not square.
@@ -163,10 +164,10 @@ def order_of(positions: np.ndarray) -> tuple[str | None, bool, int]:
     )
   grid = patches.scaled(side, side, side)
   blank = np.zeros((int(first), width))
-  for style in ("mae", "mocov3") if width % 4 == 0 else ():
-    wanted = np.concatenate([blank, patches.sincos(grid, width, style)])
+  for order in ("column", "row") if width % 4 == 0 else ():
+    wanted = np.concatenate([blank, patches.sincos(grid, width, order)])
     if np.abs(positions - wanted).max() < _TOLERANCE:
-      return style, first, side
+      return order, first, side
   return None, first, side
 
 
@@ -192,19 +193,19 @@ def take_positions(
   if "pos_embed" not in tensors:
     return []
   positions = np.asarray(tensors["pos_embed"], np.float32)[0]
-  style, _, side = order_of(positions)
+  order, _, side = order_of(positions)
   size = side * backbone.patch_size
   if backbone.positions == "sincos":
     wrong = {}
-    if style is None:
+    if order is None:
       wrong["positions"] = ("learned", "sincos")
-    elif style != backbone.style:
-      wrong["style"] = (style, backbone.style)
+    elif order != backbone.position_order:
+      wrong["position_order"] = (order, backbone.position_order)
     if size != backbone.image_size:
       wrong["image_size"] = (size, backbone.image_size)
     _refuse(wrong, path)
     del tensors["pos_embed"]
-    return [f"positions are {style}'s sines and cosines, as here"]
+    return [f"positions are sines and cosines, the {order}'s first, as here"]
   here = backbone.trained_grid
   if side == here:
     return []
@@ -251,7 +252,7 @@ def check_own(
     section = json.loads(section)
   if not isinstance(backbone, ViT) or section.get("name") != "vit":
     return
-  other = build(models.BACKBONE, section, "model.backbone")
+  other = build(models.BACKBONE, past.backbone(section), "model.backbone")
   wrong = {}
   if (
     other.sizes[0] == backbone.sizes[0] and other.sizes[2] != backbone.sizes[2]
@@ -260,7 +261,7 @@ def check_own(
   if other.positions != backbone.positions:
     wrong["positions"] = (other.positions, backbone.positions)
   elif other.positions == "sincos":
-    for key in ("style", "image_size"):
+    for key in ("position_order", "image_size"):
       if getattr(other, key) != getattr(backbone, key):
         wrong[key] = (getattr(other, key), getattr(backbone, key))
   _refuse(wrong, path)

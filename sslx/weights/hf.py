@@ -159,7 +159,7 @@ def _decoder(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     place = name.replace("encoder.layer.", "decoder.decoder_layers.")
     tensors[place] = x
   tensors["decoder.decoder_pos_embed"] = fixed_positions(
-    run.backbone.trained_grid, decoder.width, "mae", True
+    run.backbone.trained_grid, decoder.width, "column", True
   )
   return tensors, {
     "architectures": ["ViTMAEForPreTraining"],

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx import methods
 from sslx.checkpoint import Weights
+from sslx.config import past
 from sslx.config.loading import custom_imports
 from sslx.config.tree import as_config, plain
 from sslx.data import pipeline
@@ -81,7 +82,8 @@ def read_config(workdir: str, key: str = "--workdir") -> ConfigDict:
       f"{key} is {str(workdir)!r}: there is no {path}. Give the workdir of a"
       " run."
     )
-  config = as_config(plain(json.loads(path.read_text())), final=True)
+  stored = past.config(json.loads(path.read_text()))
+  config = as_config(plain(stored), final=True)
   custom_imports(config.runtime.get("custom_imports", ()))
   return config
 

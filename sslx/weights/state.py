@@ -46,22 +46,23 @@ def torch_state(run: Run) -> dict[str, np.ndarray]:
     state["pos_embed"] = fixed_positions(
       backbone.trained_grid,
       backbone.sizes[0],
-      backbone.style,
+      backbone.position_order,
       backbone.class_token,
     )
   return state
 
 
 def fixed_positions(
-  side: int, width: int, style: str, class_token: bool
+  side: int, width: int, first: str, class_token: bool
 ) -> np.ndarray:
   """Fixed positions of a square grid, f32[1, n, width].
 
-  With a class token, n is side * side + 1 and the first row is zero.
+  With a class token, n is side * side + 1 and the first row is zero. For
+  `first` see `patches.sincos`.
   """
-  table = patches.sincos(patches.scaled(side, side, side), width, style)
-  first = np.zeros((int(class_token), width), np.float32)
-  return np.concatenate([first, table])[None]
+  table = patches.sincos(patches.scaled(side, side, side), width, first)
+  blank = np.zeros((int(class_token), width), np.float32)
+  return np.concatenate([blank, table])[None]
 
 
 def described(run: Run) -> dict[str, str]:

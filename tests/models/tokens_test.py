@@ -61,7 +61,7 @@ def numpy_tokens(params, images, mask=None, factors=None):
             params["patch_embed"]["proj"])  # fmt: skip
   if mask is not None:
     x = np.where(mask[..., None], params["mask_token"], x)
-  x = x + official_positions(x.shape[-1], 4, "mae")
+  x = x + official_positions(x.shape[-1], 4, "column")
   for name in ("reg_token", "cls_token"):
     if name in params:
       first = np.repeat(params[name], len(x), 0)
