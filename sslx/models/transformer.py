@@ -144,13 +144,12 @@ class MLP(nn.Module):
 class SwiGLU(nn.Module):
   """Two linear layers; SiLU of one half of the first gates the other half.
 
-  The number of hidden units is two thirds of `hidden`, rounded up to a multiple
-  of 8, so that there are about as many parameters as in `MLP`. SiLU is computed
-  in float32.
+  It has `swiglu_units` hidden units, so that there are about as many parameters
+  as in `MLP`. SiLU is computed in float32.
 
   References:
-    Shazeer, GLU Variants Improve Transformer, 2020, eq. 6; the rounding is that
-    of DINOv2's code.
+    Shazeer, GLU Variants Improve Transformer, 2020, eq. 6; the number of units
+    is that of DINOv2's code.
   """
 
   hidden: int
@@ -161,7 +160,7 @@ class SwiGLU(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [b, t, d] to the same shape."""
-    units = -(-int(self.hidden * 2 / 3) // 8) * 8
+    units = swiglu_units(self.hidden)
     init = initial(self.weight_init)
     y = nn.DenseGeneral(
       (2, units),
@@ -176,6 +175,11 @@ class SwiGLU(nn.Module):
 
 
 MLPS = {"gelu": MLP, "swiglu": SwiGLU}
+
+
+def swiglu_units(hidden: int) -> int:
+  """Returns two thirds of `hidden`, rounded up to a multiple of 8."""
+  return -(-int(hidden * 2 / 3) // 8) * 8
 
 
 @jax.custom_jvp

@@ -171,13 +171,26 @@ def order_of(positions: np.ndarray) -> tuple[str | None, bool, int]:
   return None, first, side
 
 
+def drop_register_positions(backbone: ViT, tensors: dict[str, Any]) -> None:
+  """Removes positions of registers, which are 0, from a file; in place."""
+  first, count = int(backbone.class_token), backbone.registers
+  if "pos_embed" not in tensors or not count:
+    return
+  table = np.asarray(tensors["pos_embed"])
+  patches_left = table.shape[1] - first - count
+  blank = not np.any(table[:, first : first + count])
+  if blank and math.isqrt(max(patches_left, 0)) ** 2 == patches_left:
+    tensors["pos_embed"] = np.delete(table, slice(first, first + count), 1)
+
+
 def take_positions(
   backbone: ViT, tensors: dict[str, Any], path: str
 ) -> list[str]:
   """Adapts the positions of a file to a ViT, in place.
 
   If the ViT's positions are fixed, the file's must equal them and are removed.
-  If they are learned, the file's are resized to the ViT's grid.
+  If they are learned, the file's are resized to the ViT's grid. A class token
+  without a position in the file, as in timm's `no_embed_class`, gets 0.
 
   Args:
     backbone: backbone of the config.
@@ -193,7 +206,7 @@ def take_positions(
   if "pos_embed" not in tensors:
     return []
   positions = np.asarray(tensors["pos_embed"], np.float32)[0]
-  order, _, side = order_of(positions)
+  order, first, side = order_of(positions)
   size = side * backbone.patch_size
   if backbone.positions == "sincos":
     wrong = {}
@@ -206,6 +219,9 @@ def take_positions(
     _refuse(wrong, path)
     del tensors["pos_embed"]
     return [f"positions are sines and cosines, the {order}'s first, as here"]
+  if backbone.class_token and not first:
+    positions = np.concatenate([np.zeros_like(positions[:1]), positions])
+    tensors["pos_embed"] = positions[None]
   here = backbone.trained_grid
   if side == here:
     return []

@@ -73,6 +73,12 @@ def convert(
     return _resnet(backbone, state)
   scaled = backbone.layer_scale is not None
   model_type = model_type or ("dinov2" if scaled else "vit")
+  if backbone.registers or backbone.mlp != "gelu":
+    raise ConfigError(
+      f"transformers' {model_type} has no registers and the 'gelu' MLP; this"
+      f" network has registers={backbone.registers} and mlp={backbone.mlp!r}."
+      " Use --to=timm."
+    )
   if not backbone.class_token:
     raise ConfigError(
       f"transformers' {model_type} has a class token, and this network has"

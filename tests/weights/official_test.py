@@ -188,6 +188,30 @@ def test_official_checkpoints_are_read_whole(tmp_path, name):
     )
 
 
+def test_registers_and_swiglu_of_dinov2(tmp_path):
+  path = torch_files.save(tmp_path / "g.pth", official.dinov2_giant())
+  changes = {"patch_size": 14, "image_size": 518, "layer_scale": 1e-5}
+  config = vit(**changes, registers=4, mlp="swiglu")
+  state, notes = runs.start(config, path)
+  backbone = state.params["backbone"]
+  arrays = len(jax.tree.leaves(backbone))
+  assert f"backbone: {arrays} of {arrays} tensors" in "\n".join(notes)
+  read = torch_files.numbers
+  np.testing.assert_array_equal(
+    backbone["reg_token"], read("register_tokens", (1, 4, 384))
+  )
+  np.testing.assert_array_equal(
+    backbone["pos_embed"], read("pos_embed", (1, 1370, 384))
+  )
+  mlp = backbone["blocks_7"]["mlp"]
+  weight = read("blocks.7.mlp.w12.weight", (2048, 384))
+  np.testing.assert_array_equal(mlp["w12"]["kernel"][:, 0], weight[:1024].T)
+  np.testing.assert_array_equal(mlp["w12"]["kernel"][:, 1], weight[1024:].T)
+  np.testing.assert_array_equal(
+    mlp["w3"]["kernel"], read("blocks.7.mlp.w3.weight", (384, 1024)).T
+  )
+
+
 @pytest.mark.parametrize(
   ("name", "what", "prefix"),
   [
