@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sslx import config as config_lib
-from sslx import earlier, settings, storage
+from sslx import past, settings, storage
 from sslx.config import ConfigError
 from sslx.errors import WorkdirError
 from sslx.lock import Lock, owner
@@ -106,7 +106,7 @@ def read_config(path: epath.Path) -> dict[str, Any]:
       f"{path} is not the config of a run ({keys[:200]}). Give another"
       " --workdir."
     )
-  return found
+  return past.config(found)
 
 
 def _is_config(value: Any) -> bool:
@@ -125,7 +125,7 @@ def _check_same(
   note: Callable[[str], None],
 ) -> None:
   # A config of an older version of sslx, or one made in Python, may lack keys.
-  there = settings.fill(earlier.translated(there))
+  there = settings.fill(there)
   now = settings.fill(json.loads(config_lib.to_json(config)))
   changed = config_lib.differences(there, now)
   lines = [

@@ -233,7 +233,8 @@ TABLE = [
     "mocov3_vit-*_in1k",
     under("model", temperature=0.2, norm_groups=1)
     | RISING
-    | under("model.backbone", patch_size=16, style="mocov3", drop_path=0)
+    | under("model.backbone", patch_size=16, drop_path=0)
+    | under("model.backbone", weight_init="xavier_qkv", position_order="row")
     | under("model.backbone", frozen_patches=True)
     | head("projector", (4096, 4096, 256), use_bias=False, last_norm="plain")
     | head("predictor", (4096, 256), use_bias=False, last_norm="plain")

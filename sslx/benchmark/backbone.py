@@ -23,6 +23,7 @@ from sslx.benchmark import measure, peers
 from sslx.config import ConfigError
 from sslx.models.resnet import LAYOUTS, ResNet
 from sslx.models.vit import ViT
+from sslx.weights.state import timm_arguments
 
 _RATE = 1e-4
 
@@ -141,17 +142,18 @@ def _theirs(
 
 
 def _vit(backbone: ViT):
+  import torch
+  from timm.layers import SwiGLUPacked
   from timm.models.vision_transformer import VisionTransformer
 
-  width, depth, heads = backbone.sizes
+  mlp = {}
+  if backbone.mlp == "swiglu":
+    mlp = {"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU}
   module = VisionTransformer(
-    img_size=backbone.image_size,
-    patch_size=backbone.patch_size,
-    embed_dim=width,
-    depth=depth,
-    num_heads=heads,
-    mlp_ratio=backbone.mlp_ratio,
+    **timm_arguments(backbone),
+    **mlp,
     num_classes=0,
+    global_pool="token" if backbone.class_token else "avg",
   )
   module.patch_embed.requires_grad_(not backbone.frozen_patches)
   return module

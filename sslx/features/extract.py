@@ -18,7 +18,6 @@ from sslx.data.sets import Images
 from sslx.data.views import Centre
 from sslx.evaluate.encoder import Reader
 from sslx.features.table import Table
-from sslx.models import patches
 from sslx.models.vit import ViT
 from sslx.weights.run import Run
 from sslx.weights.state import preprocessing
@@ -119,7 +118,7 @@ def _pooled(backbone: Any, x: jax.Array) -> jax.Array:
   """Pools a block's tokens [b, t, d] or map [b, h, w, d] to f32[b, d]."""
   x = x.astype(jnp.float32)
   if isinstance(backbone, ViT):
-    return patches.pooled(x, backbone.class_token)[backbone.features]
+    return backbone.pooled(x)[backbone.features]
   return jnp.mean(x, axis=(1, 2))
 
 

@@ -92,7 +92,7 @@ class MAE(Method):
     error = jnp.mean(jnp.square(predicted - target), axis=-1)  # [b, n]
     # Features of the visible patches only: encoding all patches would cost
     # four times as much.
-    run.features = patches_lib.pooled(tokens)[self.backbone.features]
+    run.features = self.backbone.pooled(tokens)[self.backbone.features]
     seen = jnp.sum(error * (1 - masked)) / jnp.sum(1 - masked)
     run.metrics = {"visible_error": seen}
     # Every image has the same number of masked patches, so the mean over
@@ -103,8 +103,8 @@ class MAE(Method):
     """Encodes the visible patches and predicts all of them.
 
     Returns:
-      Tokens f32[b, 1 + k, d]; predicted patches f32[b, n, p p c]; mask
-      f32[b, n], 1 for a masked patch.
+      Tokens f32[b, t, d], as `ViT.tokens` has them; predicted patches
+      f32[b, n, p p c]; mask f32[b, n], 1 for a masked patch.
     """
     (images,) = run.views
     visible, patches = self.visible(images)
@@ -117,7 +117,8 @@ class MAE(Method):
       keep=order[:, :visible],
       keys=augment.fold(run.keys, 1),  # Only drop path uses them.
     )
-    predicted = run("decoder", tokens, restore=restore, **self.decoded(images))
+    shown = patches_lib.without_registers(tokens, self.backbone.registers)
+    predicted = run("decoder", shown, restore=restore, **self.decoded(images))
     return tokens, predicted, masked
 
   def visible(self, images: jax.Array) -> tuple[int, int]:

@@ -16,7 +16,10 @@ _NORMS = {
   "RelativeLocNeck": "BN1d",
 }
 _NECKS = ("LinearNeck", "MoCoV2Neck", "SwAVNeck", "NonLinearNeck")
-_STYLES = {"MAEViT": "mae", "MoCoV3ViT": "mocov3"}
+_VITS = {
+  "MAEViT": {"weight_init": "xavier", "position_order": "column"},
+  "MoCoV3ViT": {"weight_init": "xavier_qkv", "position_order": "row"},
+}
 # (width, depth, heads, MLP width) by MMPreTrain's names of ViTs. These differ
 # from the papers' names: its "small" is wide and shallow.
 _ARCHITECTURES = {
@@ -40,9 +43,9 @@ def backbone(node: Node) -> dict[str, Any]:
   kind = node.kind()
   if kind == "ResNet":
     return _resnet(node)
-  if kind in _STYLES:
-    return _vit(node, _STYLES[kind])
-  known = ", ".join(["ResNet", *_STYLES])
+  if kind in _VITS:
+    return _vit(node, kind)
+  known = ", ".join(["ResNet", *_VITS])
   raise ConfigError(
     f"{node.at('type')} is {kind!r}; sslx has the backbones {known}."
   )
@@ -76,7 +79,7 @@ def _resnet(node: Node) -> dict[str, Any]:
   }
 
 
-def _vit(node: Node, style: str) -> dict[str, Any]:
+def _vit(node: Node, kind: str) -> dict[str, Any]:
   for key, value in {
     "in_channels": 3,
     "out_indices": -1,
@@ -93,13 +96,13 @@ def _vit(node: Node, style: str) -> dict[str, Any]:
   if isinstance(size, tuple):
     node.fixed("img_size", size, size[:1] * 2, why="sslx's images are square")
     size = size[0]
-  frozen = style == "mocov3" and node.take("stop_grad_conv1", bool, False)
+  frozen = kind == "MoCoV3ViT" and node.take("stop_grad_conv1", bool, False)
   return {
     "name": "vit",
     **_sizes(node),
     "patch_size": node.take("patch_size", int, 16),
     "image_size": size,
-    "style": style,
+    **_VITS[kind],
     "positions": "sincos",
     "class_token": True,
     "layer_scale": None,

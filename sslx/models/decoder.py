@@ -78,21 +78,22 @@ class Decoder(nn.Module):
     """
     del train
     positions = jnp.asarray(
-      patches_lib.sincos(patches_lib.scaled(*grid, trained), self.width, "mae")
+      patches_lib.sincos(
+        patches_lib.scaled(*grid, trained), self.width, "column"
+      )
     )
-    x = transformer.dense(self.width, self.dtype, "embed", axis)(
-      tokens.astype(self.dtype)
+    dense = lambda width, name: transformer.dense(
+      width, self.dtype, name, axis, transformer.xavier()
     )
+    x = dense(self.width, "embed")(tokens.astype(self.dtype))
     hidden = self.param(
       "mask_token", nn.initializers.normal(0.02), (1, 1, self.width)
     )
     masked = (len(x), restore.shape[1] - (x.shape[1] - 1), self.width)
     shown = x[:, 1:]
-    if not axis.float32_gradients:
-      hidden = hidden.astype(x.dtype)
-    hidden = jnp.broadcast_to(hidden, masked).astype(x.dtype)
+    hidden = transformer.repeated(hidden, masked, x.dtype, axis)
     row = jnp.concatenate([shown, hidden], axis=1)
-    x = patches_lib.with_class(
+    x = patches_lib.prepend(
       x[:, :1], patches_lib.taken(row, restore) + positions
     )
     x = transformer.blocks(
@@ -103,9 +104,8 @@ class Decoder(nn.Module):
       axis=axis,
       heads=self.heads,
       mlp_ratio=self.mlp_ratio,
-      style="mae",
+      mlp="gelu",
+      weight_init="xavier",
     )
-    x = transformer.dense(outputs, self.dtype, "pred", axis)(
-      x[:, 1:].astype(self.dtype)
-    )
+    x = dense(outputs, "pred")(x[:, 1:].astype(self.dtype))
     return x.astype(jnp.float32)

@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslx import losses
 from sslx.axis import Axis
 from sslx.config import require
-from sslx.models import linear, norm
+from sslx.models import linear, norm, transformer
 
 
 class MLP(nn.Module):
@@ -159,6 +160,86 @@ class PairHead(nn.Module):
       x = x * mask.astype(x.dtype)
     x = dense(self.classes, kernel_init=_normal(0.005), name="fc2")(x)
     return x.astype(jnp.float32)
+
+
+class PrototypeHead(nn.Module):
+  """DINO's head: an MLP, and similarities of its unit output to prototypes.
+
+  Linear layers with an exact GELU between them, the last of them narrow; L2
+  normalisation; and a weight-normalised linear layer without bias, whose rows
+  are the prototypes divided by their lengths, times a scale. As in the official
+  code, weights are drawn from N(0, 0.02^2), biases start at 0, prototypes as in
+  torch's `nn.Linear`, and scales at 1.
+
+  DINO has 65536 prototypes and iBOT 8192, which it uses for the class token and
+  the patches alike.
+
+  Attributes:
+    dims: number of outputs of each linear layer of the MLP.
+    prototypes: K, the number of prototypes.
+    norm: whether hidden layers have a BatchNorm before their GELU; they then
+      have no bias.
+    trained_scale: whether the scales, one for each prototype, are trained
+      (`norm_last_layer=False` in the official code) or fixed to 1.
+    norm_groups: groups of the global batch that share BatchNorm statistics.
+    dtype: compute dtype of the MLP. Parameters, statistics, normalisation,
+      similarities and the output are float32.
+
+  References:
+    Caron et al., Emerging Properties in Self-Supervised Vision Transformers,
+    ICCV 2021, section 3.1 and appendix C.
+    Salimans and Kingma, Weight Normalization, 2016, eq. 2.
+  """
+
+  dims: tuple[int, ...] = (2048, 2048, 256)
+  prototypes: int = 65536
+  norm: bool = False
+  trained_scale: bool = False
+  norm_groups: int = 1
+  dtype: Literal["float32", "bfloat16"] = "float32"
+
+  def __post_init__(self):
+    positive = bool(self.dims) and min(self.dims) >= 1
+    require(self, "dims", positive, "one or more positive widths")
+    for key in ("prototypes", "norm_groups"):
+      require(self, key, getattr(self, key) >= 1, "at least 1")
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    *,
+    train: bool,
+    axis: Axis = Axis(),
+  ) -> jax.Array:
+    """Maps features x[..., d] to f32[..., K]; see `norm.BatchNorm`."""
+    x = x.astype(self.dtype)
+    for i, features in enumerate(self.dims, start=1):
+      hidden = i < len(self.dims)
+      normed = self.norm and hidden
+      x = nn.Dense(
+        features,
+        use_bias=not normed,
+        # torch's `trunc_normal_` cuts at 2, which is 100 deviations away.
+        kernel_init=_normal(0.02),
+        dtype=self.dtype,
+        name=f"fc{i}",
+        **linear.dense(axis),
+      )(x).astype(self.dtype)
+      if normed:
+        x = norm.BatchNorm(
+          groups=self.norm_groups, dtype=self.dtype, axis=axis, name=f"bn{i}"
+        )(x, train)
+      if hidden:
+        x = transformer.gelu(x)
+    shape = (self.prototypes, x.shape[-1])
+    rows = self.param("prototypes", uniform(x.shape[-1] ** -0.5), shape)
+    rows = losses.l2_normalize(rows)
+    if self.trained_scale:
+      ones = nn.initializers.ones
+      rows *= self.param("scale", ones, (self.prototypes,))[:, None]
+    return losses.l2_normalize(x) @ rows.T
 
 
 _normal = nn.initializers.normal

@@ -1,4 +1,4 @@
-"""Settings of Flax's linear layers for gradients that are summed in float32.
+"""Settings of Flax's linear layers: float32 gradients, and 1x1 convolutions.
 
 A layer that computes in bfloat16 casts its float32 weights. In the backward
 pass, their gradient is bfloat16 until it reaches that cast, and it is summed
@@ -7,6 +7,10 @@ sum is rounded at every step. With `Axis.float32_gradients` the matrix product
 of the gradient outputs float32. A matrix unit does so at no extra cost, but
 twice as many bytes move between devices. The forward pass is the same except
 for the bias, which is added in float32, so the caller must cast the result.
+
+On CPU, a 1x1 convolution is written as a matrix product, which is two to three
+times as fast, and its weight gradient five times. XLA writes it so by itself on
+a TPU, where the product would only change the layouts of arrays.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ def dense(axis: Axis) -> dict[str, Any]:
 def conv(axis: Axis) -> dict[str, Any]:
   """Returns settings for `nn.Conv`."""
   if not axis.float32_gradients:
-    return {}
+    return {"conv_general_dilated": convolution}
   return {
     "promote_dtype": _cast_inputs,
     "conv_general_dilated": _conv_general_dilated,
@@ -79,11 +83,40 @@ def _dot_general(
   return _product(product, gradient)(x, kernel)
 
 
+def convolution(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: tuple[int, int],
+  padding: Any,
+  **settings: Any,
+) -> jax.Array:
+  """`lax.conv_general_dilated` of x[b, h, w, c] and a kernel [h', w', c, d].
+
+  A 1x1 kernel must have no padding, no dilation and one group.
+  """
+  conv = lambda x, kernel: lax.conv_general_dilated(
+    x, kernel, strides, padding, **settings
+  )
+  if kernel.shape[:2] != (1, 1):
+    return conv(x, kernel)
+
+  def product(x, kernel):
+    x = x[:, :: strides[0], :: strides[1]]
+    y = jnp.dot(
+      x.reshape(-1, x.shape[-1]),
+      kernel[0, 0],
+      precision=settings.get("precision"),
+    )
+    return y.reshape(*x.shape[:-1], -1)
+
+  return lax.platform_dependent(x, kernel, cpu=product, default=conv)
+
+
 def _conv_general_dilated(
   x: jax.Array, kernel: jax.Array, *arguments: Any, **settings: Any
 ) -> jax.Array:
-  """`lax.conv_general_dilated`, with a float32 gradient of the kernel."""
-  product = lambda x, w: lax.conv_general_dilated(x, w, *arguments, **settings)
+  """`convolution`, with a float32 gradient of the kernel."""
+  product = lambda x, w: convolution(x, w, *arguments, **settings)
 
   def gradient(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
     # JAX has no bfloat16 convolution with a float32 gradient. The operands hold

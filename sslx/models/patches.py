@@ -59,20 +59,36 @@ def moments(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
   return mean, jnp.sqrt(var + 1e-6)
 
 
-def with_class(cls: jax.Array, x: jax.Array) -> jax.Array:
-  """Prepends a class token [1 or b, 1, d] to x[b, n, d]."""
-  first = jnp.broadcast_to(cls.astype(x.dtype), (len(x), 1, x.shape[-1]))
+def prepend(first: jax.Array, x: jax.Array) -> jax.Array:
+  """Puts tokens [1 or b, t, d] before x[b, n, d]: [b, t + n, d]."""
+  shape = (len(x), *first.shape[1:])
+  first = jnp.broadcast_to(first.astype(x.dtype), shape)
   return jnp.concatenate([first, x], axis=1)
 
 
-def pooled(tokens: jax.Array, class_token: bool = True) -> dict[str, jax.Array]:
-  """Computes `FEATURES` of tokens [b, 1 + n, d], of which the first is "cls".
+def without_registers(tokens: jax.Array, registers: int) -> jax.Array:
+  """Removes the registers from [b, 1 + registers + n, d]: [b, 1 + n, d]."""
+  if not registers:
+    return tokens
+  return jnp.concatenate([tokens[:, :1], tokens[:, 1 + registers :]], axis=1)
 
-  Without a class token, takes tokens [b, n, d] and returns only "pooled".
+
+def pooled(
+  tokens: jax.Array, class_token: bool, before: int
+) -> dict[str, jax.Array]:
+  """Computes `FEATURES` of the tokens of a ViT.
+
+  Args:
+    tokens: [b, before + n, d].
+    class_token: whether the first token is the class token; if not, "pooled" is
+      the only feature.
+    before: number of tokens before the patches. Only the class token and the
+      patches contribute to features.
   """
+  mean = jnp.mean(tokens[:, before:], axis=1)
   if not class_token:
-    return {"pooled": jnp.mean(tokens, axis=1)}
-  cls, mean = tokens[:, 0], jnp.mean(tokens[:, 1:], axis=1)
+    return {"pooled": mean}
+  cls = tokens[:, 0]
   both = jnp.concatenate([cls, mean], axis=-1)
   return dict(zip(FEATURES, (cls, mean, both), strict=True))
 
@@ -96,19 +112,18 @@ def scaled(
 
 
 def sincos(
-  places: tuple[np.ndarray, np.ndarray], width: int, style: str
+  places: tuple[np.ndarray, np.ndarray], width: int, first: str
 ) -> np.ndarray:
   """Computes fixed position embeddings, f32[n, width], of the patches.
 
   Args:
     places: row and column of each patch, f64[n].
     width: a multiple of 4.
-    style: "mae" puts sines and cosines of the column first; "mocov3" puts those
-      of the row first.
+    first: "column" or "row", of which the sines and cosines come first.
   """
   omega = 1e4 ** -(np.arange(width // 4) / (width // 4))
   row, column = (place[:, None] * omega for place in places)
-  order = (column, row) if style == "mae" else (row, column)
+  order = (column, row) if first == "column" else (row, column)
   waves = [wave(x) for x in order for wave in (np.sin, np.cos)]
   return np.concatenate(waves, axis=1).astype(np.float32)
 

@@ -34,7 +34,7 @@ LAYOUTS = {
 
 
 class ResNet(nn.Module):
-  """A ResNet trunk: maps images to globally average-pooled features.
+  """A ResNet trunk: images to globally average-pooled features, or to maps.
 
   Attributes:
     depth: number of layers with weights, by the usual count.
@@ -76,6 +76,7 @@ class ResNet(nn.Module):
     train: bool,
     axis: Axis = Axis(),
     every: bool = False,
+    maps: bool = False,
   ) -> jax.Array | dict[str, jax.Array]:
     """Computes features of images.
 
@@ -84,13 +85,15 @@ class ResNet(nn.Module):
       train: whether BatchNorm uses the statistics of the batch, and updates its
         running statistics.
       axis: the data axis that the batch is split over.
-      every: whether to return the pooled features of the other stages too.
+      every: whether to return the features of the other stages too.
+      maps: whether to return feature maps, not their means over the pixels.
 
     Returns:
       f32[b, d]. d is 8 times the channels of the first stage, or 32 times with
       bottlenecks (50 layers and more): 512 or 2048 at width 1. With `every`, a
       dict with these features as "final", and those of the stages before as
-      "stage1", "stage2" and "stage3" (feature2 to feature4 in MMSelfSup).
+      "stage1", "stage2" and "stage3" (feature2 to feature4 in MMSelfSup). With
+      `maps`, [b, h', w', d] of the compute dtype instead of each f32[b, d].
     """
     conv = functools.partial(
       nn.Conv,
@@ -127,7 +130,8 @@ class ResNet(nn.Module):
           bn=bn,
           name=f"layer{stage + 1}_{i}",
         )(x, train)
-      features[f"stage{stage + 1}"] = x.mean((1, 2), dtype=jnp.float32)
+      pooled = x if maps else x.mean((1, 2), dtype=jnp.float32)
+      features[f"stage{stage + 1}"] = pooled
     final = features.pop("stage4")
     return {"final": final, **features} if every else final
 

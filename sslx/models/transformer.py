@@ -5,6 +5,9 @@ number: `blocks.0.attn.proj.weight` is `blocks_0/attn/proj/kernel`. In timm
 `qkv` is one matrix with 3 d outputs. Here its kernel is
 [d, 3, heads, d / heads], so that heads can be sharded; the numbers and their
 order are the same.
+
+SwiGLU has DINOv2's names. Its `w12/kernel` is [d, 2, hidden], the gate first;
+timm calls it `fc1` with 2 hidden outputs, and `w3` `fc2`.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ TENSOR_RULES = (
   (r"/mlp/fc1/kernel$", 1),
   (r"/mlp/fc1/bias$", 0),
   (r"/mlp/fc2/kernel$", 0),
+  (r"/mlp/w12/kernel$", 2),  # [d, 2, hidden]
+  (r"/mlp/w12/bias$", 1),
+  (r"/mlp/w3/kernel$", 0),
 )
 
 
@@ -40,7 +46,8 @@ class Block(nn.Module):
 
   heads: int
   mlp_ratio: float
-  style: str
+  mlp: str
+  weight_init: str
   attention: str
   dtype: str
   axis: Axis
@@ -55,14 +62,18 @@ class Block(nn.Module):
     branches = (
       Attention(
         self.heads,
-        self.style,
+        self.weight_init,
         self.attention,
         self.dtype,
         self.axis,
         name="attn",
       ),
-      MLP(
-        round(x.shape[-1] * self.mlp_ratio), self.dtype, self.axis, name="mlp"
+      MLPS[self.mlp](
+        round(x.shape[-1] * self.mlp_ratio),
+        self.weight_init,
+        self.dtype,
+        self.axis,
+        name="mlp",
       ),
     )
     for i, branch in enumerate(branches):
@@ -91,7 +102,7 @@ class Attention(nn.Module):
   """Multi-head self-attention without a mask."""
 
   heads: int
-  style: str
+  weight_init: str
   attention: str
   dtype: str
   axis: Axis
@@ -109,11 +120,10 @@ class Attention(nn.Module):
         f" runs on {jax.default_backend()}; use 'xla'."
       )
     width = x.shape[-1]
-    # Xavier's rule: MAE treats q, k and v as one matrix, MoCo v3 as three.
-    matrices = 1 if self.style == "mae" else 3
+    matrices = 3 if self.weight_init == "xavier_qkv" else 1
     qkv = nn.DenseGeneral(
       (3, self.heads, width // self.heads),
-      kernel_init=xavier(matrices),
+      kernel_init=initial(self.weight_init, matrices),
       dtype=self.dtype,
       name="qkv",
       **linear.dense(self.axis),
@@ -123,7 +133,7 @@ class Attention(nn.Module):
     return nn.DenseGeneral(
       width,
       axis=(-2, -1),
-      kernel_init=xavier(),
+      kernel_init=initial(self.weight_init),
       dtype=self.dtype,
       name="proj",
       **linear.dense(self.axis),
@@ -134,15 +144,58 @@ class MLP(nn.Module):
   """Two linear layers with an exact GELU between them."""
 
   hidden: int
+  weight_init: str
   dtype: str
   axis: Axis
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [b, t, d] to the same shape."""
-    y = dense(self.hidden, self.dtype, "fc1", self.axis)(x)
+    init = initial(self.weight_init)
+    y = dense(self.hidden, self.dtype, "fc1", self.axis, init)(x)
     y = gelu(y)
-    return dense(x.shape[-1], self.dtype, "fc2", self.axis)(y)
+    return dense(x.shape[-1], self.dtype, "fc2", self.axis, init)(y)
+
+
+class SwiGLU(nn.Module):
+  """Two linear layers; SiLU of one half of the first gates the other half.
+
+  It has `swiglu_units` hidden units, so that there are about as many parameters
+  as in `MLP`. SiLU is computed in float32.
+
+  References:
+    Shazeer, GLU Variants Improve Transformer, 2020, eq. 6; the number of units
+    is that of DINOv2's code.
+  """
+
+  hidden: int
+  weight_init: str
+  dtype: str
+  axis: Axis
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [b, t, d] to the same shape."""
+    units = swiglu_units(self.hidden)
+    init = initial(self.weight_init)
+    y = nn.DenseGeneral(
+      (2, units),
+      kernel_init=init,
+      dtype=self.dtype,
+      name="w12",
+      **linear.dense(self.axis),
+    )(x).astype(self.dtype)
+    gate = jax.nn.silu(y[..., 0, :].astype(jnp.float32)).astype(self.dtype)
+    y = gate * y[..., 1, :]
+    return dense(x.shape[-1], self.dtype, "w3", self.axis, init)(y)
+
+
+MLPS = {"gelu": MLP, "swiglu": SwiGLU}
+
+
+def swiglu_units(hidden: int) -> int:
+  """Returns two thirds of `hidden`, rounded up to a multiple of 8."""
+  return -(-int(hidden * 2 / 3) // 8) * 8
 
 
 @jax.custom_jvp
@@ -175,11 +228,16 @@ def blocks(
   depth: int,
   drop: jax.Array | None,
   axis: Axis,
+  last: int | None = None,
   **settings: Any,
 ) -> jax.Array:
-  """Applies the blocks and the last LayerNorm of `module`: f32[b, t, d]."""
+  """Applies the blocks and the last LayerNorm of `module`: f32[b, t, d].
+
+  With `last`, the LayerNorm is applied to the output of each of the last blocks
+  and the results are concatenated: f32[b, t, last * d].
+  """
   kind = nn.remat(Block) if module.remat else Block
-  x = axis.spread(x.astype(module.dtype))
+  x, outputs = axis.spread(x.astype(module.dtype)), []
   for i in range(depth):
     x = kind(
       **settings,
@@ -188,7 +246,11 @@ def blocks(
       axis=axis,
       name=f"blocks_{i}",
     )(x, None if drop is None else drop[:, i])
-  return norm(x, "float32", "norm")
+    outputs.append(x)
+  if last is None:
+    return norm(x, "float32", "norm")
+  x = norm(jnp.stack(outputs[-last:], axis=2), "float32", "norm")
+  return x.reshape(*x.shape[:2], -1)
 
 
 def norm(x: jax.Array, dtype: str, name: str) -> jax.Array:
@@ -200,18 +262,35 @@ def norm(x: jax.Array, dtype: str, name: str) -> jax.Array:
 
 
 def dense(
-  features: int, dtype: str, name: str, axis: Axis, **settings: Any
+  features: int,
+  dtype: str,
+  name: str,
+  axis: Axis,
+  kernel_init: nn.initializers.Initializer,
+  **settings: Any,
 ) -> Callable[[jax.Array], jax.Array]:
-  """Returns a linear layer with Xavier's initialisation and output `dtype`."""
+  """Returns a linear layer whose output has `dtype`."""
   layer = nn.Dense(
     features,
-    kernel_init=xavier(),
+    kernel_init=kernel_init,
     dtype=dtype,
     name=name,
     **linear.dense(axis),
     **settings,
   )
   return lambda x: layer(x).astype(dtype)
+
+
+def repeated(
+  token: jax.Array, shape: tuple[int, ...], dtype: Any, axis: Axis
+) -> jax.Array:
+  """Repeats a parameter f32[1, 1, d] to a shape [b, t, d] of a dtype.
+
+  Its gradient is a sum over all copies, in `dtype` or in float32; see `linear`.
+  """
+  if not axis.float32_gradients:
+    token = token.astype(dtype)
+  return jnp.broadcast_to(token, shape).astype(dtype)
 
 
 def require_width(settings: Any, width: int, heads: int) -> None:
@@ -229,6 +308,14 @@ def require_kernel(settings: Any) -> None:
   """Checks that the fused kernel is only used with bfloat16."""
   can = settings.attention == "xla" or settings.dtype == "bfloat16"
   require(settings, "attention", can, "'xla', unless dtype is 'bfloat16'")
+
+
+def initial(weight_init: str, matrices: int = 1) -> nn.initializers.Initializer:
+  """Returns the initialiser of a block's matrices; see `ViT.weight_init`."""
+  if weight_init == "normal":
+    # torch's `trunc_normal_` cuts at 2, which is 100 deviations away.
+    return nn.initializers.normal(0.02)
+  return xavier(matrices)
 
 
 def xavier(matrices: int = 1) -> nn.initializers.Initializer:

@@ -36,23 +36,35 @@ class ViT(nn.Module):
     depth: number of blocks.
     heads: number of attention heads; MoCo v3's ViT-S has 12, not 6.
     mlp_ratio: width of the hidden layer of a block's MLP, divided by `width`.
+    mlp: "gelu", or "swiglu" as in DINOv2's ViT-g, whose hidden layer has two
+      thirds of that width, rounded up to a multiple of 8.
     patch_size: in pixels; must divide the image's size.
     image_size: training resolution; positions of other grids are rescaled to
       its grid, so that the network accepts images of other sizes.
-    style: the method whose initialisation and order of sine-cosine positions to
-      use.
+    weight_init: "xavier": Xavier's uniform rule, query, key and value as one
+      matrix; class token N(0, 0.02^2); bias of the patch projection as torch's
+      of a convolution (MAE). "xavier_qkv": three matrices, N(0, 1e-6^2), bias 0
+      (MoCo v3). "normal": N(0, 0.02^2) but for the patch projection, which is
+      as torch's convolution (DINO).
     positions: "sincos" are fixed sines and cosines, none for the class token;
       "learned" are parameters `pos_embed`, one for each token, which are
       resized to the grid of an image of another size.
+    position_order: whether fixed positions begin with the sines and cosines of
+      the "column" (MAE) or of the "row" (MoCo v3).
     class_token: whether there is one; I-JEPA has none. Without it `features`
       must be "pooled".
+    registers: number of register tokens (`reg_token`): tokens like the class
+      token, without positions, that no feature contains.
+    mask_token: whether there is a learned token for the patches that a `mask`
+      hides; it starts at 0, as in iBOT and DINOv2.
     layer_scale: initial value of a factor per channel on each branch (`ls1`,
       `ls2`), or None for no factor; DINOv2 has 1e-5.
     frozen_patches: whether the patch projection is never trained: it has no
       gradient, no optimiser state and no decay (MoCo v3, section 4.1).
     features: which features are the "final" ones.
-    drop_path: probability, per example, to drop a branch of the last block; it
-      grows linearly from 0 at the first block.
+    drop_path: probability, per example, to drop a branch of the last block.
+    drop_path_schedule: "linear": the probability grows linearly from 0 at the
+      first block; "uniform": it is the same in all blocks, as in DINOv2.
     remat: whether to recompute the blocks in the backward pass instead of
       keeping their activations.
     attention: "cudnn" is a fused kernel for NVIDIA GPUs, only for bfloat16.
@@ -61,6 +73,8 @@ class ViT(nn.Module):
 
   References:
     Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021.
+    Darcet et al., Vision Transformers Need Registers, ICLR 2024.
+    Zhou et al., iBOT, ICLR 2022, section 3.1 (mask token).
     Huang et al., Deep Networks with Stochastic Depth, 2016 (drop path).
   """
 
@@ -69,15 +83,20 @@ class ViT(nn.Module):
   depth: int | None = None
   heads: int | None = None
   mlp_ratio: float = 4.0
+  mlp: Literal["gelu", "swiglu"] = "gelu"
   patch_size: int = 16
   image_size: int = 224
-  style: Literal["mae", "mocov3"] = "mae"
+  weight_init: Literal["xavier", "xavier_qkv", "normal"] = "xavier"
   positions: Literal["sincos", "learned"] = "sincos"
+  position_order: Literal["column", "row"] = "column"
   class_token: bool = True
+  registers: int = 0
+  mask_token: bool = False
   layer_scale: float | None = None
   frozen_patches: bool = False
   features: Literal["cls", "pooled", "cls+pooled"] = "cls"
   drop_path: float = 0.0
+  drop_path_schedule: Literal["linear", "uniform"] = "linear"
   remat: bool = False
   attention: Literal["xla", "cudnn"] = "xla"
   dtype: Literal["float32", "bfloat16"] = "float32"
@@ -98,6 +117,7 @@ class ViT(nn.Module):
     require(self, "image_size", divides, multiple)
     has_features = self.class_token or self.features == "pooled"
     require(self, "features", has_features, "'pooled' without a class token")
+    require(self, "registers", self.registers >= 0, "at least 0")
     scale = self.layer_scale
     require(self, "layer_scale", scale is None or scale > 0, "above 0, or None")
     require(self, "drop_path", 0 <= self.drop_path < 1, "in [0, 1)")
@@ -115,6 +135,11 @@ class ViT(nn.Module):
   def frozen(self) -> tuple[str, ...]:
     """Patterns of the parameters that are never trained."""
     return ("patch_embed/",) if self.frozen_patches else ()
+
+  @property
+  def before(self) -> int:
+    """Number of tokens before the patches: class token and registers."""
+    return int(self.class_token) + self.registers
 
   @property
   def trained_grid(self) -> int:
@@ -136,33 +161,28 @@ class ViT(nn.Module):
     return h // self.patch_size, w // self.patch_size
 
   def __call__(
-    self,
-    x: jax.Array,
-    *,
-    train: bool,
-    axis: Axis = Axis(),
-    every: bool = False,
-    keep: jax.Array | None = None,
-    keys: jax.Array | None = None,
+    self, x: jax.Array, *, every: bool = False, **arguments: Any
   ) -> jax.Array | dict[str, jax.Array]:
     """Computes features of images.
 
     Args:
       x: [b, h, w, 3], normalised.
-      train: whether to apply drop path.
-      axis: the data axis that the batch is split over.
       every: whether to return "final" and all available `patches.FEATURES`.
-      keep: see `tokens`.
-      keys: see `tokens`.
+      **arguments: those of `tokens`.
 
     Returns:
       f32[b, d] after the last LayerNorm: the class token, the mean of the patch
-      tokens, or both concatenated; with `every`, a dict of them.
+      tokens, or both concatenated; with `every`, a dict of them. The argument
+      `last` multiplies d.
     """
-    tokens = self.tokens(x, train=train, axis=axis, keep=keep, keys=keys)
-    features = patches_lib.pooled(tokens, self.class_token)
+    tokens = self.tokens(x, **arguments)
+    features = self.pooled(tokens)
     final = features[self.features]
     return {"final": final, **features} if every else final
+
+  def pooled(self, tokens: jax.Array) -> dict[str, jax.Array]:
+    """Computes `patches.FEATURES` of tokens [b, t, d], as `tokens` has them."""
+    return patches_lib.pooled(tokens, self.class_token, self.before)
 
   @nn.compact
   def tokens(
@@ -172,9 +192,11 @@ class ViT(nn.Module):
     train: bool,
     axis: Axis = Axis(),
     keep: jax.Array | None = None,
+    mask: jax.Array | None = None,
     keys: jax.Array | None = None,
+    last: int | None = None,
   ) -> jax.Array:
-    """Computes the class token, if any, and the patch tokens, row by row.
+    """Computes the tokens: class token, registers, and patches row by row.
 
     Args:
       x: [b, h, w, 3], normalised.
@@ -182,16 +204,28 @@ class ViT(nn.Module):
       axis: the data axis that the batch is split over.
       keep: i32[b, k], the patches to encode; the others are skipped and cost
         nothing.
+      mask: bool[b, k], the encoded patches that are replaced by the mask token;
+        their positions stay.
       keys: [b] keys of the examples, for drop path.
+      last: return the outputs of the last n blocks, each after the last
+        LayerNorm, not only that of the last block. They are concatenated along
+        the channels, that of the last block at the end (DINO's linear
+        evaluation takes 4).
 
     Returns:
-      f32[b, 1 + k, d], or f32[b, k, d] without a class token. With `keep`, the
-      patch tokens are in its order; without, k is the number of all patches.
+      f32[b, before + k, d], where d is the width, or `last` times the width.
+      The first `before` tokens are the class token, if any, and then the
+      registers. With `keep`, the patches are in its order; without, k is the
+      number of all patches.
 
     Raises:
-      ConfigError: there are no keys for drop path; or see `grid`.
+      ConfigError: there are no keys for drop path, or no mask token; or see
+        `grid`.
+      ValueError: the mask has another shape, or there are not `last` blocks.
     """
     width, depth, heads = self.sizes
+    if last is not None and not 1 <= last <= depth:
+      raise ValueError(f"last is {last}; it must be 1 to {depth}, the depth.")
     first, positions = self._positions(self.grid(x), width)
     patches = patches_lib.patchify(x, self.patch_size)
     if keep is not None:
@@ -199,26 +233,62 @@ class ViT(nn.Module):
       positions = positions[keep]
 
     patches = PatchEmbed(
-      width, self.style, self.dtype, axis, name="patch_embed"
+      width, self.weight_init, self.dtype, axis, name="patch_embed"
     )(patches)
     if self.frozen_patches:
       patches = jax.lax.stop_gradient(patches)
-    tokens = patches + positions
-    if self.class_token:
-      init = nn.initializers.normal(0.02 if self.style == "mae" else 1e-6)
-      cls = self.param("cls_token", init, (1, 1, width))
-      tokens = patches_lib.with_class(cls + first, tokens)
+    before = self._before(first, width)
+    tokens = self._masked(patches, mask, axis) + positions
+    if before:
+      tokens = patches_lib.prepend(jnp.concatenate(before, axis=1), tokens)
     return transformer.blocks(
       self,
       tokens,
       depth=depth,
       drop=self._drop(depth, train, keys),
       axis=axis,
+      last=last,
       heads=heads,
       mlp_ratio=self.mlp_ratio,
-      style=self.style,
+      mlp=self.mlp,
+      weight_init=self.weight_init,
       layer_scale=self.layer_scale,
     )
+
+  def _before(self, position: jax.Array | float, width: int) -> list[jax.Array]:
+    """Returns class token f32[1, 1, d] and registers f32[1, r, d], if any."""
+    normal, found = nn.initializers.normal, []
+    if self.class_token:
+      init = normal(1e-6 if self.weight_init == "xavier_qkv" else 0.02)
+      cls = self.param("cls_token", init, (1, 1, width))
+      found.append(cls + position)
+    if self.registers:
+      shape = (1, self.registers, width)
+      found.append(self.param("reg_token", normal(1e-6), shape))
+    return found
+
+  def _masked(
+    self, patches: jax.Array, mask: jax.Array | None, axis: Axis
+  ) -> jax.Array:
+    """Replaces the masked patches of [b, k, d] by the mask token."""
+    if not self.mask_token:
+      if mask is not None:
+        raise ConfigError(
+          "config.model.backbone.mask_token is False, but this method masks"
+          " patches; use True."
+        )
+      return patches
+    shape = (1, 1, patches.shape[-1])
+    token = self.param("mask_token", nn.initializers.zeros, shape)
+    if mask is None:
+      return patches
+    if mask.shape != patches.shape[:2]:
+      raise ValueError(
+        f"mask has shape {mask.shape}; it must be {patches.shape[:2]}, a truth"
+        " value for each encoded patch."
+      )
+    hidden = transformer.repeated(token, patches.shape, patches.dtype, axis)
+    return jnp.where(mask[..., None], hidden, patches)
 
   def _positions(
     self, grid: tuple[int, int], width: int
@@ -230,7 +300,8 @@ class ViT(nn.Module):
     """
     if self.positions == "sincos":
       places = patches_lib.scaled(*grid, self.trained_grid)
-      return 0.0, jnp.asarray(patches_lib.sincos(places, width, self.style))
+      table = patches_lib.sincos(places, width, self.position_order)
+      return 0.0, jnp.asarray(table)
     side, before = self.trained_grid, int(self.class_token)
     table = self.param(
       "pos_embed",
@@ -251,7 +322,8 @@ class ViT(nn.Module):
         f"config.model.backbone.drop_path is {self.drop_path}, but this method"
         " has no drop path; use 0."
       )
-    left = 1 - jnp.linspace(0, self.drop_path, depth)[:, None]
+    first = 0 if self.drop_path_schedule == "linear" else self.drop_path
+    left = 1 - jnp.linspace(first, self.drop_path, depth)[:, None]
     draw = lambda key: jax.random.bernoulli(key, left, (depth, 2))
     return jax.vmap(draw)(keys) / left
 
@@ -260,17 +332,21 @@ class PatchEmbed(nn.Module):
   """Projection of patches from [b, n, p * p * 3] to [b, n, width]."""
 
   width: int
-  style: str
+  weight_init: str
   dtype: str
   axis: Axis
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Projects patches by a matrix product, since they do not overlap."""
-    bias = nn.initializers.zeros
-    if self.style == "mae":  # MAE keeps torch's initial bias of a convolution.
-      bias = heads_lib.uniform(x.shape[-1] ** -0.5)
+    torch = heads_lib.uniform(x.shape[-1] ** -0.5)
+    xavier, zeros = transformer.xavier(), nn.initializers.zeros
+    kernel, bias = {
+      "xavier": (xavier, torch),
+      "xavier_qkv": (xavier, zeros),
+      "normal": (torch, torch),
+    }[self.weight_init]
     dense = transformer.dense(
-      self.width, self.dtype, "proj", self.axis, bias_init=bias
+      self.width, self.dtype, "proj", self.axis, kernel, bias_init=bias
     )
     return dense(x.astype(self.dtype))

@@ -9,6 +9,7 @@ from typing import Any
 from sslx.models.resnet import LAYOUTS, ResNet
 from sslx.models.vit import ViT
 from sslx.weights.run import Run
+from sslx.weights.state import timm_arguments
 
 _LIBRARIES = {"timm": "timm", "hf": "transformers"}
 
@@ -88,7 +89,7 @@ def _snippet(run: Run, to: str, config: Mapping[str, Any]) -> list[str]:
     lines += _torchvision_vit(run.backbone)
   else:
     return [
-      *("import safetensors.torch", "import timm", ""),
+      *("import safetensors.torch", "import timm", "import torch", ""),
       'state = safetensors.torch.load_file("model.safetensors")',
       *_timm_vit(run.backbone),
       "model.load_state_dict(state, strict=True)",
@@ -141,15 +142,12 @@ def _torchvision_vit(backbone: ViT) -> list[str]:
 
 
 def _timm_vit(backbone: ViT) -> list[str]:
-  width, depth, heads = backbone.sizes
   pooling = "avg" if backbone.features == "pooled" else "token"
+  swiglu = "  mlp_layer=timm.layers.SwiGLUPacked, act_layer=torch.nn.SiLU,"
   return [
     "model = timm.models.VisionTransformer(",
-    f"  img_size={backbone.image_size}, patch_size={backbone.patch_size},",
-    f"  embed_dim={width}, depth={depth}, num_heads={heads},",
-    f"  mlp_ratio={round(width * backbone.mlp_ratio) / width},",
-    f"  class_token={backbone.class_token},",
-    f"  init_values={backbone.layer_scale},",
+    *(f"  {k}={x!r}," for k, x in timm_arguments(backbone).items()),
+    *([swiglu] if backbone.mlp == "swiglu" else []),
     f'  num_classes=0, global_pool="{pooling}", fc_norm=False,',
     ")",
   ]

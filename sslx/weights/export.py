@@ -27,7 +27,12 @@ from sslx.models.resnet import LAYOUTS, ResNet
 from sslx.models.vit import ViT
 from sslx.weights import card, files, hf, names
 from sslx.weights.run import Run
-from sslx.weights.state import described, preprocessing, torch_state
+from sslx.weights.state import (
+  described,
+  preprocessing,
+  timm_arguments,
+  torch_state,
+)
 
 _INSTEAD = "use --to=safetensors, whose README builds it"
 
@@ -90,7 +95,6 @@ def _timm_vit(
   backbone: ViT, features: str | None
 ) -> tuple[str, str, dict[str, Any]]:
   """Architecture, pooling and arguments."""
-  width, depth, heads = backbone.sizes
   features = features or backbone.features
   if features == "cls+pooled":
     raise ConfigError(
@@ -101,16 +105,12 @@ def _timm_vit(
     raise ConfigError("--features=cls: this network has no class token.")
   patch = 14 if backbone.variant == "huge" else 16
   pooling = {"cls": "token", "pooled": "avg"}[features]
-  return f"vit_{backbone.variant}_patch{patch}_224", pooling, {
+  name = f"vit_{backbone.variant}_patch{patch}_224"
+  if backbone.mlp == "swiglu":  # A class, which only an architecture can name.
+    name = "vit_giant_patch14_dinov2"
+  return name, pooling, {
     "num_classes": 0,
-    "img_size": backbone.image_size,
-    "patch_size": backbone.patch_size,
-    "embed_dim": width,
-    "depth": depth,
-    "num_heads": heads,
-    "mlp_ratio": round(width * backbone.mlp_ratio) / width,
-    "class_token": backbone.class_token,
-    "init_values": backbone.layer_scale,
+    **timm_arguments(backbone),
     "global_pool": pooling,
     # By default timm pools before the norm, which gives other features.
     "fc_norm": False,
@@ -133,9 +133,11 @@ def torchvision(run: Run, options: Options) -> Written:
   if isinstance(backbone, ResNet):
     _plain_resnet(backbone, "torchvision's ResNet")
     return state, {}
-  if backbone.layer_scale is not None or not backbone.class_token:
+  others = backbone.layer_scale is not None or backbone.registers
+  if others or not backbone.class_token or backbone.mlp != "gelu":
     raise ConfigError(
-      "torchvision's ViT has a class token and no layer scale; use --to=timm."
+      "torchvision's ViT has a class token, the 'gelu' MLP, no registers and no"
+      " layer scale; use --to=timm."
     )
   return {_torchvision_name(name): x for name, x in state.items()}, {}
 
@@ -228,10 +230,13 @@ def write(run: Run, to: str, out: epath.Path, options: Options) -> list[str]:
   (unfinished / "README.md").write_text(text)
   unfinished.rename(out)  # Atomic.
   count = sum(np.size(x) for x in tensors.values())
-  return [
+  lines = [
     f"{out}: {len(tensors)} tensors, {count:,} numbers, for {to}",
     f"the {run.network} of {metadata['recipe']} at step {run.step}",
   ]
+  if getattr(run.backbone, "mask_token", False) and to != "npz":
+    lines.append("without the mask token, which is for training alone")
+  return lines
 
 
 def _plain_resnet(backbone: ResNet, whose: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sslx import models
+from sslx import models, past
 from sslx.config import ConfigError, build
 from sslx.models import patches
 from sslx.models.vit import VARIANTS, ViT
@@ -133,7 +133,7 @@ def _customary_heads(found: Found, width: int) -> int | None:
   """
   positions = found.tensors.get("pos_embed")
   order = None if positions is None else order_of(np.asarray(positions)[0])[0]
-  if width in (192, 384) and order == "mocov3":
+  if width in (192, 384) and order == "row":  # MoCo v3's.
     return None
   if width in _HEADS_64:
     return width // 64
@@ -147,8 +147,9 @@ def order_of(positions: np.ndarray) -> tuple[str | None, bool, int]:
     positions: [n, d], or [1 + n, d] if the first row is the class token's.
 
   Returns:
-    "mae" or "mocov3", or None for learned positions; whether the first row is
-    the class token's; and the number of rows of the square grid.
+    "column" or "row", whichever comes first, or None for learned positions;
+    whether the first row is the class token's; and the number of rows of the
+    square grid.
 
   Raises:
     ConfigError: the grid is not square.
@@ -163,11 +164,23 @@ def order_of(positions: np.ndarray) -> tuple[str | None, bool, int]:
     )
   grid = patches.scaled(side, side, side)
   blank = np.zeros((int(first), width))
-  for style in ("mae", "mocov3") if width % 4 == 0 else ():
-    wanted = np.concatenate([blank, patches.sincos(grid, width, style)])
+  for order in ("column", "row") if width % 4 == 0 else ():
+    wanted = np.concatenate([blank, patches.sincos(grid, width, order)])
     if np.abs(positions - wanted).max() < _TOLERANCE:
-      return style, first, side
+      return order, first, side
   return None, first, side
+
+
+def drop_register_positions(backbone: ViT, tensors: dict[str, Any]) -> None:
+  """Removes positions of registers, which are 0, from a file; in place."""
+  first, count = int(backbone.class_token), backbone.registers
+  if "pos_embed" not in tensors or not count:
+    return
+  table = np.asarray(tensors["pos_embed"])
+  patches_left = table.shape[1] - first - count
+  blank = not np.any(table[:, first : first + count])
+  if blank and math.isqrt(max(patches_left, 0)) ** 2 == patches_left:
+    tensors["pos_embed"] = np.delete(table, slice(first, first + count), 1)
 
 
 def take_positions(
@@ -176,7 +189,8 @@ def take_positions(
   """Adapts the positions of a file to a ViT, in place.
 
   If the ViT's positions are fixed, the file's must equal them and are removed.
-  If they are learned, the file's are resized to the ViT's grid.
+  If they are learned, the file's are resized to the ViT's grid. A class token
+  without a position in the file, as in timm's `no_embed_class`, gets 0.
 
   Args:
     backbone: backbone of the config.
@@ -192,19 +206,22 @@ def take_positions(
   if "pos_embed" not in tensors:
     return []
   positions = np.asarray(tensors["pos_embed"], np.float32)[0]
-  style, _, side = order_of(positions)
+  order, first, side = order_of(positions)
   size = side * backbone.patch_size
   if backbone.positions == "sincos":
     wrong = {}
-    if style is None:
+    if order is None:
       wrong["positions"] = ("learned", "sincos")
-    elif style != backbone.style:
-      wrong["style"] = (style, backbone.style)
+    elif order != backbone.position_order:
+      wrong["position_order"] = (order, backbone.position_order)
     if size != backbone.image_size:
       wrong["image_size"] = (size, backbone.image_size)
     _refuse(wrong, path)
     del tensors["pos_embed"]
-    return [f"positions are {style}'s sines and cosines, as here"]
+    return [f"positions are sines and cosines, the {order}'s first, as here"]
+  if backbone.class_token and not first:
+    positions = np.concatenate([np.zeros_like(positions[:1]), positions])
+    tensors["pos_embed"] = positions[None]
   here = backbone.trained_grid
   if side == here:
     return []
@@ -251,7 +268,7 @@ def check_own(
     section = json.loads(section)
   if not isinstance(backbone, ViT) or section.get("name") != "vit":
     return
-  other = build(models.BACKBONE, section, "model.backbone")
+  other = build(models.BACKBONE, past.backbone(section), "model.backbone")
   wrong = {}
   if (
     other.sizes[0] == backbone.sizes[0] and other.sizes[2] != backbone.sizes[2]
@@ -260,7 +277,7 @@ def check_own(
   if other.positions != backbone.positions:
     wrong["positions"] = (other.positions, backbone.positions)
   elif other.positions == "sincos":
-    for key in ("style", "image_size"):
+    for key in ("position_order", "image_size"):
       if getattr(other, key) != getattr(backbone, key):
         wrong[key] = (getattr(other, key), getattr(backbone, key))
   _refuse(wrong, path)

@@ -75,8 +75,13 @@ SEQUENTIAL_RESNET: Rules = (
   (r"^1\.", "bn1."),
   (r"^([4-7])\.", lambda m: f"layer{int(m[1]) - 3}."),
 )
-# DINOv2's training code keeps blocks in chunks: blocks.CHUNK.BLOCK.
-CHUNKED: Rules = ((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),)
+# Training code keeps blocks in chunks: blocks.CHUNK.BLOCK.
+DINOV2: Rules = (
+  (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
+  (r"^register_tokens$", "reg_token"),
+  (r"\.mlp\.w12\.", ".mlp.fc1."),
+  (r"\.mlp\.w3\.", ".mlp.fc2."),
+)
 
 # For each library, a pattern of names that only it has, and its rules.
 SIGNS: tuple[tuple[str, Rules], ...] = (
@@ -85,7 +90,8 @@ SIGNS: tuple[tuple[str, Rules], ...] = (
   (r"^patch_embed\.projection\.weight$", OPENMMLAB_VIT),
   (r"embedder\.embedder\.convolution\.weight$", HF_RESNET),
   (r"^4\.0\.conv1\.weight$", SEQUENTIAL_RESNET),
-  (r"^blocks\.0\.0\.norm1\.weight$", CHUNKED),
+  (r"^blocks\.0\.0\.norm1\.weight$", DINOV2),
+  (r"^register_tokens$|^blocks\.0\.mlp\.w12\.", DINOV2),
 )
 
 

@@ -73,6 +73,12 @@ def convert(
     return _resnet(backbone, state)
   scaled = backbone.layer_scale is not None
   model_type = model_type or ("dinov2" if scaled else "vit")
+  if backbone.registers or backbone.mlp != "gelu":
+    raise ConfigError(
+      f"transformers' {model_type} has no registers and the 'gelu' MLP; this"
+      f" network has registers={backbone.registers} and mlp={backbone.mlp!r}."
+      " Use --to=timm."
+    )
   if not backbone.class_token:
     raise ConfigError(
       f"transformers' {model_type} has a class token, and this network has"
@@ -159,7 +165,7 @@ def _decoder(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     place = name.replace("encoder.layer.", "decoder.decoder_layers.")
     tensors[place] = x
   tensors["decoder.decoder_pos_embed"] = fixed_positions(
-    run.backbone.trained_grid, decoder.width, "mae", True
+    run.backbone.trained_grid, decoder.width, "column", True
   )
   return tensors, {
     "architectures": ["ViTMAEForPreTraining"],

@@ -51,6 +51,7 @@ def torch_name(path: str) -> str:
   name = re.sub(r"\b(blocks|layer\d)_(\d+)", r"\1.\2", path)
   name = name.replace("downsample_conv", "downsample.0")
   name = name.replace("downsample_bn", "downsample.1")
+  name = name.replace("mlp/w12/", "mlp/fc1/").replace("mlp/w3/", "mlp/fc2/")
   *above, leaf = name.split("/")
   return ".".join([*above, _LEAVES.get(leaf, leaf)])
 
@@ -74,14 +75,14 @@ def to_torch(path: str, x: np.ndarray, channels: int = 3) -> np.ndarray:
   Returns:
     The array in torch's layout: filters [out, in, h, w], matrices [out, in].
   """
-  if path.endswith("qkv/bias"):
+  if path.endswith(("qkv/bias", "w12/bias")):
     return x.reshape(-1)
   if not path.endswith("kernel"):
     return x
   if path.endswith("patch_embed/proj/kernel"):
     side = math.isqrt(x.shape[0] // channels)
     x = x.reshape(side, side, channels, -1)  # The pixels of a patch.
-  elif path.endswith("qkv/kernel"):
+  elif path.endswith(("qkv/kernel", "w12/kernel")):
     x = x.reshape(len(x), -1)
   elif path.endswith("attn/proj/kernel"):
     x = x.reshape(-1, x.shape[-1])

@@ -80,6 +80,7 @@ def _of_torch(
   network = f", its {found.network}" if found.network else ""
   notes = [f"layout: {found.layout.name}{network}"]
   if isinstance(backbone, ViT):
+    facts.drop_register_positions(backbone, found.tensors)
     if "backbone" not in file.metadata:
       notes += facts.check_vit(backbone, file, found, source.heads, source.eps)
     notes += facts.take_positions(backbone, found.tensors, file.path)

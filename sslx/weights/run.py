@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sslx import config as config_lib
-from sslx import earlier, methods
+from sslx import methods, past
 from sslx.checkpoint import Weights
 from sslx.config.loading import custom_imports
 from sslx.config.tree import as_config, plain
@@ -81,7 +81,7 @@ def read_config(workdir: str, key: str = "--workdir") -> ConfigDict:
       f"{key} is {str(workdir)!r}: there is no {path}. Give the workdir of a"
       " run."
     )
-  stored = earlier.translated(json.loads(path.read_text()))
+  stored = past.config(json.loads(path.read_text()))
   config = as_config(plain(stored), final=True)
   custom_imports(config.runtime.get("custom_imports", ()))
   return config

@@ -11,7 +11,7 @@ from etils import epath
 from sslx import config as config_lib
 from sslx import metrics
 from sslx.config.tree import plain
-from sslx.models import patches
+from sslx.models import patches, transformer
 from sslx.models.resnet import ResNet
 from sslx.models.vit import ViT
 from sslx.recipes import names as recipe_names
@@ -22,7 +22,9 @@ from sslx.weights.run import Run
 def torch_state(run: Run) -> dict[str, np.ndarray]:
   """All tensors of a backbone, by timm's or torchvision's names.
 
-  Fixed positions, which sslx computes, are included as a tensor.
+  Fixed positions, which sslx computes, are included as a tensor. As in timm,
+  registers have positions; they are 0. The mask token is left out: it is for
+  training alone, and timm has none.
 
   Raises:
     ConfigError: the backbone is neither a ResNet nor a ViT.
@@ -41,27 +43,61 @@ def torch_state(run: Run) -> dict[str, np.ndarray]:
       # torch counts batches here. Evaluation does not use the number.
       counter = name.replace("running_var", "num_batches_tracked")
       state[counter] = np.array(0, np.int64)
-  backbone = run.backbone
-  if isinstance(backbone, ViT) and "pos_embed" not in state:
-    state["pos_embed"] = fixed_positions(
-      backbone.trained_grid,
-      backbone.sizes[0],
-      backbone.style,
-      backbone.class_token,
-    )
+  if isinstance(run.backbone, ViT):
+    state.pop("mask_token", None)
+    state["pos_embed"] = _positions(run.backbone, state.get("pos_embed"))
   return state
 
 
+def _positions(backbone: ViT, learned: np.ndarray | None) -> np.ndarray:
+  """Positions of all tokens, f32[1, before + n, d]."""
+  table = learned
+  if table is None:
+    table = fixed_positions(
+      backbone.trained_grid,
+      backbone.sizes[0],
+      backbone.position_order,
+      backbone.class_token,
+    )
+  first = int(backbone.class_token)
+  blank = np.zeros((1, backbone.registers, table.shape[-1]), np.float32)
+  return np.concatenate([table[:, :first], blank, table[:, first:]], axis=1)
+
+
+def timm_arguments(backbone: ViT) -> dict[str, Any]:
+  """Arguments of timm's `VisionTransformer` for a ViT.
+
+  SwiGLU also needs `mlp_layer=timm.layers.SwiGLUPacked` and
+  `act_layer=torch.nn.SiLU`.
+  """
+  width, depth, heads = backbone.sizes
+  hidden = round(width * backbone.mlp_ratio)
+  if backbone.mlp == "swiglu":
+    hidden = 2 * transformer.swiglu_units(hidden)  # timm counts both halves.
+  return {
+    "img_size": backbone.image_size,
+    "patch_size": backbone.patch_size,
+    "embed_dim": width,
+    "depth": depth,
+    "num_heads": heads,
+    "mlp_ratio": hidden / width,
+    "class_token": backbone.class_token,
+    "reg_tokens": backbone.registers,
+    "init_values": backbone.layer_scale,
+  }
+
+
 def fixed_positions(
-  side: int, width: int, style: str, class_token: bool
+  side: int, width: int, first: str, class_token: bool
 ) -> np.ndarray:
   """Fixed positions of a square grid, f32[1, n, width].
 
-  With a class token, n is side * side + 1 and the first row is zero.
+  With a class token, n is side * side + 1 and the first row is zero. For
+  `first` see `patches.sincos`.
   """
-  table = patches.sincos(patches.scaled(side, side, side), width, style)
-  first = np.zeros((int(class_token), width), np.float32)
-  return np.concatenate([first, table])[None]
+  table = patches.sincos(patches.scaled(side, side, side), width, first)
+  blank = np.zeros((int(class_token), width), np.float32)
+  return np.concatenate([blank, table])[None]
 
 
 def described(run: Run) -> dict[str, str]:

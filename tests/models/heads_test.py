@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from jax.sharding import PartitionSpec as P
 
 from sslx import config
@@ -101,6 +102,85 @@ def test_equals_numpy(head, groups):
   assert used == {f"{m}/{leaf}" for m in params for leaf in params[m]}
 
 
+@pytest.mark.parametrize("trained_scale", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+def test_prototype_head_equals_numpy(norm, trained_scale):
+  module = heads.PrototypeHead(
+    dims=(8, 7, 3), prototypes=11, norm=norm, trained_scale=trained_scale
+  )
+  variables = random_variables(module)
+  params = variables["params"]
+  apply = lambda x: module.apply(
+    variables, x, train=True, mutable=["batch_stats"]
+  )[0]
+  x = inputs().astype(np.float64)
+  for i in (1, 2, 3):
+    layer = params[f"fc{i}"]
+    assert ("bias" in layer) == (i == 3 or not norm)
+    x = x @ layer["kernel"] + layer.get("bias", 0)
+    if i < 3:
+      if norm:
+        x = (x - x.mean(0)) / np.sqrt(x.var(0) + EPS)
+        x = x * params[f"bn{i}"]["scale"] + params[f"bn{i}"]["bias"]
+      x = x * scipy.special.ndtr(x)  # GELU
+  x /= np.linalg.norm(x, axis=-1, keepdims=True)
+  rows = params["prototypes"]
+  rows = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+  want = x @ rows.T * params.get("scale", 1)
+  y = apply(inputs())
+  assert y.dtype == jnp.float32 and y.shape == (8, 11)
+  np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
+  assert trained_scale == ("scale" in params)
+  # Patch tokens [b, n, d] are as many more examples.
+  tokens = apply(inputs().reshape(2, 4, INPUTS))
+  np.testing.assert_allclose(tokens.reshape(8, 11), want, rtol=1e-4, atol=1e-4)
+
+
+def test_prototype_head_starts_as_the_official_one():
+  module = heads.PrototypeHead(dims=(256, 64), prototypes=300)
+  init = functools.partial(module.init, train=True)
+  params = init(jax.random.key(0), jnp.ones((1, 200)))["params"]
+  assert set(params) == {"fc1", "fc2", "prototypes"}
+  for name in ("fc1", "fc2"):
+    kernel = np.asarray(params[name]["kernel"])
+    np.testing.assert_allclose(kernel.std(), 0.02, rtol=0.02)
+    assert np.abs(kernel).max() > 0.06  # Not cut at two deviations.
+    assert not np.any(params[name]["bias"])
+  rows = np.asarray(params["prototypes"])
+  assert rows.shape == (300, 64) and np.abs(rows).max() <= 1 / 8
+  np.testing.assert_allclose(rows.std(), 1 / 8 / 3**0.5, rtol=0.02)
+  scaled = heads.PrototypeHead(dims=(256, 64), prototypes=300,
+                               trained_scale=True)  # fmt: skip
+  init = functools.partial(scaled.init, train=True)
+  found = init(jax.random.key(0), jnp.ones((1, 200)))["params"]
+  np.testing.assert_array_equal(found.pop("scale"), np.ones(300))
+  jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
+def test_prototype_head_in_bfloat16_has_exact_similarities():
+  settings = dict(dims=(8, 3), prototypes=11)
+  module = heads.PrototypeHead(**settings, dtype="bfloat16")
+  variables = random_variables(module)
+  apply = lambda module, v=variables: module.apply(v, inputs(), train=True)
+  exact = apply(heads.PrototypeHead(**settings))
+  y = apply(module)
+  assert y.dtype == jnp.float32
+  assert 1e-4 < np.abs(y - exact).max() < 0.1
+  # A prototype's similarity to itself is 1 to float32's accuracy.
+  z, last = y, variables["params"]["prototypes"]
+  unit = last / np.linalg.norm(last, axis=-1, keepdims=True)
+  z = np.linalg.lstsq(unit, np.asarray(z).T, rcond=None)[0]
+  np.testing.assert_allclose(np.linalg.norm(z, axis=0), 1, atol=1e-5)
+  # A prototype may have any length, and its gradient keeps it.
+  double = {**variables["params"], "prototypes": 2 * last}
+  np.testing.assert_allclose(apply(module, {"params": double}), y, atol=1e-6)
+  loss = lambda p: jnp.sum(
+    module.apply({"params": p}, inputs(), train=True) ** 3
+  )
+  gradient = jax.grad(loss)(variables["params"])["prototypes"]
+  np.testing.assert_allclose((gradient * last).sum(-1), 0, atol=1e-4)
+
+
 def test_eval_takes_each_image_alone():
   module = heads.MLP(dims=(8, 3), last_norm="affine")
   variables = random_variables(module)
@@ -183,9 +263,10 @@ def test_per_device_view_equals_the_global_view(groups):
     (dict(dims=(8,), norm_groups=0), "norm_groups is 0"),
   ],
 )
-def test_impossible_settings(settings, message):
+@pytest.mark.parametrize("head", [heads.MLP, heads.PrototypeHead])
+def test_impossible_settings(head, settings, message):
   with pytest.raises(ValueError, match=message):
-    heads.MLP(**settings)
+    head(**settings)
 
 
 def test_is_built_from_a_config_section():
@@ -194,5 +275,14 @@ def test_is_built_from_a_config_section():
   assert built == heads.MLP(
     dims=(512, 128), last_norm="affine", dtype="bfloat16"
   )
+  section = {"prototypes": 64, "trained_scale": True}
+  built = config.build(
+    heads.PrototypeHead, section, "model.head", dtype="bfloat16"
+  )
+  assert built == heads.PrototypeHead(
+    prototypes=64, trained_scale=True, dtype="bfloat16"
+  )
+  with pytest.raises(config.ConfigError, match=r"model\.head\.prototypes is 0"):
+    config.build(heads.PrototypeHead, {"prototypes": 0}, "model.head")
   with pytest.raises(config.ConfigError, match=r"projector\.last_norm.*plain"):
     config.build(heads.MLP, {"dims": [8], "last_norm": "bn"}, "model.projector")

@@ -19,6 +19,9 @@ WIDE = Axis(float32_gradients=True)
 
 
 def layers(axis, dtype):
+  conv = functools.partial(
+    nn.Conv, 16, use_bias=False, dtype=dtype, **linear.conv(axis)
+  )
   return {
     "dense": (nn.Dense(48, dtype=dtype, **linear.dense(axis)), (64, 32)),
     "heads": (
@@ -29,18 +32,9 @@ def layers(axis, dtype):
       nn.DenseGeneral(24, axis=(-2, -1), dtype=dtype, **linear.dense(axis)),
       (4, 16, 4, 8),
     ),
-    "conv": (
-      nn.Conv(
-        16,
-        (3, 3),
-        2,
-        padding=1,
-        use_bias=False,
-        dtype=dtype,
-        **linear.conv(axis),
-      ),
-      (4, 9, 7, 8),
-    ),
+    "conv": (conv((3, 3), 2, padding=1), (4, 9, 7, 8)),
+    "conv1x1": (conv((1, 1), 1, padding=0), (4, 9, 7, 8)),
+    "strided": (conv((1, 1), 2, padding=0), (4, 9, 7, 8)),
   }
 
 
@@ -73,7 +67,11 @@ def test_gradients_of_bfloat16_layers_are_those_of_float32(kind):
   usual, rough, usual_x = outcome(kind, Axis(), "bfloat16")
   tiny.assert_close(y.astype(jnp.float32), usual.astype(jnp.float32), 1e-2)
   np.testing.assert_array_equal(x, usual_x)
-  if kind != "conv":  # Of which XLA rounds nothing on CPUs.
+  if kind in (
+    "dense",
+    "heads",
+    "merged",
+  ):  # Of convolutions XLA rounds nothing on CPUs.
     with pytest.raises(AssertionError):  # What it is for.
       tiny.assert_close(rough, expected, 1e-4)
 
@@ -85,6 +83,36 @@ def test_in_float32_nothing_changes(kind):
     outcome(kind, WIDE, "float32"),
     outcome(kind, Axis(), "float32"),
   )
+
+
+@pytest.mark.parametrize("kind", ["conv1x1", "strided"])
+def test_a_1x1_convolution_is_a_product_on_cpu_alone(kind):
+  layer, shape = layers(Axis(), "float32")[kind]
+  x = rounded(0, shape)
+  params = layer.init(jax.random.key(1), x)
+  kernel, stride = params["params"]["kernel"], layer.strides
+  assert kernel.shape == (1, 1, 8, 16)
+  g = np.random.default_rng(0).normal(size=layer.apply(params, x).shape)
+
+  def run(params, x):
+    y, pull = jax.vjp(layer.apply, params, x)
+    return y, *pull(jnp.float32(g))
+
+  y, to_kernel, to_x = jax.jit(run)(params, x)
+  seen = np.asarray(x, np.float64)[:, ::stride, ::stride]
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+  close(y, np.einsum("bhwc,cd->bhwd", seen, kernel[0, 0]))
+  wanted = np.einsum("bhwc,bhwd->cd", seen, g)
+  close(to_kernel["params"]["kernel"][0, 0], wanted, atol=1e-4)
+  wanted = np.zeros(shape)
+  wanted[:, ::stride, ::stride] = np.einsum("bhwd,cd->bhwc", g, kernel[0, 0])
+  close(to_x, wanted)
+  count = lambda name, text: text.count(f"stablehlo.{name}")
+  for platform, convs in (("cpu", 0), ("tpu", 3), ("cuda", 3)):
+    traced = jax.jit(run).trace(params, x)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert count("convolution", text) == convs
+    assert count("dot_general", text) == 3 - convs
 
 
 @pytest.mark.parametrize("kind", KINDS)

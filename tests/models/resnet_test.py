@@ -74,7 +74,11 @@ def torch_max_pool(x):
 
 
 def numpy_forward(variables, x, *, blocks, bottleneck, stem, train):
-  """The network as table 1 and torchvision's `_forward_impl` have it."""
+  """The network as table 1 and torchvision's `_forward_impl` have it.
+
+  Returns:
+    The map of each stage, [b, h, w, d].
+  """
   params, stats = variables["params"], variables["batch_stats"]
 
   def bn(x, params, stats):
@@ -83,7 +87,7 @@ def numpy_forward(variables, x, *, blocks, bottleneck, stem, train):
       mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     return (x - mean) / np.sqrt(var + EPS) * params["scale"] + params["bias"]
 
-  relu = functools.partial(np.maximum, 0)
+  relu, stages = functools.partial(np.maximum, 0), []
   x = x.astype(np.float64)
   x = torch_conv(x, params["conv1"]["kernel"], 2 if stem == "imagenet" else 1)
   x = relu(bn(x, params["bn1"], stats["bn1"]))
@@ -109,7 +113,8 @@ def numpy_forward(variables, x, *, blocks, bottleneck, stem, train):
         x = torch_conv(x, p["downsample_conv"]["kernel"], stride)
         x = bn(x, p["downsample_bn"], s["downsample_bn"])
       x = relu(x + y)
-  return x.mean((1, 2))
+    stages.append(x)
+  return stages
 
 
 @pytest.mark.parametrize(
@@ -129,14 +134,23 @@ def test_forward_equals_numpy(depth, blocks, bottleneck, stem, size, train):
 
   @jax.jit
   def forward(variables, x):
-    return module.apply(variables, x, train=train, mutable=["batch_stats"])[0]
+    apply = lambda **more: module.apply(
+      variables, x, train=train, every=True, mutable=["batch_stats"], **more
+    )[0]
+    return apply(), apply(maps=True)
 
-  y = forward(variables, x)
-  want = numpy_forward(
+  pooled, maps = forward(variables, x)
+  stages = numpy_forward(
     variables, x, blocks=blocks, bottleneck=bottleneck, stem=stem, train=train
   )
-  assert y.dtype == jnp.float32 and y.shape == want.shape
-  np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
+  names = ("stage1", "stage2", "stage3", "final")
+  assert set(pooled) == set(maps) == set(names)
+  for name, want in zip(names, stages, strict=True):
+    y, mean = maps[name], want.mean((1, 2))
+    assert y.dtype == pooled[name].dtype == jnp.float32
+    assert y.shape == want.shape and pooled[name].shape == mean.shape
+    np.testing.assert_allclose(y, want, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(pooled[name], mean, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +205,12 @@ def test_map_sizes(depth, stem, size, want):
   (features,) = seen["__call__"]
   assert features.shape == (2, 2048 if depth == 50 else 512)
   assert features.dtype == jnp.float32
+  found = jax.eval_shape(
+    functools.partial(module.apply, train=False, maps=True), variables, images
+  )
+  side = max(1, size // 32 * (1 if stem == "imagenet" else 4))
+  assert found.shape == (2, side, side, features.shape[-1])
+  assert found.dtype == jnp.bfloat16
   assert {v.dtype.name for v in jax.tree.leaves(variables)} == {"float32"}
   if depth == 50:  # v1.5: the 1x1 before the strided 3x3 keeps the size
     (first,) = seen["layer2_0"]["conv1"]["__call__"]

@@ -97,7 +97,7 @@ def to_timm(params, module):
     state[name] = torch.from_numpy(leaf.copy())
   width, grid = module.sizes[0], module.image_size // module.patch_size
   positions = patches.sincos(
-    patches.scaled(grid, grid, grid), width, module.style
+    patches.scaled(grid, grid, grid), width, module.position_order
   )
   positions = np.concatenate([np.zeros((1, width), np.float32), positions])
   state["pos_embed"] = torch.from_numpy(positions)[None]
@@ -138,12 +138,12 @@ def test_number_of_parameters(variant, millions):
   assert count / 1e6 == pytest.approx(millions, abs=0.35)
 
 
-def official_positions(width, grid, style):
+def official_positions(width, grid, order):
   """Written out, place by place, after the official code."""
   rows = []
   for row in range(grid):
     for column in range(grid):
-      first, second = (column, row) if style == "mae" else (row, column)
+      first, second = (column, row) if order == "column" else (row, column)
       waves = []
       for place in (first, second):
         omega = [1 / 10000 ** (i / (width / 4)) for i in range(width // 4)]
@@ -153,10 +153,10 @@ def official_positions(width, grid, style):
   return np.array(rows, np.float32)
 
 
-@pytest.mark.parametrize("style", ["mae", "mocov3"])
-def test_positions_in_each_order(style):
-  found = patches.sincos(patches.scaled(5, 5, 5), 16, style)
-  expected = official_positions(16, 5, style)
+@pytest.mark.parametrize("order", ["column", "row"])
+def test_positions_in_each_order(order):
+  found = patches.sincos(patches.scaled(5, 5, 5), 16, order)
+  expected = official_positions(16, 5, order)
   np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -231,14 +231,20 @@ def test_bfloat16_keeps_its_islands(tiny):
   np.testing.assert_allclose(apply(params), exact, atol=0.15)
 
 
-def test_initial_weights_of_each_style():
-  bound = {}
-  for style in ("mae", "mocov3"):
-    module = vit.ViT(width=64, depth=1, heads=4, style=style)
+def test_initial_weights_by_each_rule():
+  bound, deviation = {}, {}
+  for rule in ("xavier", "xavier_qkv", "normal"):
+    module = vit.ViT(width=64, depth=1, heads=4, weight_init=rule)
     images = jnp.zeros((1, 224, 224, 3))
     params = module.init(jax.random.key(0), images, train=False)["params"]
     block, embed = params["blocks_0"], params["patch_embed"]["proj"]
-    bound[style] = {
+    deviation[rule] = {
+      "qkv": jnp.std(block["attn"]["qkv"]["kernel"]),
+      "proj": jnp.std(block["attn"]["proj"]["kernel"]),
+      "fc1": jnp.std(block["mlp"]["fc1"]["kernel"]),
+      "fc2": jnp.std(block["mlp"]["fc2"]["kernel"]),
+    }
+    bound[rule] = {
       "qkv": jnp.abs(block["attn"]["qkv"]["kernel"]).max(),
       "proj": jnp.abs(block["attn"]["proj"]["kernel"]).max(),
       "fc1": jnp.abs(block["mlp"]["fc1"]["kernel"]).max(),
@@ -255,10 +261,17 @@ def test_initial_weights_of_each_style():
   }
   mae = {"qkv": (6 / 256) ** 0.5, "embed_bias": 768**-0.5, "cls": 0.02}
   moco = {"qkv": (6 / 128) ** 0.5, "embed_bias": 0.0, "cls": 1e-6}
-  for style, own in (("mae", mae), ("mocov3", moco)):
+  for rule, own in (("xavier", mae), ("xavier_qkv", moco)):
     for key, value in (same | own).items():
       tolerance = 0.25 if key == "cls" else 0.1
-      assert bound[style][key] == pytest.approx(value, rel=tolerance), key
+      assert bound[rule][key] == pytest.approx(value, rel=tolerance), key
+  for key, value in deviation["normal"].items():
+    assert value == pytest.approx(0.02, rel=0.05), key
+  conv = 768**-0.5  # torch's convolution.
+  dino = {"cls": 0.02, "bias": 0.0, "embed": conv, "embed_bias": conv}
+  for key, value in dino.items():
+    tolerance = 0.25 if key == "cls" else 0.1
+    assert bound["normal"][key] == pytest.approx(value, rel=tolerance), key
 
 
 def test_drop_path_leaves_out_branches_of_single_examples(tiny):
@@ -348,7 +361,7 @@ def test_learned_positions_of_sines_and_cosines_are_the_fixed_ones():
   fixed = vit.ViT(**TINY)
   learned = vit.ViT(**TINY, positions="learned")
   params = random_params(fixed, 16)
-  table = official_positions(32, 4, "mae")
+  table = official_positions(32, 4, "column")
   table = np.concatenate([np.zeros((1, 32)), table])[None]
   images = np.random.default_rng(1).normal(size=(2, 16, 16, 3))
   wanted = fixed.apply({"params": params}, images, train=False)

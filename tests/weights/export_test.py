@@ -61,6 +61,22 @@ CONFIGS = {
     model__backbone__positions="learned",
     model__backbone__layer_scale=1e-5,
   ),
+  "dinov2_giant": lambda: tiny.vit_config(
+    "mocov3",
+    **VIT,
+    model__backbone__positions="learned",
+    model__backbone__layer_scale=1e-5,
+    model__backbone__registers=4,
+    model__backbone__mlp="swiglu",
+    model__backbone__mlp_ratio=3.2,
+  ),
+  "registers": lambda: tiny.vit_config(
+    "mocov3",
+    **VIT,
+    model__backbone__registers=2,
+    model__backbone__mask_token=True,
+    model__backbone__features="pooled",
+  ),
 }
 
 
@@ -161,6 +177,8 @@ def test_images_of_other_channels(name, count, exported, saved, monkeypatch):
     ("pooled", "timm", ()),
     ("no_class", "timm", ()),
     ("dinov2", "timm", ()),
+    ("dinov2_giant", "timm", ()),
+    ("registers", "timm", ()),
     ("resnet18", "hf", ()),
     ("resnet50", "hf", ()),
     ("narrow", "hf", ()),
@@ -175,6 +193,8 @@ def test_images_of_other_channels(name, count, exported, saved, monkeypatch):
     ("cifar", "safetensors", ()),
     ("narrow_cifar", "safetensors", ()),
     ("dinov2", "safetensors", ()),
+    ("dinov2_giant", "safetensors", ()),
+    ("registers", "safetensors", ()),
   ],
 )
 def test_features_are_equal_in_the_library(
@@ -273,6 +293,8 @@ TARGETS = {
   "narrow_cifar": ("safetensors", "npz"),
   "mae": ("timm", "hf", "torchvision", "safetensors", "npz"),
   "dinov2": ("timm", "hf", "safetensors", "npz"),
+  "dinov2_giant": ("timm", "safetensors", "npz"),
+  "registers": ("npz",),
   "no_class": ("timm", "safetensors", "npz"),
 }
 
@@ -302,6 +324,23 @@ def test_every_export_comes_back_bitwise(saved, exported, name):
       assert "the stored image gives the stored features" in text
 
 
+def test_the_mask_token_is_left_out_with_a_word(exported, saved, tmp_path):
+  workdir, state = saved("registers")
+  found = files.read(str(exported("registers", "npz"))).content
+  np.testing.assert_array_equal(
+    found["params/mask_token"], state.params["backbone"]["mask_token"]
+  )
+  out = tmp_path / "timm"
+  export.main([f"--workdir={workdir}", "--to=timm", f"--out={out}"])
+  content = files.read(str(out)).content
+  assert "mask_token" not in content
+  # A class token, two registers and 16 patches.
+  assert content["pos_embed"].shape == (1, 19, 64)
+  assert not np.any(content["pos_embed"][:, 1:3])
+  with pytest.raises(ConfigError, match="mask_token: absent there"):
+    runs.start(CONFIGS["registers"](), str(out))
+
+
 def test_the_tensors_are_those_of_torchvision(exported):
   content = files.read(str(exported("resnet18", "torchvision"))).content
   assert len(content) == 122 - 2  # Without `fc`, see torchvision's resnet18.
@@ -329,6 +368,8 @@ def test_the_metadata_say_where_the_weights_come_from(exported):
     ("cifar", "torchvision", (), "the 'cifar' stem; use --to=safetensors"),
     ("cifar", "hf", (), "the 'cifar' stem; use --to=safetensors"),
     ("dinov2", "torchvision", (), "no layer scale; use --to=timm"),
+    ("dinov2_giant", "hf", (), "registers=4 and mlp='swiglu'. Use --to=timm"),
+    ("dinov2_giant", "torchvision", (), "the 'gelu' MLP, no registers"),
     ("dinov2", "hf", ("--model_type=vit",), "use --model_type=dinov2"),
     ("no_class", "hf", (), "has a class token, and this network has none"),
     ("no_class", "timm", ("--features=cls",), "has no class token"),

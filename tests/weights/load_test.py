@@ -168,7 +168,7 @@ def test_what_shapes_do_not_show_is_compared(mocov3, tmp_path):
   fixed = tiny.vit_config("mocov3")
   runs.save(tmp_path, fixed)
   for key, value, message in (
-    ("style", "mae", "style 'mocov3' there and 'mae' here"),
+    ("position_order", "column", "order 'row' there and 'column' here"),
     ("image_size", 32, "image_size 16 there and 32 here"),
   ):
     other = tiny.vit_config("mocov3", **{f"model__backbone__{key}": value})
@@ -301,12 +301,12 @@ def test_models_that_transformers_saves(tmp_path, cls, settings, more, changes):
         x.copy_(torch.randn(x.shape) * 0.1 + centre)
       elif name.endswith("position_embeddings"):
         # transformers 5 leaves them at 0; a checkpoint has them.
-        x[0, 1:] = torch.tensor(official_positions(64, 4, "mae"))
+        x[0, 1:] = torch.tensor(official_positions(64, 4, "column"))
   model.save_pretrained(tmp_path)
   changes = {
     "width": 64,
     "heads": 4,
-    "style": "mae",
+    "position_order": "column",
     "positions": "learned",
   } | changes
   changes = {f"model__backbone__{key}": x for key, x in changes.items()}

@@ -201,6 +201,18 @@ def dinov2():
   return network | {"mask_token": (1, 384)}
 
 
+def dinov2_giant():
+  """With registers and SwiGLU, but narrow."""
+  state = dinov2() | {"register_tokens": (1, 4, 384)}
+  for i in range(12):
+    for name in ("fc1", "fc2"):
+      for leaf in ("weight", "bias"):
+        del state[f"blocks.{i}.mlp.{name}.{leaf}"]
+    state |= linear(f"blocks.{i}.mlp.w12", 384, 2 * 1024)
+    state |= linear(f"blocks.{i}.mlp.w3", 1024, 384)
+  return state
+
+
 def dinov2_training():
   """Four chunks of blocks, which keep their numbers."""
   state = {}

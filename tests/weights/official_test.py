@@ -13,10 +13,10 @@ from tests.models.vit_test import official_positions
 from tests.weights import official, runs, torch_files
 
 
-def sincos(style, width=384, cls=True):
+def sincos(order, width=384, cls=True):
   """Fixed positions of 14 x 14 patches, f32[1, n, width]."""
   first = np.zeros((int(cls), width), np.float32)
-  return np.concatenate([first, official_positions(width, 14, style)])[None]
+  return np.concatenate([first, official_positions(width, 14, order)])[None]
 
 
 def resnet(**changes):
@@ -53,21 +53,21 @@ CASES = {
   ),
   "mocov3_vit": (
     official.mocov3_vit(),
-    functools.partial(fixed, style="mocov3", heads=12),
-    sincos("mocov3"),
+    functools.partial(fixed, position_order="row", heads=12),
+    sincos("row"),
     "module.base_encoder.",
   ),
   "swav": (official.swav(), resnet, None, "module."),
   "mae": (
     official.mae(),
-    functools.partial(base, style="mae"),
-    sincos("mae", 768),
+    functools.partial(base, position_order="column"),
+    sincos("column", 768),
     "",
   ),
   "mae_full": (
     official.mae_full(),
-    functools.partial(base, style="mae"),
-    sincos("mae", 768),
+    functools.partial(base, position_order="column"),
+    sincos("column", 768),
     "",
   ),
   "dino": (official.dino(), vit, None, ""),
@@ -99,15 +99,19 @@ CASES = {
   "msn": (official.msn(), vit, None, "module."),
   "ijepa": (
     official.ijepa(),
-    functools.partial(fixed, style="mae", class_token=False, features="pooled"),
-    sincos("mae", cls=False),
+    functools.partial(
+      fixed, position_order="column", class_token=False, features="pooled"
+    ),
+    sincos("column", cls=False),
     "module.",
   ),
   "openmmlab_resnet": (official.openmmlab_resnet(), resnet, None, "backbone."),
   "openmmlab_vit": (
     official.openmmlab_vit(),
-    functools.partial(base, style="mocov3"),  # Its MAE has this order too.
-    sincos("mocov3", 768),
+    functools.partial(
+      base, position_order="row"
+    ),  # Its MAE has this order too.
+    sincos("row", 768),
     None,
   ),
   "solo_learn": (
@@ -182,6 +186,30 @@ def test_official_checkpoints_are_read_whole(tmp_path, name):
     np.testing.assert_array_equal(
       backbone["pos_embed"], read("pos_embed", *shape)
     )
+
+
+def test_registers_and_swiglu_of_dinov2(tmp_path):
+  path = torch_files.save(tmp_path / "g.pth", official.dinov2_giant())
+  changes = {"patch_size": 14, "image_size": 518, "layer_scale": 1e-5}
+  config = vit(**changes, registers=4, mlp="swiglu")
+  state, notes = runs.start(config, path)
+  backbone = state.params["backbone"]
+  arrays = len(jax.tree.leaves(backbone))
+  assert f"backbone: {arrays} of {arrays} tensors" in "\n".join(notes)
+  read = torch_files.numbers
+  np.testing.assert_array_equal(
+    backbone["reg_token"], read("register_tokens", (1, 4, 384))
+  )
+  np.testing.assert_array_equal(
+    backbone["pos_embed"], read("pos_embed", (1, 1370, 384))
+  )
+  mlp = backbone["blocks_7"]["mlp"]
+  weight = read("blocks.7.mlp.w12.weight", (2048, 384))
+  np.testing.assert_array_equal(mlp["w12"]["kernel"][:, 0], weight[:1024].T)
+  np.testing.assert_array_equal(mlp["w12"]["kernel"][:, 1], weight[1024:].T)
+  np.testing.assert_array_equal(
+    mlp["w3"]["kernel"], read("blocks.7.mlp.w3.weight", (384, 1024)).T
+  )
 
 
 @pytest.mark.parametrize(
@@ -263,29 +291,29 @@ def test_heads_that_do_not_fit_are_refused_or_asked_for(tmp_path):
   _, notes = runs.start(vit(), path)
   assert "6 heads of 64 are taken for granted" in "\n".join(notes)
   # MoCo v3's ViT-S without its prefix: 12 heads there, 6 in a copy of it.
-  path = small_vit(tmp_path, positions=sincos("mocov3"), name="bare.pth")
+  path = small_vit(tmp_path, positions=sincos("row"), name="bare.pth")
   with pytest.raises(ConfigError, match="does not say how many heads"):
-    runs.start(fixed(style="mocov3"), path)
-  runs.start(fixed(style="mocov3", heads=12), InitFrom(path, heads=12))
+    runs.start(fixed(position_order="row"), path)
+  runs.start(fixed(position_order="row", heads=12), InitFrom(path, heads=12))
   # By its layout it is known.
   path, _, _ = file_of(tmp_path, "mocov3_vit")
   with pytest.raises(ConfigError, match="attention of 12 heads; .* has 6"):
-    runs.start(fixed(style="mocov3"), path)
+    runs.start(fixed(position_order="row"), path)
 
 
 def test_positions_of_another_kind_are_refused(tmp_path):
-  path = small_vit(tmp_path, positions=sincos("mae"))
-  with pytest.raises(ConfigError, match="style 'mae' there and 'mocov3' here"):
-    runs.start(fixed(style="mocov3"), path)
+  path = small_vit(tmp_path, positions=sincos("column"))
+  with pytest.raises(ConfigError, match="'column' there and 'row' here"):
+    runs.start(fixed(position_order="row"), path)
   with pytest.raises(ConfigError, match="image_size 224 there and 112 here"):
-    runs.start(fixed(style="mae", image_size=112), path)
+    runs.start(fixed(position_order="column", image_size=112), path)
   learned = small_vit(tmp_path, name="l.pth")
   with pytest.raises(ConfigError, match="positions 'learned' there and 's"):
-    runs.start(fixed(style="mae"), learned)
+    runs.start(fixed(position_order="column"), learned)
   # Fixed ones may become parameters.
   state, _ = runs.start(vit(), path)
   np.testing.assert_allclose(
-    state.params["backbone"]["pos_embed"], sincos("mae"), atol=1e-6
+    state.params["backbone"]["pos_embed"], sincos("column"), atol=1e-6
   )
 
 

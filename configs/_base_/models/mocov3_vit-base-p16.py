@@ -11,7 +11,8 @@ def get_config() -> dict:
         "variant": "base",
         "depth": None,
         "patch_size": 16,
-        "style": "mocov3",
+        "weight_init": "xavier_qkv",
+        "position_order": "row",
         "frozen_patches": True,
       },
       "projector": {

@@ -12,7 +12,8 @@ def get_config() -> dict:
         "depth": None,
         "patch_size": 4,
         "image_size": 32,
-        "style": "mocov3",
+        "weight_init": "xavier_qkv",
+        "position_order": "row",
         "frozen_patches": True,
       },
       "projector": {
