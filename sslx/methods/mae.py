@@ -152,17 +152,10 @@ class MAE(Method):
       "reconstructions": f32[3, b, s, s, c], normalised like the images.
     """
     (images,) = run.views
-    size, grid = self.backbone.patch_size, self.backbone.grid(images)
     _, predicted, masked = self._reconstruct(run)
-    original = patches_lib.patchify(images, size)
     if self.norm_pix:
+      original = patches_lib.patchify(images, self.backbone.patch_size)
       mean, std = patches_lib.moments(original)
       predicted = predicted * std + mean
-    masked = masked[..., None]
-    rows = (
-      original,
-      original * (1 - masked),
-      original * (1 - masked) + predicted * masked,
-    )
-    rows = [patches_lib.unpatchify(x, size, grid) for x in rows]
-    return {"reconstructions": jnp.stack(rows)}
+    rows = patches_lib.completed(images, predicted, masked)
+    return {"reconstructions": rows}

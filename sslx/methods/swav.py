@@ -16,6 +16,7 @@ from jax import lax
 from sslx import config as config_lib
 from sslx import losses, monitors, schedules
 from sslx.methods.base import Method
+from sslx.methods.queue import Queue
 from sslx.methods.run import Aux, Batch, ModelState, Params, Run
 from sslx.models import heads
 from sslx.schedules import Length, Value
@@ -61,25 +62,14 @@ class SwAV(Method):
     config_lib.require(self, "queue_size", fits, one)
 
   def check_durations(self) -> None:
-    """Checks that the queue is full, and so used, before the run ends."""
+    """Checks also that the queue is used before the run ends."""
     super().check_durations()
-    full = self._queue_start + self._held // self.plan.batch_size
-    if self._held and full >= self.plan.total_steps:
-      raise config_lib.ConfigError(
-        f"config.model.queue_size is {self.queue_size}: with queue_start"
-        f" {self.queue_start}, the queue is full after {full} steps, and the"
-        f" run has {self.plan.total_steps}, so it would never be used. Set a"
-        " smaller queue, or 0 for none."
-      )
+    self._queue.check_duration(self.plan)
 
   @property
-  def _held(self) -> int:
-    """Embeddings that the queue holds: `queue_size` in whole batches."""
-    return self.queue_size // self.plan.batch_size * self.plan.batch_size
-
-  @property
-  def _queue_start(self) -> int:
-    return schedules.steps(self.queue_start, self.plan)
+  def _queue(self) -> Queue:
+    start = schedules.steps(self.queue_start, self.plan)
+    return Queue.of(self.queue_size, start, self.plan)
 
   def draw(
     self, rng: jax.Array, batch: Batch
@@ -92,10 +82,8 @@ class SwAV(Method):
       rng_prototypes, (self.prototypes, d), minval=-1, maxval=1
     )  # Normalisation removes the scale.
     params["prototypes"] = losses.l2_normalize(prototypes)
-    if self._held:
-      buffers["queue"] = jnp.zeros((CODE_VIEWS, self._held, d))
-      buffers["filled"] = jnp.int32(0)
-    return params, model_state, buffers
+    queue = self._queue.draw(CODE_VIEWS, d)
+    return params, model_state, {**buffers, **queue}
 
   def loss(self, run: Run) -> jax.Array:
     """Computes the swapped prediction loss, eq. 1, 2 and (all crops) 6."""
@@ -116,7 +104,7 @@ class SwAV(Method):
       loss -= jnp.mean(jnp.sum(codes * others, axis=-1)) / CODE_VIEWS
       metrics.append(monitors.code_usage(codes, run.axis))
 
-    self._push(lax.stop_gradient(z), run)
+    self._queue.push(lax.stop_gradient(z[:, :CODE_VIEWS]), run)
     run.metrics = {
       "embedding_std": monitors.feature_std(z[:, 0], run.axis),
       **jax.tree.map(lambda *x: sum(x) / len(x), *metrics),
@@ -147,30 +135,15 @@ class SwAV(Method):
     The scores are divided by epsilon. They use the current prototypes, which
     have changed since the embeddings were queued.
     """
-    if not self._held:
+    if not self._queue.size:
       return None
     return lax.cond(
-      run.buffers["filled"] == self._held,
+      self._queue.is_full(run),
       lambda x: lax.stop_gradient(_scores(x, run)) / self.epsilon,
       # Derived from x, so that both branches vary over the devices.
       lambda x: x[:, :1] * 0 + jnp.full(self.prototypes, -jnp.inf),
       run.axis.share(run.buffers["queue"][i]),
     )
-
-  def _push(self, z: jax.Array, run: Run) -> None:
-    """Puts the batch's embeddings at the front of the queue, after use."""
-    if not self._held:
-      return
-    old = run.buffers
-    new = run.axis.replicate(z[:, :CODE_VIEWS]).swapaxes(0, 1)  # [2, B, d]
-    kept = self._held - new.shape[1]
-    queue = jnp.concatenate([new, old["queue"][:, :kept]], axis=1)
-    filled = jnp.minimum(old["filled"] + new.shape[1], self._held)
-    started = run.step >= self._queue_start
-    run.buffers = {
-      "queue": jnp.where(started, queue, old["queue"]),
-      "filled": jnp.where(started, filled, old["filled"]),
-    }
 
   def project(self, params: Params) -> Params:
     """Normalises the prototypes, without a gradient.

@@ -1,10 +1,16 @@
-"""Conversion between images and patches, and the positions of patches."""
+"""Patches of images: conversion, projection, and positions."""
 
 from __future__ import annotations
 
+import math
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from sslx.axis import Axis
+from sslx.models import heads, transformer
 
 FEATURES = ("cls", "pooled", "cls+pooled")
 
@@ -23,6 +29,27 @@ def unpatchify(
   h, w = grid
   x = patches.reshape(len(patches), h, w, size, size, -1).swapaxes(2, 3)
   return x.reshape(len(patches), h * size, w * size, -1)
+
+
+def completed(
+  images: jax.Array, predicted: jax.Array, masked: jax.Array
+) -> jax.Array:
+  """Draws images, their visible patches, and these with predictions between.
+
+  Args:
+    images: f32[b, s, s, c].
+    predicted: f32[b, n, p p c], patches in the order of `patchify`.
+    masked: f32[b, n], 1 for a masked patch, 0 for a visible one.
+
+  Returns:
+    f32[3, b, s, s, c].
+  """
+  size = math.isqrt(predicted.shape[-1] // images.shape[-1])
+  grid = (images.shape[1] // size, images.shape[2] // size)
+  original, masked = patchify(images, size), masked[..., None]
+  seen = original * (1 - masked)
+  rows = (original, seen, seen + predicted * masked)
+  return jnp.stack([unpatchify(x, size, grid) for x in rows])
 
 
 def taken(x: jax.Array, indices: jax.Array) -> jax.Array:
@@ -141,3 +168,27 @@ def resized(
   d = positions.shape[-1]
   x = jax.image.resize(positions.reshape(*trained, d), (*grid, d), "bicubic")
   return x.reshape(-1, d)
+
+
+class PatchEmbed(nn.Module):
+  """Projection of patches from [b, n, p * p * 3] to [b, n, width]."""
+
+  width: int
+  weight_init: str
+  dtype: str
+  axis: Axis
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Projects patches by a matrix product, since they do not overlap."""
+    torch = heads.uniform(x.shape[-1] ** -0.5)
+    xavier, zeros = transformer.xavier(), nn.initializers.zeros
+    kernel, bias = {
+      "xavier": (xavier, torch),
+      "xavier_qkv": (xavier, zeros),
+      "normal": (torch, torch),
+    }[self.weight_init]
+    dense = transformer.dense(
+      self.width, self.dtype, "proj", self.axis, kernel, bias_init=bias
+    )
+    return dense(x.astype(self.dtype))

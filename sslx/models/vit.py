@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from sslx.axis import Axis
 from sslx.config import ConfigError, require
-from sslx.models import heads as heads_lib
 from sslx.models import patches as patches_lib
 from sslx.models import transformer
 
@@ -232,7 +231,7 @@ class ViT(nn.Module):
       patches = patches_lib.taken(patches, keep)
       positions = positions[keep]
 
-    patches = PatchEmbed(
+    patches = patches_lib.PatchEmbed(
       width, self.weight_init, self.dtype, axis, name="patch_embed"
     )(patches)
     if self.frozen_patches:
@@ -326,27 +325,3 @@ class ViT(nn.Module):
     left = 1 - jnp.linspace(first, self.drop_path, depth)[:, None]
     draw = lambda key: jax.random.bernoulli(key, left, (depth, 2))
     return jax.vmap(draw)(keys) / left
-
-
-class PatchEmbed(nn.Module):
-  """Projection of patches from [b, n, p * p * 3] to [b, n, width]."""
-
-  width: int
-  weight_init: str
-  dtype: str
-  axis: Axis
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Projects patches by a matrix product, since they do not overlap."""
-    torch = heads_lib.uniform(x.shape[-1] ** -0.5)
-    xavier, zeros = transformer.xavier(), nn.initializers.zeros
-    kernel, bias = {
-      "xavier": (xavier, torch),
-      "xavier_qkv": (xavier, zeros),
-      "normal": (torch, torch),
-    }[self.weight_init]
-    dense = transformer.dense(
-      self.width, self.dtype, "proj", self.axis, kernel, bias_init=bias
-    )
-    return dense(x.astype(self.dtype))
