@@ -146,11 +146,14 @@ def test_versions_of_modules_whose_distribution_has_another_name():
   assert peers.version("absent_module") is None
 
 
-def test_peers_make_no_patches():
-  patches = Patches(size=8, resize=36, crop=33)
+def test_peers_make_neither_patches_nor_linked_views():
   images = Arrays(np.zeros((4, 36, 36, 3), np.uint8), None, None)
-  with pytest.raises(ConfigError, match="patches, which none"):
-    compare.compare(data((patches,)), images, rounds=1)
+  for views, told in (
+    ((Patches(size=8, resize=36, crop=33),), "views.0 is of kind 'patches'"),
+    ((Crop(8), Crop(4, link=0)), "views.1 is linked"),
+  ):
+    with pytest.raises(ConfigError, match=f"{told}, and none of the peers"):
+      compare.compare(data(views), images, rounds=1)
 
 
 def test_blur_on_the_device_is_a_peer_of_its_own_if_there_is_blur():
@@ -206,7 +209,7 @@ def test_and_beside_pytorch(config, package, capsys):
 @pytest.mark.parametrize(
   ("method", "message"),
   [
-    ("relative_loc", "kind 'patches'; this benchmark"),
+    ("relative_loc", "kind 'patches', which is several"),
     ("simclr", "PyTorch has no Convs"),
   ],
 )

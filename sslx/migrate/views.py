@@ -62,6 +62,8 @@ def _view(transforms: list[Node], where: str) -> dict[str, Any]:
     off = dict.fromkeys(("flip", "grey", "blur", "solarize"), 0.0)
     known, found = _CROPS, {"kind": "crop", "jitter": (0.0,) * 4, "then": ()}
     found |= off
+  # MMSelfSup has no linked views, and one normalisation for all.
+  found |= dict.fromkeys(("link", "mean", "std"))
   done: list[str] = []
   for node, chance in steps:
     kind = node.kind()
