@@ -39,6 +39,7 @@ class Method:
       during the run, exported, and taken by other runs.
     num_views: least and most views of each image; no bound if most is None.
     takes: the kind of the views, a name in `data.views.KINDS`.
+    linked: whether some of the views may be linked: the same crop once more.
     clusters: name of the features that `on_epoch` is given.
     accumulates: whether the loss is a mean over examples and only BatchNorm
       groups couple them, so that a batch can be cut into micro-batches.
@@ -50,6 +51,7 @@ class Method:
   evaluated: ClassVar[Network] = "student"
   num_views: ClassVar[tuple[int, int | None]] = (2, 2)
   takes: ClassVar[str] = "crop"
+  linked: ClassVar[bool] = False
   clusters: ClassVar[str] = "final"
   accumulates: ClassVar[bool] = False
 
@@ -179,6 +181,11 @@ class Method:
         raise ConfigError(
           f"config.data.views has a view of kind {view.kind!r}; {name} takes"
           f" views of kind {self.takes!r}."
+        )
+      if view.link is not None and not self.linked:
+        raise ConfigError(
+          f"config.data.views has a view with link={view.link}, the same crop"
+          f" once more; {name} takes independent views. Set its link to None."
         )
     n = len(views)
     if n < least or (most is not None and n > most):

@@ -12,15 +12,17 @@ from PIL import Image
 from sslx import config as config_lib
 from sslx import experiment as experiment_lib
 from sslx.axis import Axis
-from sslx.config import ConfigError, names
+from sslx.config import ConfigError
 from sslx.data import augment, crops, loader, sets, views
 from sslx.data.order import Order
 from sslx.data.views import Crop, Patches, Slot
+from sslx.methods import simclr
+from sslx.recipes import names
 from tests import tiny
 from tests.data import photos
 
 COUNT, BATCH = 12, 6
-ORDER = Order(COUNT, BATCH, epochs=1, seed=0)
+ORDER = Order(COUNT, BATCH, steps=COUNT // BATCH, seed=0)
 ALL = np.arange(BATCH)
 FIRST = Crop(24, count=2, crop_scale=(0.2, 1.0))
 OTHER = Crop(20, crop_scale=(0.3, 0.9))
@@ -146,8 +148,9 @@ def in_memory():
 
 
 @pytest.mark.parametrize("path", ["host", "device"])
-def test_raw_pixels_of_the_same_crop_in_a_run(path):
+def test_raw_pixels_of_the_same_crop_in_a_run(path, monkeypatch):
   """Also in micro-batches, and one step of it."""
+  monkeypatch.setattr(simclr.SimCLR, "linked", True)
   kinds = (VIEW | COLOURS, VIEW | COLOURS | RAW | {"link": 0})
   config = tiny.method_config("simclr", views=kinds)
   images = tiny.Pixels() if path == "host" else in_memory()
@@ -171,6 +174,13 @@ def test_raw_pixels_of_the_same_crop_in_a_run(path):
       np.testing.assert_allclose(mine, expected, atol=1e-6)
   metrics, _ = tiny.run_steps(built, built.init_state(), [batch])
   assert np.isfinite(metrics[0]["loss"])
+
+
+def test_a_method_that_compares_views_takes_no_linked_ones():
+  config = tiny.method_config("simclr", views=(VIEW, VIEW | {"link": 0}))
+  message = "has a view with link=0, .* SimCLR takes independent views"
+  with pytest.raises(ConfigError, match=message):
+    experiment_lib.build(config, sets=(in_memory(), in_memory()))
 
 
 def test_the_name_of_a_recipe_does_not_count_it():
