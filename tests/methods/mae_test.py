@@ -58,7 +58,7 @@ def official_loss(params, images, rng, *, ratio, norm_pix, heads=2):
 
   encoder, decoder = params["backbone"], params["decoder"]
   x = naive.linear(target, encoder["patch_embed"]["proj"])
-  x = x + official_positions(d, 4, "mae")
+  x = x + official_positions(d, 4, "column")
   x = gather(x, shuffle[:, :visible])
   cls = jnp.tile(encoder["cls_token"], (b, 1, 1))
   x = naive.blocks(jnp.concatenate([cls, x], 1), encoder, heads)
@@ -67,7 +67,7 @@ def official_loss(params, images, rng, *, ratio, norm_pix, heads=2):
   hidden = jnp.tile(decoder["mask_token"], (b, n - visible, 1))
   whole = gather(jnp.concatenate([x[:, 1:], hidden], 1), restore)
   x = jnp.concatenate([x[:, :1], whole], 1)
-  places = official_positions(16, 4, "mae")
+  places = official_positions(16, 4, "column")
   x = x + np.concatenate([np.zeros((1, 16)), places])
   x = naive.blocks(x, decoder, heads)
   predicted = naive.linear(x, decoder["pred"])[:, 1:]

@@ -24,7 +24,7 @@ def encoder(params, images):
   x = images.reshape(b, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5)
   vit = params["backbone"]
   x = naive.linear(x.reshape(b, 16, 48), vit["patch_embed"]["proj"])
-  x = x + official_positions(32, 4, "mocov3")
+  x = x + official_positions(32, 4, "row")
   cls = jnp.tile(vit["cls_token"], (b, 1, 1))
   x = naive.blocks(jnp.concatenate([cls, x], 1), vit, HEADS)
   return naive.mlp(x[:, 0], params["projector"])
