@@ -155,7 +155,7 @@ def test_fsdp_divides_the_bytes_of_a_vit_by_the_devices():
   def bytes_of(tree, devices, mesh=()):
     settings = Parallel(rules="fsdp", mesh=mesh)
     partitioner = Partitioner.create(settings, jax.devices()[:devices])
-    shardings = partitioner.state_shardings(state)
+    shardings = partitioner.state_shardings(state, method.tensor_rules)
     sizes = jax.tree.map(
       lambda x, s: math.prod(s.shard_shape(x.shape)), state, shardings
     )
