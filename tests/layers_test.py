@@ -101,7 +101,7 @@ def test_who_alone_knows_of(package, allowed):
   ("package", "below"),
   [
     ("sslx.config", ["sslx.errors"]),
-    ("sslx.models", ["sslx.axis", "sslx.config"]),
+    ("sslx.models", ["sslx.axis", "sslx.config", "sslx.losses"]),
     ("sslx.data", ["sslx.axis", "sslx.config", "sslx.errors", "sslx.storage",
                    "sslx.progress"]),
     ("sslx.launch", ["sslx.errors"]),

@@ -93,9 +93,7 @@ def test_hosts_that_are_alike_may_start(each, monkeypatch):
   """Only their names differ."""
   monkeypatch.setattr(agree, "_TOGETHER", 5.0)
   config = settings.load("sslx:simclr.py:quickstart")
-  experiment = types.SimpleNamespace(
-    train=Set(), online=types.SimpleNamespace(test=None)
-  )
+  experiment = types.SimpleNamespace(train=Set(), test=None)
 
   def start(index, found):
     job = Job(peers=found)
