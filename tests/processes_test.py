@@ -15,6 +15,7 @@ import pytest
 
 from sslx import experiment as experiment_lib
 from sslx import metrics, train
+from sslx.data.order import Order
 from tests import processes, tiny
 from tests.processes import Job
 
@@ -174,9 +175,7 @@ def test_restarts_on_other_processes_devices_and_modes_are_one_run(
   batches = trained[0] | trained[1] | trained[2]
   assert sorted(batches) == list(range(1, 49))
   for step, labels in batches.items():
-    order = experiment_lib.Order(
-      tiny.IMAGES, tiny.BATCH, 12 * (tiny.IMAGES // tiny.BATCH), 0
-    )
+    order = Order(tiny.IMAGES, tiny.BATCH, 12 * (tiny.IMAGES // tiny.BATCH), 0)
     np.testing.assert_array_equal(labels, order[step - 1])
   for epoch in range(12):
     seen = np.concatenate([batches[4 * epoch + i] for i in range(1, 5)])

@@ -153,7 +153,7 @@ evaluator = online_test.online(
   pathlib.Path(root), jax.devices(), max_bad=float(max_bad)
 )
 try:
-  print("RESULT", evaluator.run(online_test.STATE, print)["bad_images"])
+  print("RESULT", evaluator.run(online_test.STATE).scalars["bad_images"])
 except ConfigError as error:
   print("ERROR", error)
 """
