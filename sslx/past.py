@@ -18,8 +18,11 @@ _STYLES = {
 
 def config(stored: Mapping[str, Any]) -> dict[str, Any]:
   """A stored config of four sections, with the present keys."""
-  model, schedule = stored.get("model", {}), stored.get("schedule", {})
-  return {**stored, "model": _model(model), "schedule": _schedule(schedule)}
+  renamed = {"model": _model, "schedule": _schedule}
+  return {
+    key: renamed[key](section) if key in renamed else section
+    for key, section in stored.items()
+  }
 
 
 def backbone(section: Mapping[str, Any]) -> dict[str, Any]:

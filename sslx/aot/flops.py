@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 
 from sslx.aot.hlo import Instruction, Module
 
@@ -17,25 +16,12 @@ def repeated(module: Module) -> float:
   loops also where the source has none: under `fsdp`, a product with gathered
   weights becomes a loop over the parts of the weights.
   """
-  return sum((times - 1) * n for n, times in _products(module))
-
-
-def _products(module: Module) -> Iterator[tuple[float, int]]:
-  """Yields the FLOPs of every product, and how often it is executed."""
-
-  def inside(x: Instruction, body: dict[str, Instruction], times: int):
-    if x.op == "convolution":
-      yield _convolution(x, body), times
-    if x.op == "dot":
-      yield _dot(x, body), times
-    if x.op == "fusion" or x.op.endswith("-start"):
-      for name in x.called.get("calls", []):
-        inner = module.computations[name]
-        for y in inner.values():
-          yield from inside(y, inner, times)
-
-  for x, body, times in module.run():
-    yield from inside(x, body, times)
+  products = {"convolution": _convolution, "dot": _dot}
+  return sum(
+    (times - 1) * products[x.op](x, body)
+    for x, body, times in module.deep()
+    if times > 1 and x.op in products
+  )
 
 
 def _dot(x: Instruction, body: dict[str, Instruction]) -> float:

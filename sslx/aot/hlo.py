@@ -166,6 +166,20 @@ class Module:
           for inner in names:
             yield from self.run(inner, more)
 
+  def deep(self) -> Iterator[tuple[Instruction, dict[str, Instruction], int]]:
+    """Yields what `run` does, and what is inside fusions and async calls."""
+
+    def inside(x: Instruction, body: dict[str, Instruction], times: int):
+      yield x, body, times
+      if x.op == "fusion" or x.op.endswith("-start"):
+        for name in x.called.get("calls", []):
+          inner = self.computations[name]
+          for y in inner.values():
+            yield from inside(y, inner, times)
+
+    for found in self.run():
+      yield from inside(*found)
+
   def _trips(self, loop: Instruction) -> int:
     """How often the body of a loop runs; 1 for calls and branches.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
 
 from sslx.aot.hlo import Array, Instruction, Module
 
@@ -199,7 +198,7 @@ def collectives(module: Module, chips: int) -> list[Collective]:
   A collective of arrays of several dtypes has one entry for each dtype.
   """
   seen, found = set(), []
-  for instruction, times in _deep(module):
+  for instruction, _, times in module.deep():
     kind = instruction.op.removesuffix("-start")
     if kind not in KINDS:
       continue
@@ -224,23 +223,6 @@ def collectives(module: Module, chips: int) -> list[Collective]:
       for dtype, size in sizes.items()
     ]
   return found
-
-
-def _deep(module: Module) -> Iterator[tuple[Instruction, int]]:
-  """Yields all instructions, also those inside fusions and async calls."""
-
-  def inside(instruction: Instruction, times: int):
-    yield instruction, times
-    for kind, names in instruction.called.items():
-      if instruction.op == "fusion" or (
-        kind == "calls" and instruction.op.endswith("-start")
-      ):
-        for name in names:
-          for inner in module.computations[name].values():
-            yield from inside(inner, times)
-
-  for instruction, _, times in module.run():
-    yield from inside(instruction, times)
 
 
 def _group(attributes: str, chips: int) -> int:

@@ -70,8 +70,8 @@ class Queue:
     full = self.start + self.size // plan.batch_size
     if self.size and full >= plan.total_steps:
       raise ConfigError(
-        f"config.model.queue_size is {self.size}, filled from step {self.start}"
-        f" on: it is full after {full} steps, and the run has"
-        f" {plan.total_steps}, so it would never be used. Set a smaller queue,"
-        " or 0 for none."
+        f"config.model.queue_size, {self.size} in whole batches, is filled from"
+        f" step {self.start} on (config.model.queue_start): it is full after"
+        f" {full} steps, and the run has {plan.total_steps}, so it would never"
+        " be used. Set a smaller queue, or 0 for none."
       )
