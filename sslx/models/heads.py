@@ -221,8 +221,7 @@ class PrototypeHead(nn.Module):
       x = nn.Dense(
         features,
         use_bias=not normed,
-        # torch's `trunc_normal_` cuts at 2, which is 100 deviations away.
-        kernel_init=_normal(0.02),
+        kernel_init=transformer.initial("normal"),
         dtype=self.dtype,
         name=f"fc{i}",
         **linear.dense(axis),

@@ -1,5 +1,7 @@
 """A ViT's tokens, blocks and drop path against a ViT in numpy."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from sslx import models
 from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.methods.run import Run
-from sslx.models import patches, vit
+from sslx.models import patches, transformer, vit
 from tests import tiny
 from tests.models.vit_test import official_positions, random_params, shapes_of
 from tests.weights import runs
@@ -136,6 +138,21 @@ def test_swiglu_equals_numpy_and_has_dinov2s_width(width, ratio, units):
   params = random_params(module, 16)
   *_, wanted = numpy_tokens(params, IMAGES)
   np.testing.assert_allclose(tokens_of(module, params), wanted, atol=1e-4)
+
+
+def test_a_model_axis_shards_the_hidden_units_of_swiglu():
+  module = vit.ViT(**TINY, mlp="swiglu")
+  flat, _ = jax.tree_util.tree_flatten_with_path(shapes_of(module, 16))
+  sharded = {}
+  for path, x in flat:
+    name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
+    for pattern, axis in module.tensor_rules:
+      if "blocks_0/mlp" in name and re.search(pattern, name):
+        sharded[name.partition("mlp/")[2]] = x.shape[axis]
+  units = transformer.swiglu_units(64)
+  assert sharded == dict.fromkeys(
+    ("w12/kernel", "w12/bias", "w3/kernel"), units
+  )
 
 
 @pytest.mark.parametrize("last", [1, 2, 3])
