@@ -4,9 +4,9 @@ A config has four sections: `model`, `data`, `schedule` and `runtime`. A file
 defines it (`files`). The file may inherit from others (`merge`) and refer to
 its own values (`reference`). `loading` fills in defaults and applies flags
 (`overrides`). Settings classes define the keys (`schema`) and their values
-(`values`). Which classes those are `sslx.settings` says, whose `load` returns
-the config of a run. This package imports nothing above it, but for its command:
-`python -m sslx.config` prints, compares, lints, migrates and copies configs.
+(`values`). `sslx.settings` names these classes, and its `load` returns the
+config of a run. The command `python -m sslx.config` prints, compares, lints,
+migrates and copies configs. It alone imports modules above this package.
 """
 
 from sslx.config.entry import entry
