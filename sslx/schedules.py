@@ -24,12 +24,15 @@ class Plan(NamedTuple):
     steps_per_epoch: optimiser steps per epoch.
     total_steps: optimiser steps of the whole run.
     images: number of images of the training set.
+    classes: number of classes of the training set; None if it has no labels, or
+      if the set is not known.
   """
 
   batch_size: int = 1
   steps_per_epoch: int = 1
   total_steps: int = 1
   images: int = 1
+  classes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,14 +63,18 @@ class Schedule:
         )
     require(self, "accumulate", self.accumulate >= 1, "at least 1")
 
-  def plan(self, batch_size: int, images: int) -> schedules.Plan:
-    """Returns the length of the run on a set of so many images.
+  def plan(
+    self, batch_size: int, images: int, classes: int | None = None
+  ) -> schedules.Plan:
+    """Returns the length of the run on a set of so many images and classes.
 
     Raises:
       ConfigError: the images are fewer than a batch.
     """
     length = schedules.Duration(self.epochs, self.steps, self.images)
-    plan = schedules.Plan(batch_size, images // batch_size, images=images)
+    plan = schedules.Plan(
+      batch_size, images // batch_size, images=images, classes=classes
+    )
     total = schedules.steps(length, plan)
     if self.images is not None and not total:
       raise ConfigError(

@@ -49,8 +49,9 @@ class TrainStep:
 
   def init(self, rng: jax.Array) -> TrainState:
     """Returns the state of step 0; it does not depend on the devices."""
-    rng_method, rng_probe, _ = jax.random.split(rng, 3)
+    _, rng_probe, _ = jax.random.split(rng, 3)
     batch = example_batch(self.views, self.slots, self.channels)
+    rng_method = method_rng(rng)
     params, model_state, aux = self.method.init(rng_method, batch)
     probe = None
     if self.probe is not None:
@@ -167,7 +168,8 @@ class TrainStep:
     rng = jax.random.wrap_key_data(state.rng)
     rng_augment, rng_loss = step_keys(rng, state.step)
     views = self.preprocess(batch, rng_augment, axis)
-    batch = {"views": views, **{k: batch.get(k) for k in ("index", "back")}}
+    kept = ("index", "label", "back")
+    batch = {"views": views, **{k: batch.get(k) for k in kept}}
 
     def loss_fn(params):
       run = Run(
@@ -214,6 +216,11 @@ class TrainStep:
     (loss, rest), grads = total
     whole = rest._replace(features=axis.whole_batch(features))
     return (loss, whole), grads
+
+
+def method_rng(rng: jax.Array) -> jax.Array:
+  """Returns the key that a run that starts from this key draws weights by."""
+  return jax.random.split(rng, 3)[0]
 
 
 def first_rng(rng: jax.Array) -> jax.Array:

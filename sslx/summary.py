@@ -33,9 +33,18 @@ def of_start(experiment: Experiment, workdir: epath.Path) -> str:
   )
 
 
-def of_end(workdir: epath.Path, k: int) -> str:
-  """Compares the final kNN accuracy with the untrained encoder and pixels."""
-  rows = [r for r in metrics.read(workdir) if f"eval/knn_{k}" in r]
+def of_end(workdir: epath.Path, k: int | None) -> str:
+  """Reports the last accuracy, beside the untrained encoder and raw pixels.
+
+  Args:
+    workdir: workdir of the run.
+    k: number of neighbours of the kNN accuracy; None if there is no kNN.
+  """
+  rows = metrics.read(workdir)
+  top1 = [row["eval/top1"] for row in rows if "eval/top1" in row]
+  if top1:
+    return f"top-1 accuracy after training: {100 * top1[-1]:.1f} %"
+  rows = [row for row in rows if f"eval/knn_{k}" in row]
   if not rows:
     return "no kNN accuracy: the data has no labels to evaluate with"
   first, last = rows[0], rows[-1]

@@ -143,11 +143,11 @@ def _dead(experiment: Experiment, states: list[Any]) -> list[str]:
       for path, x in jax.tree_util.tree_leaves_with_path(found):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         alive[name] = alive.get(name, False) or bool(np.any(x))
-  frozen = getattr(experiment.step.method.backbone, "frozen", ())
+  frozen = experiment.step.method.frozen
   return [
     name
     for name, ok in alive.items()
-    if not ok and not any(re.search(f"^backbone/{p}", name) for p in frozen)
+    if not ok and not any(re.search(p, name) for p in frozen)
   ]
 
 

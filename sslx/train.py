@@ -12,7 +12,16 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sslx import agree, metrics, parallel, resume, storage, summary, tracing
+from sslx import (
+  agree,
+  card,
+  metrics,
+  parallel,
+  resume,
+  storage,
+  summary,
+  tracing,
+)
 from sslx import config as config_lib
 from sslx.checkpoint import Checkpoints
 from sslx.data.fingerprint import Fingerprint
@@ -99,6 +108,8 @@ def _run(
         )
         for note in (*experiment.notes, summary.of_start(experiment, workdir)):
           progress.note(note)
+        facts = card.of_run(experiment, config)
+        card.write(workdir, facts)
       evaluated = agree.is_evaluated(job, workdir, first, progress.note)
       with _closing(writer):
         results = _loop(
@@ -108,7 +119,9 @@ def _run(
       error.args = (f"{error} Last good checkpoint: {checkpoints.good()}.",)
       raise
   if parallel.is_main_process():
-    progress.note(summary.of_end(workdir, experiment.runtime.evaluate.knn.k[0]))
+    card.write(workdir, facts)
+    knn = experiment.runtime.evaluate.knn
+    progress.note(summary.of_end(workdir, knn.k[0] if knn else None))
     progress.note(f"finished: {experiment.total_steps} steps, in {workdir}")
   return results
 

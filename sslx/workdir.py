@@ -27,10 +27,14 @@ LOCK = "run.lock"
 
 # What a run writes to its workdir: files, and folders with patterns of their
 # entries. Pictures that older versions wrote to a folder of another name stay.
-_FILES = ("config.json", "metrics.jsonl", "metrics.damaged.jsonl")
+_FILES = (
+  "config.json", "card.json", "CARD.md", "metrics.jsonl",
+  "metrics.damaged.jsonl",
+)  # fmt: skip
 _FOLDERS = {
   "checkpoints": r"\d+|.*\.orbax-checkpoint-tmp.*",
   "damaged": r"\d+",
+  "evaluations": r"[\w.-]+",
   "pictures": r".*-\d+\.png(\.new)?",
   "profile": r"plugins",
   "tensorboard": r"events\.out\.tfevents\..*",

@@ -14,7 +14,11 @@ from sslx.step import example_batch
 from tests import tiny
 
 CONFIGS = tiny.ROOT / "configs"
-RECIPES = sorted((CONFIGS / "selfsup").glob("*.py"))
+RECIPES = sorted(
+  path
+  for kind in ("selfsup", "benchmarks")
+  for path in (CONFIGS / kind).glob("*.py")
+)
 ENTRIES = [
   f"{method}.py:{name}"
   for method in ("simclr", "mocov2", "swav", "relative_loc", "mocov3", "mae")
@@ -24,7 +28,8 @@ ENTRIES = [
 
 @pytest.mark.parametrize(
   "spec",
-  [f"selfsup/{path.name}" for path in RECIPES] + ["simclr.py", *ENTRIES],
+  [str(path.relative_to(CONFIGS)) for path in RECIPES]
+  + ["simclr.py", *ENTRIES],
 )
 def test_config_is_accepted_and_its_parameters_have_shapes(spec):
   config = settings.load(str(CONFIGS / spec))

@@ -418,3 +418,31 @@ def test_schedules_of_decay_and_rules_are_checked():
     message = f"config.schedule.optimizer.{key}.warmup is 9.0, until step 36"
     with pytest.raises(config.ConfigError, match=message):
       optim.check(o, Schedule(), Plan(1, 4, 12))
+
+
+def test_layer_decay_lowers_the_rates_of_the_lower_layers():
+  """MAE's layer ids: 0 of the tokens, i + 1 of block i, n + 1 of the rest."""
+  layers = {
+    "backbone/cls_token": 0,
+    "backbone/pos_embed": 0,
+    "backbone/patch_embed/kernel": 0,
+    "backbone/blocks_0/attn/kernel": 1,
+    "backbone/blocks_1/norm1/scale": 2,
+    "backbone/blocks_10/mlp/bias": 11,
+    "backbone/norm/scale": 12,
+    "classifier/final_0/kernel": 12,
+  }
+  params = nest(dict.fromkeys(layers, np.ones(3)))
+  rules = (("patch_embed", Rule(lr=0.2)),)
+  settings = Optimizer("sgd", 1.0, momentum=0.0, layer_decay=0.65, rules=rules)
+  tx = optim.make(settings, lr_fn, params, PLAN)
+  updates, _ = tx.update(params, tx.init(params), params)
+  for path, found in flatten(updates).items():
+    rate = RATES[0] * 0.65 ** (12 - layers[path])
+    rate *= 0.2 if "patch_embed" in path else 1
+    np.testing.assert_allclose(found, -rate, rtol=1e-6, err_msg=path)
+  with pytest.raises(
+    config.ConfigError, match=r"layer_decay is 0.65, but this"
+  ):
+    resnet = nest({"backbone/patch_embed": np.ones(3)})
+    optim.make(settings, lr_fn, resnet, PLAN)

@@ -170,13 +170,27 @@ _METHODS = {
   ),
 }
 METHODS = tuple(_METHODS)
+_ONE_VIEW = _VIEW | {"count": 1}
+# The methods that evaluate a network.
+_METHODS |= {
+  "linear": (
+    "benchmarks/resnet50_linear-swav-8xb32-coslr-100e_in1k.py",
+    (_ONE_VIEW,),
+    {"model.features": ("final", "stage3"), "model.classifier.norm": True},
+  ),
+  "finetune": (
+    "benchmarks/resnet18_ft-quick-1xb256-coslr-10e_cifar10.py",
+    (_ONE_VIEW,),
+    {"schedule.optimizer.lr": 0.01, "schedule.optimizer.eps": 1e-3},
+  ),
+}
 
 
 def method_config(method: str, backbone: str = "convs", **changes):
   """The ImageNet recipe of a method, with a tiny network and tiny views.
 
   Args:
-    method: one of METHODS.
+    method: one of METHODS, "linear" or "finetune".
     backbone: `convs` or `flat`.
     **changes: dotted keys, dots as double underscores; `views`, new ones.
   """
@@ -186,8 +200,11 @@ def method_config(method: str, backbone: str = "convs", **changes):
   shared = {
     "data.batch_size": BATCH,
     "schedule.optimizer.lr": 1.0,
-    "runtime.evaluate.knn.k": (5,),
   }
+  if recipe.startswith("selfsup"):
+    shared["runtime.evaluate.knn.k"] = (5,)
+  else:
+    shared["model.classifier.classes"] = Pixels.num_classes
   made = _load(recipe, shared | tiny, changes)
   with made.unlocked(), made.ignore_type():
     made.model.backbone = ConfigDict({"name": backbone})

@@ -76,6 +76,7 @@ def required(experiment: Experiment) -> float:
       for slot in step.slots
     ),
     "index": jax.ShapeDtypeStruct((b,), jnp.int32),
+    "label": jax.ShapeDtypeStruct((b,), jnp.int32),
   }
   if any(slot.shuffled for slot in step.slots):
     batch["back"] = batch["index"]

@@ -25,6 +25,7 @@ from sslx.evaluate.encoder import Encoder, Features, Reader
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.probe import OnlineProbe
 from sslx.methods.base import Method
+from sslx.methods.classify import TOP
 from sslx.methods.run import Run
 from sslx.state import TrainState
 
@@ -165,6 +166,49 @@ def _probe_hits(
   predicted = jnp.argmax(probe.logits(state, rows), axis=-1)
   valid = labels >= 0
   return jnp.sum((predicted == labels) & valid), jnp.sum(valid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+  """Test accuracy of a method's own classifiers: `top1`, `top5`.
+
+  If there are several classifiers, these are of the best one, and `top1/<name>`
+  is of each (DINOv2's linear evaluation).
+
+  Attributes:
+    features: names of the features that hold the most probable classes,
+      int32[b, 5] for each image, best first.
+  """
+
+  sets = ("test",)
+
+  features: tuple[str, ...]
+
+  def __call__(
+    self, state: TrainState, found: Mapping[Set, Features]
+  ) -> dict[str, float]:
+    """Returns the accuracies, as fractions of the test set."""
+    del state
+    test, shares = found["test"], {}
+    for name in self.features:
+      hits, asked = _hits_among(test.rows[name], test.labels)
+      shares[name.partition("/")[2]] = np.cumsum(hits) / int(asked)
+    best = max(shares.values(), key=lambda share: share[0])
+    results = {"top1": float(best[0])}
+    if len(best) == TOP:
+      results["top5"] = float(best[-1])
+    if len(shares) > 1:
+      results |= {f"top1/{name}": float(x[0]) for name, x in shares.items()}
+    return results
+
+
+@jax.jit
+def _hits_among(
+  classes: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Counts, by rank, the rows whose class has it: int32[k]; and valid rows."""
+  right = (classes == labels[..., None]) & (labels >= 0)[..., None]
+  return jnp.sum(right, axis=(0, 1)), jnp.sum(labels >= 0)
 
 
 class Pixels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from sslx.config import require
 from sslx.evaluate.encoder import Features, Reader, of_method
 from sslx.evaluate.evaluators import (
+  Classification,
   EffectiveRank,
   Evaluator,
   Neighbours,
@@ -23,6 +24,7 @@ from sslx.evaluate.evaluators import (
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.probe import OnlineProbe, Probe
 from sslx.methods.base import Method
+from sslx.methods.classify import TOP
 from sslx.state import TrainState
 
 _HEAD = 2048  # training images in place of a test set, if there is none
@@ -36,7 +38,7 @@ class Evaluate:
     every_epochs: epochs between evaluations; may be a fraction. The untrained
       and the final encoder are always evaluated.
     batch_size: images encoded at once, over all devices.
-    knn: the kNN evaluator.
+    knn: the kNN evaluator; None for no kNN.
     probe: the linear classifier that is trained alongside the method; None for
       no probe.
     features: names of further features to evaluate by kNN, such as "stage3" of
@@ -47,7 +49,7 @@ class Evaluate:
 
   every_epochs: float = 10.0
   batch_size: int = 512
-  knn: KNN = KNN()
+  knn: KNN | None = KNN()
   probe: Probe | None = Probe()
   features: tuple[str, ...] = ()
   pixels: bool = False
@@ -148,6 +150,7 @@ def standard(
   probe: OnlineProbe | None,
   images: Sets,
   reader: Reader,
+  features: Iterable[str],
 ) -> list[Evaluator]:
   """Makes the evaluators that the settings ask for and the labels allow.
 
@@ -157,23 +160,28 @@ def standard(
     probe: the linear classifier that is trained alongside it, or None.
     images: the training set and, if there is one, the test set.
     reader: reads them.
+    features: names of what the method's `encode` computes.
   """
   mesh = reader.partitioner.mesh
   classes = [x.num_classes for x in images.values()]
   labelled = len(images) == 2 and None not in classes
   evaluators: list[Evaluator] = []
-  if labelled:
+  if labelled and settings.knn is not None:
     neighbours = Neighbours(
       settings.knn, classes[0], mesh, ("final", *settings.features)
     )
     # First, since it alone needs the training set: that is freed soon.
     evaluators.append(neighbours)
-  evaluators.append(EffectiveRank(mesh))
+  own = tuple(name for name in features if name.startswith(f"top{TOP}/"))
+  if not own:
+    evaluators.append(EffectiveRank(mesh))
+  elif labelled:
+    evaluators.append(Classification(own))
   if labelled and probe is not None:
     evaluators.append(ProbeAccuracy(probe))
   if type(method).pictures is not Method.pictures:
     shown = images.get("test", images["train"])
     evaluators.append(Pictures(method, shown, reader))
-  if labelled and settings.pixels:
+  if labelled and settings.pixels and settings.knn is not None:
     evaluators.append(Pixels(neighbours, images, reader))
   return evaluators

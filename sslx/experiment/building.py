@@ -55,7 +55,7 @@ def build(
     notes.append("no labelled test set: kNN and the probe are not evaluated")
   else:
     runtime = _within(runtime, len(train), notes)
-  plan = schedule.plan(data.batch_size, len(train))
+  plan = schedule.plan(data.batch_size, len(train), train.num_classes)
   order = Order(len(train), data.batch_size, plan.total_steps, runtime.seed)
   method = _method(config.model, plan, schedule.accumulate, partitioner)
   method.check_durations()
@@ -98,7 +98,9 @@ def build(
   )
   images = {"train": train} | ({} if test is None else {"test": test})
   reader = Reader(data, partitioner, runtime.evaluate.batch_size)
-  evaluators = standard(runtime.evaluate, method, probe, images, reader)
+  evaluators = standard(
+    runtime.evaluate, method, probe, images, reader, features
+  )
   online = Online(method, images, reader, evaluators)
   epoch_start = None
   if type(method).on_epoch is not methods.Method.on_epoch:
@@ -137,6 +139,8 @@ def _within(
 ) -> settings.Runtime:
   """Lowers kNN's k to the number of images in the bank."""
   knn = runtime.evaluate.knn
+  if knn is None:
+    return runtime
   lowered = tuple(dict.fromkeys(min(k, bank) for k in knn.k))
   if lowered == knn.k:
     return runtime
@@ -152,13 +156,12 @@ def _within(
 def _without_frozen(
   optimizer: optim.Optimizer, method: methods.Method
 ) -> optim.Optimizer:
-  """Freezes the parameters that the backbone never trains.
+  """Freezes the parameters that the method never trains.
 
   They then have no weight decay and no optimiser state.
   """
-  frozen = getattr(method.backbone, "frozen", ())
   never = optim.Rule(freeze=True)
-  rules = tuple((f"^backbone/{pattern}", never) for pattern in frozen)
+  rules = tuple((pattern, never) for pattern in method.frozen)
   return dataclasses.replace(optimizer, rules=(*rules, *optimizer.rules))
 
 

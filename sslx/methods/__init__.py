@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx.config import Choice
 from sslx.methods.base import Method, Plan, check_class
+from sslx.methods.finetune import Finetune
+from sslx.methods.linear import Linear
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
 from sslx.methods.mocov3 import MoCoV3
@@ -24,6 +26,8 @@ METHODS = {
   "relative_loc": RelativeLoc,
   "mocov3": MoCoV3,
   "mae": MAE,
+  "linear": Linear,
+  "finetune": Finetune,
 }
 
 

@@ -156,6 +156,12 @@ class Method:
     """
     raise NotImplementedError
 
+  @property
+  def frozen(self) -> tuple[str, ...]:
+    """Patterns of the parameters that are never trained."""
+    patterns = getattr(self.backbone, "frozen", ())
+    return tuple(f"^backbone/{pattern}" for pattern in patterns)
+
   def check_durations(self) -> None:
     """Checks the method's durations against the length of the run.
 

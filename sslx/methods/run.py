@@ -53,8 +53,11 @@ class Run:
   Attributes:
     views: normalised f32[b, *view.shape], one for each slot of the method.
     index: int32[b], the number of each image in the set.
+    labels: int32[b], the class of each image, or -1. Only methods that learn
+      from labels read them.
     back: int32[b], the global row of the shuffled slots that holds each
       example; None if no slot is shuffled.
+    key: the key of this step, the same on all devices.
     keys: [b] keys of the examples for this step. They depend on the places of
       the examples in the global batch, not on the devices.
     params: parameters by network, and those that `Method.draw` adds.
@@ -84,7 +87,7 @@ class Run:
       params: the parameters that the optimiser trains.
       model_state: BatchNorm statistics.
       aux: the teacher and the buffers.
-      batch: `views`, `index` and, if some slot is shuffled, `back`.
+      batch: `views`, `index`, `label` and, if some slot is shuffled, `back`.
       rng: the key of this step, the same on all devices.
       step: int32 scalar, optimiser steps taken before this one.
       axis: the data axis.
@@ -96,9 +99,10 @@ class Run:
     self.params = params
     self.buffers = buffers_of(aux)
     self.views = batch["views"]
-    self.index, self.back = batch.get("index"), batch.get("back")
+    self.index, self.labels = batch.get("index"), batch.get("label")
+    self.back = batch.get("back")
     places = axis.positions(len(self.views[0]))
-    self.keys = augment.example_keys(rng, places)
+    self.key, self.keys = rng, augment.example_keys(rng, places)
     self.step, self.axis = step, axis
     self.progress = jnp.float32(step) / method.plan.total_steps
     self.features, self.metrics = None, {}
@@ -124,6 +128,18 @@ class Run:
     y, self._teacher_state[name] = self._apply(
       name, self._teacher_params, self._teacher_state, x, arguments
     )
+    return jax.lax.stop_gradient(y)
+
+  def frozen(self, name: str, x: jax.Array, **arguments: Any) -> Any:
+    """Calls a network as in an evaluation, with running statistics.
+
+    Nothing of it changes, and no gradient flows through the result.
+    """
+    variables = {
+      "params": self.params[name], "batch_stats": self._model_state[name]
+    }  # fmt: skip
+    network = getattr(self._method, name)
+    y = network.apply(variables, x, train=False, axis=self.axis, **arguments)
     return jax.lax.stop_gradient(y)
 
   def at(self, value: Value) -> jax.Array | float:

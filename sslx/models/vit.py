@@ -171,12 +171,18 @@ class ViT(nn.Module):
 
     Returns:
       f32[b, d] after the last LayerNorm: the class token, the mean of the patch
-      tokens, or both concatenated; with `every`, a dict of them. The argument
-      `last` multiplies d.
+      tokens, or both concatenated; with `every`, a dict of them. With `every`
+      and `last=4` it has also "cls4", the class tokens of the last 4 blocks
+      (DINO's linear evaluation), and "cls4+pooled" (DINOv2's).
     """
     tokens = self.tokens(x, **arguments)
-    features = self.pooled(tokens)
+    features = self.pooled(tokens[..., -self.sizes[0] :])
     final = features[self.features]
+    last = arguments.get("last") or 1
+    if last > 1 and self.class_token:
+      cls = tokens[:, 0]
+      both = jnp.concatenate([cls, features["pooled"]], axis=-1)
+      features |= {f"cls{last}": cls, f"cls{last}+pooled": both}
     return {"final": final, **features} if every else final
 
   def pooled(self, tokens: jax.Array) -> dict[str, jax.Array]:

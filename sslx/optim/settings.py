@@ -75,6 +75,9 @@ class Optimizer:
     exclude_1d: whether to exclude also every bias, and every other parameter of
       at most one dimension, such as the scale of a norm.
     clip_norm: the largest global gradient norm, or None for no clipping.
+    layer_decay: d, for a ViT of n blocks: the learning rate of block i, counted
+      from 0, has the factor d ** (n - i); that of the tokens before the blocks,
+      d ** (n + 1) (Bao et al., BEiT, 2022, appendix; MAE, table 9).
   """
 
   name: Literal["sgd", "adamw", "lars", "larc"]
@@ -92,6 +95,7 @@ class Optimizer:
   rules: tuple[tuple[str, Rule], ...] = ()
   exclude_1d: bool = False
   clip_norm: float | None = None
+  layer_decay: float = 1.0
 
   def __post_init__(self):
     for key in ("lr", "lr_batch", "eps", "trust_coefficient"):
@@ -102,6 +106,8 @@ class Optimizer:
     for key in ("momentum", "b1", "b2"):
       v = getattr(self, key)
       require(self, key, 0 <= v < 1, "in [0, 1)")
+    decay = 0 < self.layer_decay <= 1
+    require(self, "layer_decay", decay, "above 0, and at most 1")
     least, _ = schedules.bounds(self.weight_decay)
     require(self, "weight_decay", least >= 0, "at least 0")
 

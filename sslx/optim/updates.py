@@ -18,7 +18,7 @@ in the trust ratio.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,14 +55,17 @@ def make(
   paths = [_name(path) for path, _ in flat]
   _check_patterns(optimizer, paths)
   frozen = [frozen_for(optimizer.of("freeze", x), plan) for x in paths]
-  update = _trained(optimizer, lr_fn, plan)
+  factors = _layer_factors(optimizer, paths)
+  update = _trained(optimizer, lr_fn, plan, factors)
   if any(x != 0 for x in frozen):
     # One group for each duration, from the shortest to the whole run.
     names, groups = {0: "trained"}, {"trained": update}
     lasting = sorted(set(frozen) - {0}, key=lambda x: (x is None, x))
     for i, duration in enumerate(lasting):
       names[duration] = f"frozen_{i + 1}" if i else "frozen"
-      groups[names[duration]] = _frozen(optimizer, lr_fn, plan, duration)
+      groups[names[duration]] = _frozen(
+        optimizer, lr_fn, plan, factors, duration
+      )
     labels = structure.unflatten([names[duration] for duration in frozen])
     update = optax.partition(groups, labels)
   if optimizer.clip_norm is not None:
@@ -90,13 +93,46 @@ def _check_patterns(optimizer: Optimizer, paths: Sequence[str]) -> None:
       )
 
 
+def _layer_factors(
+  optimizer: Optimizer, paths: Sequence[str]
+) -> dict[str, float]:
+  """Factors of the learning rates of the backbone's layers, by parameter.
+
+  A parameter after the blocks is not in it: its factor is 1.
+
+  Raises:
+    ConfigError: there is a layer decay, but the backbone has no blocks.
+  """
+  decay, factors = optimizer.layer_decay, {}
+  if decay == 1:
+    return factors
+  blocks = {x: re.match(r"backbone/blocks_(\d+)/", x) for x in paths}
+  numbers = [int(match[1]) for match in blocks.values() if match]
+  if not numbers:
+    raise ConfigError(
+      f"config.{HERE}.layer_decay is {decay}, but this backbone has no"
+      " transformer blocks. Set 1.0."
+    )
+  count = max(numbers) + 1
+  for path, match in blocks.items():
+    if match:
+      factors[path] = decay ** (count - int(match[1]))
+    elif re.match(r"backbone/(patch_embed/|\w+_token$|pos_embed$)", path):
+      factors[path] = decay ** (count + 1)
+  return factors
+
+
 class _State(NamedTuple):
   count: jax.Array  # int32[], updates so far; the schedules follow it alone
   stages: optax.OptState
 
 
 def _trained(
-  o: Optimizer, lr_fn: Callable, plan: Plan, start: int = 0
+  o: Optimizer,
+  lr_fn: Callable,
+  plan: Plan,
+  factors: Mapping[str, float],
+  start: int = 0,
 ) -> optax.GradientTransformation:
   """Optimiser of trained parameters: the formulas in the module docstring.
 
@@ -104,6 +140,7 @@ def _trained(
     o: the settings.
     lr_fn: step -> learning rate.
     plan: the run.
+    factors: of the learning rate, by parameter; 1 if absent.
     start: the step of the run at which its first update happens.
   """
   decay_at = schedules.curve(o.weight_decay, plan)
@@ -113,7 +150,8 @@ def _trained(
 
     def lr(path: str) -> Any:
       own = o.of("schedule", path)
-      return common if own is None else learning_rate(o, own, plan)(step)
+      rate = common if own is None else learning_rate(o, own, plan)(step)
+      return rate * factors[path] if path in factors else rate
 
     decay = _leafwise(lambda path, g, p: g + _decay(o, w, path, p) * p)
     trust = _leafwise(lambda path, g, p: _trust(o, lr(path), w, path, g, p))
@@ -140,14 +178,18 @@ def _trained(
 
 
 def _frozen(
-  o: Optimizer, lr_fn: Callable, plan: Plan, duration: int | None
+  o: Optimizer,
+  lr_fn: Callable,
+  plan: Plan,
+  factors: Mapping[str, float],
+  duration: int | None,
 ) -> optax.GradientTransformation:
   """No update for a duration, then the optimiser from a fresh state."""
   # Zero gradients would not freeze: weight decay moves p and fills the
   # momentum.
   if duration is None:
     return optax.set_to_zero()
-  late = _trained(o, lr_fn, plan, start=duration)
+  late = _trained(o, lr_fn, plan, factors, start=duration)
   return optax.conditionally_mask(late, lambda step: step >= duration)
 
 

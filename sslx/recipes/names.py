@@ -17,6 +17,14 @@ training   `8xb32`: a global batch of 8 x 32 = 256, with BatchNorm statistics
            `200e`: epochs; `100000it`: optimiser steps; `9000000img`: images.
 data       the data set, and the crop sizes if they are not its usual size.
 
+A protocol that evaluates a network is called after the network and the task,
+`{module}_{task}-{training}_{data}.py`, as MMSelfSup's benchmarks are:
+
+  resnet50_linear-moco-8xb32-steplr-100e_in1k.py
+
+task       `linear`, `ft` (fine-tuning) or `semisup` (fine-tuning with a part of
+           the labels), and the paper whose protocol it is.
+
 A name may leave a part out only in the default case: one crop size, no
 accumulation, float32, the usual size.
 """
@@ -31,18 +39,36 @@ from ml_collections import ConfigDict
 from sslx.models.vit import VARIANTS
 
 BACKBONES = {"resnet": "resnet{depth}", "vit": "vit-{variant}-p{patch_size}"}
-SETS = {"imagenet2012": "in1k"}
-USUAL_SIZES = {"in1k": 224, "cifar10": 32, "cifar100": 32, "shapes": 32}
+SETS = {
+  "imagenet2012": "in1k",
+  "imagenet2012_1percent": "in1pct",
+  "imagenet2012_10percent": "in10pct",
+}
+USUAL_SIZES = {
+  "in1k": 224,
+  "in1pct": 224,
+  "in10pct": 224,
+  "cifar10": 32,
+  "cifar100": 32,
+  "shapes": 32,
+}
 DTYPES = {"bfloat16": "bf16", "float16": "fp16"}
 SCHEDULES = {"cosine": "coslr", "step": "steplr", "constant": "constlr"}
 
+# The tasks of the methods that evaluate a network.
+TASKS = {"linear": ("linear",), "finetune": ("ft", "semisup")}
+
 _WORDS = r"[a-z0-9]+(?:-[a-z0-9]+)*"
-_NAME = re.compile(
-  rf"(?P<algorithm>{_WORDS})_(?P<module>{_WORDS})_"
+_TRAINING = (
   r"(?P<batch>\d+xb\d+)(?:-(?P<crops>mcrop(?:-\d+)+))?"
   r"(?:-(?P<accumulation>accum\d+))?(?:-(?P<dtype>(?:bf|fp)\d+))?"
   r"-(?P<schedule>[a-z]+lr)-(?P<length>\d+(?:e|it|img))"
   rf"_(?P<data>{_WORDS})"
+)
+_NAME = re.compile(rf"(?P<algorithm>{_WORDS})_(?P<module>{_WORDS})_{_TRAINING}")
+_PROTOCOL = re.compile(
+  rf"(?P<module>{_WORDS})_(?P<task>linear|ft|semisup)"
+  rf"(?P<paper>(?:-[a-z0-9]+)*?)-{_TRAINING}"
 )
 _KEYS = {
   "algorithm": "model.method",
@@ -100,15 +126,23 @@ def check(name: str, config: ConfigDict) -> list[str]:
   Returns:
     One message for each part of the name that is wrong.
   """
-  match = _NAME.fullmatch(name)
+  tasks = TASKS.get(config.model.method)
+  match = (_PROTOCOL if tasks else _NAME).fullmatch(name)
   if not match:
     return [
       "the name is not of the form {algorithm}_{module}_{training}_{data}, with"
       " training {N}xb{M}[-mcrop-{n}-{n}][-accum{n}][-bf16]-{coslr|steplr|"
       f"constlr}}-{{n}}e. By its content it would be {full_name(config)!r}."
     ]
-  wrong = []
-  for part, true in facts(config).items():
+  wrong, true_parts = [], facts(config)
+  if tasks:
+    del true_parts["algorithm"]
+    if match["task"] not in tasks:
+      wrong.append(
+        f"task: the name has {match['task']!r}, but config.model.method makes"
+        f" it {' or '.join(map(repr, tasks))}."
+      )
+  for part, true in true_parts.items():
     said = match[part] or ""
     if said != true:
       wrong.append(
@@ -132,7 +166,7 @@ def check(name: str, config: ConfigDict) -> list[str]:
 
 def is_full(name: str) -> bool:
   """Whether a name has the form of a recipe name."""
-  return _NAME.fullmatch(name) is not None
+  return any(form.fullmatch(name) for form in (_NAME, _PROTOCOL))
 
 
 def full_name(config: ConfigDict, groups: int | None = None) -> str:
@@ -149,14 +183,11 @@ def full_name(config: ConfigDict, groups: int | None = None) -> str:
     *(parts[k] for k in ("crops", "accumulation", "dtype", "schedule")),
     parts["length"],
   ]
-  return "_".join(
-    [
-      parts["algorithm"],
-      parts["module"],
-      "-".join(filter(None, training)),
-      parts["data"],
-    ]
-  )
+  words = "-".join(filter(None, training))
+  first = [parts["algorithm"], parts["module"], words]
+  if config.model.method in TASKS:
+    first = [parts["module"], f"{TASKS[config.model.method][0]}-{words}"]
+  return "_".join([*first, parts["data"]])
 
 
 def _length(schedule: Any) -> str:

@@ -17,7 +17,7 @@ from sslx.config.loading import custom_imports
 from sslx.config.tree import as_config, plain
 from sslx.data import pipeline
 from sslx.data import views as views_lib
-from sslx.step import example_batch
+from sslx.step import example_batch, method_rng
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Run:
     config: config of the run.
     method: the method that the config describes.
     data: section `data` of the config.
-    step: step of the checkpoint.
-    network: "student" or "teacher".
+    step: step of the checkpoint; 0 of a network that is not trained.
+    network: "student" or "teacher"; "untrained" is the student as drawn.
     params: parameters of the network by part, on the host; always contains
       "backbone".
     model_state: BatchNorm statistics by part, on the host.
@@ -41,7 +41,7 @@ class Run:
   method: methods.Method
   data: pipeline.Data
   step: int
-  network: Literal["student", "teacher"]
+  network: Literal["student", "teacher", "untrained"]
   params: dict[str, Any]
   model_state: dict[str, Any]
 
@@ -91,6 +91,7 @@ def open_run(
   workdir: str,
   step: int | None = None,
   what: Literal["student", "teacher"] | None = None,
+  untrained: bool = False,
 ) -> Run:
   """Loads one network of a run, without its data.
 
@@ -98,6 +99,7 @@ def open_run(
     workdir: workdir of the run.
     step: step of the checkpoint; by default the newest.
     what: which network; by default the one that the method publishes.
+    untrained: whether to draw the weights that the run started from instead.
 
   Raises:
     ConfigError: it is not a run, or its method has no such network.
@@ -108,7 +110,12 @@ def open_run(
   method = methods.build(config.model, methods.Plan(data.batch_size, 1, 1))
   slots = method.slots(views_lib.each(data.views))
   batch = example_batch(data.views, slots, data.channels)
-  key = jax.random.key(0)
+  key = method_rng(jax.random.key(config.runtime.seed))
+  if untrained:
+    params, model_state, _ = jax.device_get(jax.jit(method.init)(key, batch))
+    return Run(
+      str(workdir), config, method, data, 0, "untrained", params, model_state
+    )
   params, model_state, aux = jax.eval_shape(method.init, key, batch)
   wanted = {"params": params, "model_state": model_state}
   network = what or method.evaluated

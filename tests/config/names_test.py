@@ -9,6 +9,7 @@ from sslx import config as config_lib
 from sslx import settings
 from sslx.config import shipped
 from sslx.config.tree import as_config
+from sslx.evaluate import trained
 from sslx.recipes import lint, names
 from tests import recipes, tiny
 from tests.config_files import write
@@ -29,6 +30,35 @@ def test_the_convention_expresses_the_recipes(stem):
 MOCO = "mocov2_resnet50_8xb32-coslr-200e_in1k"
 SWAV = "swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96"
 MAE = "mae_vit-base-p16_8xb512-bf16-coslr-800e_in1k"
+
+
+PROTOCOLS = sorted(
+  path.stem for path in (tiny.ROOT / "configs/benchmarks").glob("*.py")
+)
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "message"),
+  [
+    ("linear", "ft", "task: the name has 'ft', but .*method makes it 'linear'"),
+    ("steplr", "coslr", "schedule: the name has 'coslr', .* 'steplr'"),
+    ("_linear-", "_", "it would be 'resnet50_linear-1xb256-steplr-100e_in1k'"),
+    ("in1k", "in1pct", "data: the name has 'in1pct', .* makes it 'in1k'"),
+  ],
+)
+def test_the_names_of_protocols_tell_the_truth(old, new, message):
+  stem = "resnet50_linear-moco-8xb32-steplr-100e_in1k"
+  config = settings.load(f"sslx:benchmarks/{stem}.py")
+  assert names.check(stem, config) == []
+  (wrong,) = names.check(stem.replace(old, new), config)
+  assert re.search(message, wrong), wrong
+
+
+def test_every_protocol_has_a_config_and_every_config_a_protocol():
+  files = [protocol.file for protocol in trained.PROTOCOLS.values()]
+  assert sorted(files) == PROTOCOLS
+  for name, protocol in trained.PROTOCOLS.items():
+    assert f"_{name}-" in protocol.file
 
 
 @pytest.mark.parametrize(

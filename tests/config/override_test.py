@@ -6,8 +6,8 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
+from sslx import command, main  # noqa: F401 (main defines the flags)
 from sslx import config as config_lib
-from sslx import main
 from sslx.config import ConfigError, ref
 from tests import config_files, tiny
 
@@ -154,7 +154,7 @@ def test_flags_of_main_come_in_any_order(monkeypatch):
   before = ["--config.schedule.epochs=3", "--config.data.views[0].size=16"]
   after = ["--config=configs/simclr.py", "--workdir=w"]
   for argv in (before + after, after + before):
-    overrides = main.parse_flags(["prog", *argv])
+    overrides = command.parse_flags(["prog", *argv])
     assert overrides == [("schedule.epochs", "3"), ("data.views[0].size", "16")]
 
 

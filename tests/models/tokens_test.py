@@ -167,11 +167,19 @@ def test_features_of_the_last_blocks(last):
   features = module.apply(
     {"params": params}, IMAGES, train=False, every=True, last=last
   )
-  np.testing.assert_allclose(features["final"], wanted[:, 0], atol=1e-4)
-  patches_of_last = outputs[-1][:, 2:].mean(1)
-  np.testing.assert_allclose(
-    features["pooled"][:, -16:], patches_of_last, atol=1e-4
-  )
+  patches = outputs[-1][:, 2:].mean(1)
+  expected = {
+    "final": outputs[-1][:, 0],
+    "cls": outputs[-1][:, 0],
+    "pooled": patches,
+    "cls+pooled": np.concatenate([outputs[-1][:, 0], patches], axis=-1),
+  }
+  if last > 1:
+    both = np.concatenate([wanted[:, 0], patches], axis=-1)
+    expected |= {f"cls{last}": wanted[:, 0], f"cls{last}+pooled": both}
+  assert features.keys() == expected.keys()
+  for name, x in expected.items():
+    np.testing.assert_allclose(features[name], x, atol=1e-4)
   for wrong in (0, 4):
     with pytest.raises(ValueError, match=f"last is {wrong}; it must be 1 to 3"):
       tokens_of(module, params, last=wrong)

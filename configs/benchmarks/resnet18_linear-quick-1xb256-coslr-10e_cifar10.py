@@ -1,0 +1,25 @@
+"""A linear probe for small machines and small images; ours, of no paper.
+
+BatchNorm without scale and bias before the classifier makes one learning rate
+fit the features of all methods.
+"""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """A protocol; see `sslx.evaluate.trained`."""
+  return inherit(
+    "../_base_/models/linear_resnet50.py",
+    "../_base_/datasets/cifar10.py",
+    "../_base_/datasets/views/classify.py:32",
+    "../_base_/schedules/adamw_quick.py:3e-3,10",
+    "../_base_/benchmark_runtime.py",
+    model={
+      "backbone": {"depth": 18, "stem": "cifar"},
+      "classifier": {"classes": 10, "norm": True},
+    },
+    data={"batch_size": 256},
+  )

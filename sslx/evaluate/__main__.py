@@ -1,0 +1,169 @@
+"""Evaluates the network of a run by a protocol with a name and a version.
+
+  python -m sslx.evaluate --workdir=W --protocol=knn-dino
+  python -m sslx.evaluate --workdir=W --protocol=linear-mae --data=cifar10
+  python -m sslx.evaluate --workdir=W --protocol=knn-dino --untrained
+
+The result goes to W/evaluations and to the card of the run. A protocol that
+trains can be stopped and continued as any run; --config.a.b=value changes it,
+and the card then names the change. See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+
+import jax
+from absl import flags
+from etils import epath
+
+from sslx import card, command, metrics, parallel, storage, train
+from sslx import config as config_lib
+from sslx.config import ConfigError
+from sslx.config.errors import nearest
+from sslx.data.sources import Source
+from sslx.evaluate import trained
+from sslx.job import Job
+from sslx.weights.run import Run, open_run
+from sslx.workdir import MAY_CHANGE
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Workdir of the run to evaluate.", required=True
+)
+_PROTOCOL = flags.DEFINE_string(
+  "protocol", None, "Name of the protocol.", required=True
+)
+_DATA = flags.DEFINE_string(
+  "data",
+  None,
+  "A folder of images, or the name of a set; the run's own by default.",
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the set is.")
+_TRAIN = flags.DEFINE_string(
+  "train", None, "Split to learn from; see config.data.train."
+)
+_TEST = flags.DEFINE_string(
+  "test", None, "Split to test; see config.data.test."
+)
+_STEP = flags.DEFINE_integer(
+  "step", None, "Step of the checkpoint; the newest by default."
+)
+_WHAT = flags.DEFINE_enum(
+  "what",
+  None,
+  ("student", "teacher"),
+  "Which network; by default the one that the paper evaluates.",
+)
+_UNTRAINED = flags.DEFINE_boolean(
+  "untrained", False, "Evaluate the network before its first step, to compare."
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  "batch_size", 512, "Images encoded at once.", lower_bound=1
+)
+
+
+def main(overrides: list[tuple[str, str]]) -> None:
+  """Evaluates as the flags say."""
+  with command.job() as job:
+    known = [*trained.PROTOCOLS]
+    name = _PROTOCOL.value
+    if name not in known:
+      raise ConfigError(
+        f"--protocol={name}: there is no such protocol; there are"
+        f" {', '.join(known)}.{nearest(name, known)}"
+      )
+    workdir = storage.path(_WORKDIR.value, "--workdir")
+    run = open_run(
+      str(workdir), _STEP.value, _WHAT.value, untrained=_UNTRAINED.value
+    )
+    source = _source(run)
+    found = _by_training(run, workdir, name, source, overrides, job)
+    if parallel.is_main_process():
+      result = {
+        "protocol": name,
+        "version": trained.PROTOCOLS[name].version,
+        "changed": [
+          f"{key}={text}"
+          for key, text in overrides
+          if not re.fullmatch(MAY_CHANGE, key)
+        ],
+        "data": _data(source),
+        "network": run.network,
+        "step": run.step,
+        "config": config_lib.fingerprint(run.config),
+        **found,
+        **card.circumstances(jax.devices()),
+      }
+      card.add(workdir, result.pop("folder"), result)
+      shown = "  ".join(f"{k} {x:.4g}" for k, x in result["results"].items())
+      print(f"{name} v{result['version']} on {result['data']}: {shown}")
+
+
+def _source(run: Run) -> Source:
+  """Returns the labelled set that the flags name."""
+  own, data = run.data.records, _DATA.value
+  splits = {"train": _TRAIN.value, "test": _TEST.value}
+  if data is None:
+    splits = {k: x or getattr(own, k) for k, x in splits.items()}
+    folder = _DATA_DIR.value or own.data_dir
+    return dataclasses.replace(own, data_dir=folder, **splits)
+  if epath.Path(data).is_dir():
+    return Source("folder", data, **splits)
+  folder = _DATA_DIR.value or own.data_dir
+  return Source(data, folder, prepare=False, **splits)
+
+
+def _by_training(
+  run: Run,
+  workdir: epath.Path,
+  name: str,
+  source: Source,
+  overrides: list[tuple[str, str]],
+  job: Job,
+) -> card.Card:
+  """Evaluates by a protocol that trains; returns its results and config."""
+  network = trained.Evaluated(
+    os.path.abspath(run.workdir) if "://" not in run.workdir else run.workdir,
+    run.config,
+    None if run.network == "untrained" else run.step,
+    run.image_size,
+    None if run.network == "untrained" else run.network,
+  )
+  protocol = trained.PROTOCOLS[name]
+  config = trained.config_of(protocol, network, source, overrides)
+  found = config_lib.fingerprint(config)
+  folder = workdir / card.EVALUATIONS / _folder(run, name, source)
+  if any(not re.fullmatch(MAY_CHANGE, key) for key, _ in overrides):
+    folder = folder.with_name(f"{folder.name}_{found[:6]}")
+  train.run(config, folder, job=job)
+  last = [row for row in metrics.read(folder) if "eval/top1" in row][-1]
+  results = {
+    key.removeprefix("eval/"): value
+    for key, value in last.items()
+    if re.match("eval/top", key)
+  }
+  return {"results": results, "protocol_config": found, "folder": folder.name}
+
+
+def _folder(run: Run, name: str, source: Source) -> str:
+  """Returns the name of an evaluation: protocol, data, network, step."""
+  data = re.split("[/:]", source.name)[0]
+  if source.name == "folder":
+    data = epath.Path(source.data_dir).name
+  where = "untrained" if run.network == "untrained" else str(run.step)
+  if run.network == "teacher":
+    where = f"teacher-{where}"
+  return re.sub(r"[^\w.-]+", "-", f"{name}_{data}_{where}")
+
+
+def _data(source: Source) -> str:
+  """Names the images that were learned from and tested on."""
+  name = source.name if source.name != "folder" else str(source.data_dir)
+  splits = [x for x in (source.train, source.test) if x is not None]
+  return f"{name} ({', '.join(splits)})" if splits else name
+
+
+if __name__ == "__main__":
+  command.run(main)
