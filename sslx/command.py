@@ -24,6 +24,13 @@ from sslx.errors import RunError
 from sslx.job import Job
 from sslx.peers import Peers
 
+WORKDIR = flags.DEFINE_string(
+  "workdir",
+  None,
+  "Folder of the run: checkpoints, metrics, config; local, or gs://... A run"
+  " goes on by itself from the newest checkpoint in it.",
+  required=True,
+)
 _DISTRIBUTED = flags.DEFINE_boolean(
   "distributed",
   False,

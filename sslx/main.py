@@ -16,13 +16,6 @@ _CONFIG = flags.DEFINE_string(
   " are set by --config.a.b=value.",
   required=True,
 )
-_WORKDIR = flags.DEFINE_string(
-  "workdir",
-  None,
-  "Folder of the run: checkpoints, metrics, config; local, or gs://... A run"
-  " goes on by itself from the newest checkpoint in it.",
-  required=True,
-)
 _OVERWRITE = flags.DEFINE_boolean(
   "overwrite", False, "Throw away the run in the workdir and start anew."
 )
@@ -36,7 +29,8 @@ def main(overrides: list[tuple[str, str]]) -> None:
   """
   with command.job() as job:
     config = settings.load(_CONFIG.value, overrides)
-    train.run(config, _WORKDIR.value, overwrite=_OVERWRITE.value, job=job)
+    workdir, overwrite = command.WORKDIR.value, _OVERWRITE.value
+    train.run(config, workdir, overwrite=overwrite, job=job)
 
 
 if __name__ == "__main__":

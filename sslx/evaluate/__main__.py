@@ -29,9 +29,6 @@ from sslx.job import Job
 from sslx.weights.run import Run, open_run
 from sslx.workdir import MAY_CHANGE
 
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Workdir of the run to evaluate.", required=True
-)
 _PROTOCOL = flags.DEFINE_string(
   "protocol", None, "Name of the protocol.", required=True
 )
@@ -74,7 +71,7 @@ def main(overrides: list[tuple[str, str]]) -> None:
         f"--protocol={name}: there is no such protocol; there are"
         f" {', '.join(known)}.{nearest(name, known)}"
       )
-    workdir = storage.path(_WORKDIR.value, "--workdir")
+    workdir = storage.path(command.WORKDIR.value, "--workdir")
     run = open_run(
       str(workdir), _STEP.value, _WHAT.value, untrained=_UNTRAINED.value
     )

@@ -1,0 +1,204 @@
+"""Protocols that train: their configs, and the command as a user runs it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from etils import epath
+
+from sslx import card, settings
+from sslx.config import ConfigError
+from sslx.data.sources import Source
+from sslx.evaluate import trained
+from tests import tiny
+
+SHAPES = Source("shapes")
+
+
+def network(config, step=48, **settings_):
+  given = {"workdir": "/w", "image_size": 32, **settings_}
+  return trained.Evaluated(config=config, step=step, **given)
+
+
+def test_a_protocol_takes_the_network_and_the_images_of_the_run():
+  run = tiny.config(model__backbone__stem="cifar")
+  made = trained.config_of(
+    trained.PROTOCOLS["linear-moco"],
+    network(run, image_size=16, what="student"),
+    SHAPES,
+    [("data.batch_size", "64")],
+  )
+  assert made.model.method == "linear"
+  assert made.model.backbone.to_dict() == run.model.backbone.to_dict()
+  assert made.model.classifier.classes == 8
+  assert (made.data.source, made.data.views[0]["size"]) == ("shapes", 16)
+  assert made.data.centre.to_dict() == {
+    "size": 16, "resize": 18, "interpolation": "bilinear",
+  }  # fmt: skip
+  assert made.data.mean == run.data.mean
+  assert made.data.batch_size == 64
+  assert made.schedule.optimizer.lr == 30.0
+  init = made.runtime.init_from
+  assert (init.path, init.step, init.parts) == ("/w", 48, ("backbone",))
+  # An untrained network starts from nothing.
+  made = trained.config_of(
+    trained.PROTOCOLS["linear-moco"], network(run, step=None), SHAPES
+  )
+  assert made.runtime.init_from is None
+
+
+def test_a_share_of_the_labels_is_a_slice_of_a_set_without_a_list():
+  protocol = trained.PROTOCOLS["semisup-swav-10pct"]
+  run = network(tiny.config())
+  assert trained.config_of(protocol, run, SHAPES).data.train == "train[:10%]"
+  own = Source("shapes", train="train[100:200]")
+  assert trained.config_of(protocol, run, own).data.train == "train[100:200]"
+
+
+def test_images_without_labels_are_refused(tmp_path):
+  from tests.data import photos
+
+  for i in range(3):
+    path = tmp_path / "train" / f"{i}.jpg"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(photos.jpeg(photos.photo(16, 16, i)))
+  with pytest.raises(ConfigError, match="it has no labels, which this prot"):
+    trained.config_of(
+      trained.PROTOCOLS["linear-moco"],
+      network(tiny.config()),
+      Source("folder", str(tmp_path)),
+    )
+
+
+def test_a_protocol_sets_how_a_backbone_is_trained_and_not_what_it_is():
+  run = tiny.vit_config("mocov3", model__backbone__frozen_patches=True)
+  made = trained.config_of(
+    trained.PROTOCOLS["linear-mocov3"], network(run, image_size=16), SHAPES
+  )
+  assert made.model.backbone.width == 32
+  assert made.model.backbone.weight_init == run.model.backbone.weight_init
+  assert not made.model.backbone.frozen_patches
+  settings.check(made)
+
+
+FACTS = {
+  "recipe": "r", "method": "m", "backbone": "b", "parameters": 1234,
+  "data": {"source": "shapes", "images": 64}, "batch_size": 16,
+  "length": "2 epochs", "total_steps": 8, "seed": 0, "config": "c",
+  "command": "python -m x", "commit": None, "versions": {"jax": "1"},
+  "hardware": "1 x cpu", "date": "today",
+}  # fmt: skip
+RESULT = {
+  "protocol": "p", "version": 1, "data": "shapes", "changed": [], "step": 8,
+  "config": "c", "command": "python -m y",
+}  # fmt: skip
+
+
+def test_the_card_sums_up_a_run_and_its_evaluations(tmp_path):
+  workdir = epath.Path(tmp_path)
+  rows = [
+    {"step": 0, "eval/knn_20": 0.25},
+    {"step": 4, "loss": 1.0, "images_per_second": 32.0},
+    {"step": 8, "loss": 0.5, "images_per_second": 64.0},
+    {"step": 8, "eval/knn_20": 0.75},
+  ]
+  lines = "".join(json.dumps(row) + "\n" for row in rows)
+  (tmp_path / "metrics.jsonl").write_text(lines)
+  card.write(workdir, FACTS)
+  found = card.read(workdir)
+  assert (found["before"], found["after"]) == (
+    {"knn_20": 0.25},
+    {"knn_20": 0.75},
+  )
+  assert found["seconds"] == 4 * 16 / 32 + 4 * 16 / 64
+  assert found["steps"] == 8 and found["evaluations"] == []
+
+  trained_, untrained = {"top1": 0.9}, {"top1": 0.5}
+  card.add(workdir, "a", RESULT | {"network": "student", "results": trained_})
+  assert "before" not in card.read(workdir)["evaluations"][0]
+  card.add(
+    workdir, "b", RESULT | {"network": "untrained", "results": untrained}
+  )
+  # A changed protocol is another one: its result does not count as the base.
+  changed = {"changed": ["schedule.epochs=1"], "network": "student"}
+  card.add(workdir, "c", RESULT | changed | {"results": trained_})
+  one, two = card.read(workdir)["evaluations"]
+  assert (one["results"], one["before"]) == (trained_, untrained)
+  assert "before" not in two
+  page = (tmp_path / card.PAGE).read_text()
+  assert "| knn_20 | 0.25 | 0.75 |" in page
+  assert "| p v1 | shapes | 8 | student | top1 0.9 | top1 0.5 |" in page
+  assert "p v1 with schedule.epochs=1 " in page and "not run" in page
+
+
+def test_the_card_of_an_interrupted_run_has_no_first_evaluation(tmp_path):
+  (tmp_path / "metrics.jsonl").write_text('{"step": 4, "eval/knn_20": 0.5}\n')
+  card.write(epath.Path(tmp_path), FACTS)
+  found = card.read(epath.Path(tmp_path))
+  assert found["before"] == {} and found["after"] == {"knn_20": 0.5}
+  assert "| knn_20 | not run | 0.5 |" in (tmp_path / card.PAGE).read_text()
+  assert card.read(epath.Path(tmp_path / "none")) is None
+
+
+RUN = [
+  "--config=configs/simclr.py:quickstart",
+  "--config.model.backbone.width=0.125",
+  "--config.model.projector.dims=(16,8)",
+  "--config.data.views.0.size=16",
+  "--config.data.batch_size=1024",
+  "--config.schedule.epochs=1",
+  "--config.schedule.lr.warmup=0",
+  "--config.runtime.evaluate.pixels=False",
+]
+
+
+def run(module, *arguments, cache, ok=True):
+  done = subprocess.run(
+    [sys.executable, "-m", module, *arguments],
+    cwd=tiny.ROOT, env=tiny.environment(1, cache), capture_output=True,
+    text=True,
+  )  # fmt: skip
+  assert (done.returncode == 0) == ok, done.stdout + done.stderr
+  return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_is_evaluated_and_its_card_says_so(tmp_path):
+  cache, workdir = tmp_path / "cache", tmp_path / "w"
+  run("sslx.main", f"--workdir={workdir}", *RUN, cache=cache)
+  evaluate = lambda *arguments, **more: run(
+    "sslx.evaluate", f"--workdir={workdir}", *arguments, cache=cache, **more
+  )
+  short = ["--config.schedule.epochs=2", "--config.data.batch_size=512"]
+  linear = ["--protocol=linear-quick", *short]
+  said = evaluate(*linear)
+  assert "backbone: 100 of 100 tensors" in said
+  assert "linear-quick v1 on shapes: top1" in said
+  (folder,) = (workdir / "evaluations").iterdir()
+  assert folder.name.startswith("linear-quick_shapes_4_")
+  # Again: the run of the evaluation is there, and is not made again.
+  rows = (folder / "metrics.jsonl").read_text()
+  assert "resumed from step 16" in evaluate(*linear)
+  assert (folder / "metrics.jsonl").read_text() == rows
+  evaluate(*linear, "--untrained")
+  evaluate("--protocol=semisup-quick-10pct", *short[:1])
+
+  found = json.loads((workdir / "card.json").read_text())
+  assert found["after"]["knn_20"] > 0 and found["seconds"] > 0
+  assert "sslx.main" in found["command"]
+  one, two = found["evaluations"]
+  assert one["changed"] == ["schedule.epochs=2", "data.batch_size=512"]
+  assert one["before"].keys() == {"top1", "top5"} == one["results"].keys()
+  assert two["protocol"] == "semisup-quick-10pct"
+  assert two["data"] == "shapes" and two["step"] == 4
+  last = [json.loads(row) for row in rows.splitlines()][-1]
+  assert one["results"]["top1"] == last["eval/top1"]
+  assert np.isclose(one["results"]["top5"], last["eval/top5"])
+
+  said = evaluate("--protocol=linear-quik", ok=False)
+  assert "error: --protocol=linear-quik: there is no such protocol" in said
+  assert "Did you mean 'linear-quick'" in said and "Traceback" not in said
+  said = evaluate("--protocol=linear-dino", ok=False)
+  assert "features=('cls4',): this backbone has no class tokens" in said
