@@ -48,7 +48,7 @@ class Axis:
     return jnp.int32(0) if self.name is None else lax.axis_index(self.name)
 
   @property
-  def _shards(self) -> int:
+  def shards(self) -> int:
     """Number of devices that hold the rows of an array of this view."""
     return self.sharding.mesh.shape[DATA] if self.sharding is not None else 1
 
@@ -57,7 +57,7 @@ class Axis:
     i, parts = self.part
     rows = jnp.arange(b, dtype=jnp.int32)
     if parts > 1:  # Each device holds the i-th part of its rows.
-      run = b // self._shards
+      run = b // self.shards
       rows = rows // run * (parts * run) + i * run + rows % run
     return self.index() * (b * parts) + rows
 
@@ -67,7 +67,7 @@ class Axis:
     Returns:
       [b / parts, ...].
     """
-    runs = x.reshape(self._shards, parts, -1, *x.shape[1:])
+    runs = x.reshape(self.shards, parts, -1, *x.shape[1:])
     one = lax.dynamic_index_in_dim(runs, i, axis=1, keepdims=False)
     return self.spread(one.reshape(-1, *x.shape[1:]))
 
@@ -77,7 +77,7 @@ class Axis:
     It is the inverse of `micro_batch`.
     """
     parts, _, *rest = x.shape
-    runs = x.reshape(parts, self._shards, -1, *rest).swapaxes(0, 1)
+    runs = x.reshape(parts, self.shards, -1, *rest).swapaxes(0, 1)
     return self.spread(runs.reshape(-1, *rest))
 
   def psum(self, x: Any) -> Any:
@@ -131,7 +131,7 @@ class Axis:
     In the global view each device applies it to its own rows. XLA cannot know
     that a loop over the batch can be split over the devices.
     """
-    if self._shards == 1:
+    if self.shards == 1:
       return function(*arrays)
     mesh, spec = self.sharding.mesh, self.sharding.spec
     return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec)(

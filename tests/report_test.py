@@ -99,11 +99,14 @@ def test_legends_name_what_is_done(config):
   with config.unlocked(), config.ignore_type():
     always = {"jitter_prob": 1.0, "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 1.0}
     always |= {"blur": 1.0, "blur_kernel": 3, "solarize": 1.0}
+    always |= {"rand_augment": {"n": 60}}
     config.data.views = (dict(config.data.views[0]) | always,)
   for one in report.first_views(config, 2):
     for legend in one.legends:
       text = ", ".join(legend)
       for word in ("brightness", "hue", "grey", "blur", "solarized"):
+        assert word in text
+      for word in ("rotate", "shear"):
         assert word in text
 
 

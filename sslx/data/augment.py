@@ -11,8 +11,10 @@ import jax
 Array = jax.Array
 
 # Streams derived from one key. Each operation uses fixed positions in its
-# stream, so disabling one does not change the draws of the others.
+# stream, so disabling one does not change the draws of the others. The n-th
+# operation of a view's `then` has stream THEN + n; the others are far from it.
 BOX, FLIP, COLOUR, THEN = range(4)
+RAND_AUGMENT, ERASE, ERASED = range(2**16, 2**16 + 3)
 fold = jax.vmap(jax.random.fold_in, (0, None))  # folds a number into every key
 
 
@@ -24,6 +26,12 @@ def example_keys(key: Array, positions: Array) -> Array:
 def uniforms(keys: Array, stream: int, count: int) -> Array:
   """Draws f32[b, count] in [0, 1) from keys [b]."""
   draw = lambda key: jax.random.uniform(key, (count,))
+  return jax.vmap(draw)(fold(keys, stream))
+
+
+def normals(keys: Array, stream: int, shape: tuple[int, ...]) -> Array:
+  """Draws f32[b, *shape] from N(0, 1), from keys [b]."""
+  draw = lambda key: jax.random.normal(key, shape)
   return jax.vmap(draw)(fold(keys, stream))
 
 

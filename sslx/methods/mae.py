@@ -53,6 +53,11 @@ class MAE(Method):
         "backbone.class_token is False; it must be True for MAE, whose decoder"
         " is given that token too."
       )
+    if self.backbone.pool_norm:
+      raise ValueError(
+        "backbone.pool_norm is True; it must be False for MAE, whose decoder is"
+        " given normalised tokens."
+      )
     possible = 0 < self.mask_ratio < 1
     config_lib.require(self, "mask_ratio", possible, "between 0 and 1")
 

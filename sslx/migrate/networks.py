@@ -110,6 +110,7 @@ def _vit(node: Node, kind: str) -> dict[str, Any]:
     "mlp": "gelu",
     "drop_path_schedule": "linear",
     "layer_scale": None,
+    "pool_norm": False,
     "frozen_patches": frozen,
     "drop_path": node.take("drop_path_rate", float, 0.0),
   }

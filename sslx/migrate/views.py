@@ -61,7 +61,7 @@ def _view(transforms: list[Node], where: str) -> dict[str, Any]:
   else:
     off = dict.fromkeys(("flip", "grey", "blur", "solarize"), 0.0)
     known, found = _CROPS, {"kind": "crop", "jitter": (0.0,) * 4, "then": ()}
-    found |= off
+    found |= off | {"rand_augment": None}
   # MMSelfSup has no linked views, and one normalisation for all.
   found |= dict.fromkeys(("link", "mean", "std"))
   done: list[str] = []

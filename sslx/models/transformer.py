@@ -229,12 +229,14 @@ def blocks(
   drop: jax.Array | None,
   axis: Axis,
   last: int | None = None,
+  last_norm: bool = True,
   **settings: Any,
 ) -> jax.Array:
   """Applies the blocks and the last LayerNorm of `module`: f32[b, t, d].
 
   With `last`, the LayerNorm is applied to the output of each of the last blocks
-  and the results are concatenated: f32[b, t, last * d].
+  and the results are concatenated: f32[b, t, last * d]. Without `last_norm`
+  there is none.
   """
   kind = nn.remat(Block) if module.remat else Block
   x, outputs = axis.spread(x.astype(module.dtype)), []
@@ -247,18 +249,21 @@ def blocks(
       name=f"blocks_{i}",
     )(x, None if drop is None else drop[:, i])
     outputs.append(x)
-  if last is None:
-    return norm(x, "float32", "norm")
-  x = norm(jnp.stack(outputs[-last:], axis=2), "float32", "norm")
-  return x.reshape(*x.shape[:2], -1)
+  x = x if last is None else jnp.stack(outputs[-last:], axis=2)
+  x = norm(x, "float32", "norm") if last_norm else x.astype(jnp.float32)
+  return x if last is None else x.reshape(*x.shape[:2], -1)
 
 
 def norm(x: jax.Array, dtype: str, name: str) -> jax.Array:
   """Applies LayerNorm, computed in float32; returns `dtype`."""
-  layer = nn.LayerNorm(
-    epsilon=1e-6, use_fast_variance=False, dtype=jnp.float32, name=name
+  return layer_norm(name=name)(x).astype(dtype)
+
+
+def layer_norm(**settings: Any) -> nn.LayerNorm:
+  """Returns the LayerNorm of all transformers here, computed in float32."""
+  return nn.LayerNorm(
+    epsilon=1e-6, use_fast_variance=False, dtype=jnp.float32, **settings
   )
-  return layer(x).astype(dtype)
 
 
 def dense(

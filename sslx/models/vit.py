@@ -61,6 +61,9 @@ class ViT(nn.Module):
     frozen_patches: whether the patch projection is never trained: it has no
       gradient, no optimiser state and no decay (MoCo v3, section 4.1).
     features: which features are the "final" ones.
+    pool_norm: whether the last LayerNorm comes after the pooling (`fc_norm`)
+      instead of before it (`norm`), as in MAE's fine-tuning; "pooled" are then
+      the only features.
     drop_path: probability, per example, to drop a branch of the last block.
     drop_path_schedule: "linear": the probability grows linearly from 0 at the
       first block; "uniform": it is the same in all blocks, as in DINOv2.
@@ -94,6 +97,7 @@ class ViT(nn.Module):
   layer_scale: float | None = None
   frozen_patches: bool = False
   features: Literal["cls", "pooled", "cls+pooled"] = "cls"
+  pool_norm: bool = False
   drop_path: float = 0.0
   drop_path_schedule: Literal["linear", "uniform"] = "linear"
   remat: bool = False
@@ -116,6 +120,8 @@ class ViT(nn.Module):
     require(self, "image_size", divides, multiple)
     has_features = self.class_token or self.features == "pooled"
     require(self, "features", has_features, "'pooled' without a class token")
+    can = not self.pool_norm or self.features == "pooled"
+    require(self, "features", can, "'pooled' with pool_norm")
     require(self, "registers", self.registers >= 0, "at least 0")
     scale = self.layer_scale
     require(self, "layer_scale", scale is None or scale > 0, "above 0, or None")
@@ -177,9 +183,11 @@ class ViT(nn.Module):
     """
     tokens = self.tokens(x, **arguments)
     features = self.pooled(tokens[..., -self.sizes[0] :])
+    if self.pool_norm:
+      features = {"pooled": self.fc_norm(features["pooled"])}
     final = features[self.features]
     last = arguments.get("last") or 1
-    if last > 1 and self.class_token:
+    if last > 1 and self.class_token and not self.pool_norm:
       cls = tokens[:, 0]
       both = jnp.concatenate([cls, features["pooled"]], axis=-1)
       features |= {f"cls{last}": cls, f"cls{last}+pooled": both}
@@ -188,6 +196,11 @@ class ViT(nn.Module):
   def pooled(self, tokens: jax.Array) -> dict[str, jax.Array]:
     """Computes `patches.FEATURES` of tokens [b, t, d], as `tokens` has them."""
     return patches_lib.pooled(tokens, self.class_token, self.before)
+
+  def setup(self):
+    """Makes the LayerNorm that follows the pooling, if any."""
+    if self.pool_norm:
+      self.fc_norm = transformer.layer_norm()
 
   @nn.compact
   def tokens(
@@ -218,7 +231,8 @@ class ViT(nn.Module):
         evaluation takes 4).
 
     Returns:
-      f32[b, before + k, d], where d is the width, or `last` times the width.
+      f32[b, before + k, d], where d is the width, or `last` times the width;
+      with `pool_norm`, without a last LayerNorm.
       The first `before` tokens are the class token, if any, and then the
       registers. With `keep`, the patches are in its order; without, k is the
       number of all patches.
@@ -253,6 +267,7 @@ class ViT(nn.Module):
       drop=self._drop(depth, train, keys),
       axis=axis,
       last=last,
+      last_norm=not self.pool_norm,
       heads=heads,
       mlp_ratio=self.mlp_ratio,
       mlp=self.mlp,

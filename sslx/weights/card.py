@@ -148,6 +148,6 @@ def _timm_vit(backbone: ViT) -> list[str]:
     "model = timm.models.VisionTransformer(",
     *(f"  {k}={x!r}," for k, x in timm_arguments(backbone).items()),
     *([swiglu] if backbone.mlp == "swiglu" else []),
-    f'  num_classes=0, global_pool="{pooling}", fc_norm=False,',
+    f'  num_classes=0, global_pool="{pooling}", fc_norm={backbone.pool_norm},',
     ")",
   ]

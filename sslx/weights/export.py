@@ -103,6 +103,11 @@ def _timm_vit(
     )
   if features == "cls" and not backbone.class_token:
     raise ConfigError("--features=cls: this network has no class token.")
+  if features == "cls" and backbone.pool_norm:
+    raise ConfigError(
+      "--features=cls: this network has pool_norm=True, so its class token has"
+      " no last LayerNorm; use --features=pooled."
+    )
   patch = 14 if backbone.variant == "huge" else 16
   pooling = {"cls": "token", "pooled": "avg"}[features]
   name = f"vit_{backbone.variant}_patch{patch}_224"
@@ -113,7 +118,7 @@ def _timm_vit(
     **timm_arguments(backbone),
     "global_pool": pooling,
     # By default timm pools before the norm, which gives other features.
-    "fc_norm": False,
+    "fc_norm": backbone.pool_norm,
   }  # fmt: skip
 
 
@@ -134,10 +139,11 @@ def torchvision(run: Run, options: Options) -> Written:
     _plain_resnet(backbone, "torchvision's ResNet")
     return state, {}
   others = backbone.layer_scale is not None or backbone.registers
-  if others or not backbone.class_token or backbone.mlp != "gelu":
+  others = others or not backbone.class_token or backbone.pool_norm
+  if others or backbone.mlp != "gelu":
     raise ConfigError(
-      "torchvision's ViT has a class token, the 'gelu' MLP, no registers and no"
-      " layer scale; use --to=timm."
+      "torchvision's ViT has a class token, the 'gelu' MLP, no registers, no"
+      " pool_norm and no layer scale; use --to=timm."
     )
   return {_torchvision_name(name): x for name, x in state.items()}, {}
 

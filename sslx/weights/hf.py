@@ -84,6 +84,11 @@ def convert(
       f"transformers' {model_type} has a class token, and this network has"
       " none; use --to=timm."
     )
+  if backbone.pool_norm:
+    raise ConfigError(
+      f"transformers' {model_type} has its last LayerNorm before the pooling;"
+      " this network has pool_norm=True. Use --to=timm."
+    )
   if scaled and model_type != "dinov2":
     raise ConfigError(
       f"transformers' {model_type} has no layer scale; use --model_type=dinov2."

@@ -7,6 +7,7 @@ The user may name further exceptions.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -18,6 +19,10 @@ from sslx.state import TrainState
 from sslx.weights import names, of_file, of_run
 from sslx.weights.source import InitFrom
 
+# The last LayerNorm of a ViT, before or after the pooling, by the names of runs
+# and of files.
+_LAST_NORM = r"^(params/(backbone/)?)?(fc_)?norm[./]"
+
 
 def start(
   source: str | InitFrom,
@@ -28,7 +33,8 @@ def start(
   """Replaces weights in the state of step 0 by those of a run or a file.
 
   Networks that a method derives from the encoder, such as MoCo's key encoder,
-  become copies of the loaded weights.
+  become copies of the loaded weights. A ViT with `pool_norm` also takes weights
+  of one without; its `fc_norm` then keeps its initial values.
 
   Args:
     source: config section `runtime.init_from`.
@@ -45,6 +51,10 @@ def start(
   """
   if isinstance(source, str):
     source = InitFrom(source)
+  pool_norm = getattr(method.backbone, "pool_norm", False)
+  if pool_norm:  # Networks are pretrained without it; see `ViT.pool_norm`.
+    ignore = (*source.ignore, _LAST_NORM)
+    source = dataclasses.replace(source, ignore=ignore)
   params, model_state = abstract.params, abstract.model_state
   if (epath.Path(source.path) / "checkpoints").is_dir():
     trees = {"params": params, "model_state": model_state}
@@ -61,7 +71,10 @@ def start(
   )
   aux = method.adopt(state.params, state.model_state, state.aux)
   state = state.replace(aux=aux)
-  return state, [f"weights from {source.path}", *taken.notes]
+  notes = [f"weights from {source.path}", *taken.notes]
+  if pool_norm and "backbone/fc_norm/scale" not in taken.params:
+    notes.append("fc_norm starts anew: there the last norm is before pooling")
+  return state, notes
 
 
 def _placed(taken: dict[str, Any], now: Any, abstract: Any) -> Any:

@@ -414,3 +414,37 @@ def test_without_a_class_token_there_are_the_patches_alone():
   np.testing.assert_allclose(found["final"], tokens.mean(1), atol=1e-6)
   with pytest.raises(ValueError, match="'pooled' without a class token"):
     vit.ViT(**TINY, class_token=False)
+
+
+def test_the_last_norm_may_come_after_the_pooling(tiny):
+  plain, params, images = tiny
+  module = vit.ViT(**TINY, features="pooled", pool_norm=True)
+  assert shapes_of(module, 16).keys() ^ params.keys() == {"norm", "fc_norm"}
+  norm = params["norm"]
+  mine = {k: x for k, x in params.items() if k != "norm"} | {"fc_norm": norm}
+  apply = lambda module, params, **kw: jax.jit(
+    lambda p, x: module.apply({"params": p}, x, train=False, **kw)
+  )(params, images)
+
+  def normed(x):
+    centred = x - x.mean(-1, keepdims=True)
+    scale = np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-6)
+    return centred / scale * norm["scale"] + norm["bias"]
+
+  tokens = np.asarray(apply(module, mine, method="tokens"), np.float64)
+  wanted = apply(plain, params, method="tokens")
+  np.testing.assert_allclose(normed(tokens), wanted, atol=1e-5)
+  found = apply(module, mine, every=True)
+  assert set(found) == {"final", "pooled"}
+  wanted = normed(tokens[:, 1:].mean(1))
+  np.testing.assert_allclose(found["final"], wanted, atol=1e-5)
+  np.testing.assert_array_equal(found["pooled"], found["final"])
+  # Each of several blocks by itself.
+  found = apply(module, mine, last=2)
+  blocks = apply(module, mine, last=2, method="tokens")
+  first, last = np.split(np.asarray(blocks, np.float64)[:, 1:].mean(1), 2, 1)
+  wanted = np.concatenate([normed(first), normed(last)], axis=1)
+  np.testing.assert_allclose(found, wanted, atol=1e-5)
+  with pytest.raises(ConfigError, match="features is 'cls'; .* with pool_norm"):
+    section = {"name": "vit", "pool_norm": True}
+    build(models.BACKBONE, section, "model.backbone")

@@ -53,6 +53,12 @@ CONFIGS = {
     model__backbone__class_token=False,
     model__backbone__positions="learned",
   ),
+  "pool_norm": lambda: tiny.vit_config(
+    "mocov3",
+    **VIT,
+    model__backbone__features="pooled",
+    model__backbone__pool_norm=True,
+  ),
   "luma": lambda: runs.resnet(18, **channels(1)),
   "bands": lambda: tiny.vit_config("mae", **VIT, **channels(2)),
   "dinov2": lambda: tiny.vit_config(
@@ -215,6 +221,15 @@ def test_timm_can_be_given_the_other_pooling(saved, exported, monkeypatch):
   assert tuple(model.pretrained_cfg["mean"]) == mean
 
 
+def test_timm_has_the_norm_after_the_pooling(saved, exported, monkeypatch):
+  images, wanted = features(saved("pool_norm")[0])
+  for to in ("timm", "safetensors"):
+    folder = exported("pool_norm", to)
+    model, found = loaded_by_its_readme(folder, images, monkeypatch)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    assert "fc_norm.weight" in model.state_dict()
+
+
 def test_the_teacher_is_another_network(saved, exported, monkeypatch):
   images, wanted = features(saved("mocov3")[0], what="teacher")
   folder = exported("mocov3", "timm", "--what=teacher")
@@ -296,6 +311,7 @@ TARGETS = {
   "dinov2_giant": ("timm", "safetensors", "npz"),
   "registers": ("npz",),
   "no_class": ("timm", "safetensors", "npz"),
+  "pool_norm": ("timm", "safetensors", "npz"),
 }
 
 
@@ -373,6 +389,9 @@ def test_the_metadata_say_where_the_weights_come_from(exported):
     ("dinov2", "hf", ("--model_type=vit",), "use --model_type=dinov2"),
     ("no_class", "hf", (), "has a class token, and this network has none"),
     ("no_class", "timm", ("--features=cls",), "has no class token"),
+    ("pool_norm", "timm", ("--features=cls",), "its class token has no last"),
+    ("pool_norm", "hf", (), "this network has pool_norm=True. Use --to=timm"),
+    ("pool_norm", "torchvision", (), "no pool_norm and no layer scale"),
     ("mocov3", "hf", ("--model_type=vit_mae",), "which has no decoder"),
     ("resnet18", "hf", ("--model_type=vit",), "has a ResNet"),
     ("resnet18", "timm", ("--what=teacher",), "one network only"),

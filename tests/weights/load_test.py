@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from sslx import export
 from sslx.checkpoint import CheckpointError
 from sslx.config import ConfigError
 from sslx.methods.mocov3 import MoCoV3
@@ -74,6 +75,33 @@ def test_the_same_method_takes_everything(simclr):
   for part, tree in state.params.items():
     n = len(jax.tree.leaves((tree, state.model_state[part])))
     assert f"{part}: {n} of {n} tensors" in notes
+
+
+def test_a_norm_after_the_pooling_starts_anew(mocov3, tmp_path):
+  workdir, state = mocov3
+  pooled = {"model__backbone__features": "pooled"}
+  config = learned(**pooled, model__backbone__pool_norm=True)
+  out = tmp_path / "npz"
+  export.main([f"--workdir={workdir}", "--to=npz", f"--out={out}"])
+  for source in (str(workdir), str(out)):
+    found, notes = runs.start(config, source)
+    before = found.params["backbone"]
+    backbone = dict(state.params["backbone"])
+    for norm, tree in (("fc_norm", before), ("norm", backbone)):
+      assert norm in tree
+    assert_equal(
+      {k: x for k, x in before.items() if k != "fc_norm"},
+      {k: x for k, x in backbone.items() if k != "norm"},
+    )
+    assert notes[-1].startswith("fc_norm starts anew")
+  # Between two such networks nothing is left out, and it does not go back.
+  other = tmp_path / "pooled"
+  saved = runs.save(other, config)
+  found, notes = runs.start(config, str(other))
+  assert_equal(found.params["backbone"], saved.params["backbone"])
+  assert not any("anew" in note for note in notes)
+  with pytest.raises(ConfigError, match=r"backbone/norm/scale: absent there"):
+    runs.start(learned(**pooled), str(other))
 
 
 def test_another_method_takes_the_backbone(simclr):

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslx.config import require
-from sslx.data import augment, operations
+from sslx.data import augment, operations, randaugment
 from sslx.data.augment import between
 from sslx.data.operations import HUE
+from sslx.data.randaugment import RandAugment
 from sslx.data.views.base import View, require_probability
 
 Array = jax.Array
@@ -45,12 +46,12 @@ class Coloured(View):
   The first three are multiplied by U(max(0, 1-s), 1+s). Hue is shifted by
   U(-s, s) turns of the colour circle. All four are applied together, in random
   order, with probability `jitter_prob`. `grey`, `blur` and `solarize` are
-  probabilities.
+  probabilities. `rand_augment`, if any, comes before them all.
   """
 
   free = (
     *View.free, "jitter", "jitter_prob", "grey", "blur", "blur_sigma",
-    "blur_kernel", "solarize", "then",
+    "blur_kernel", "solarize", "then", "rand_augment",
   )  # fmt: skip
 
   jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -61,6 +62,7 @@ class Coloured(View):
   blur_kernel: int = 23  # taps, odd
   solarize: float = 0.0
   then: tuple[str, ...] = ()  # names of OPERATIONS to apply last
+  rand_augment: RandAugment | None = None
 
   def __post_init__(self):
     super().__post_init__()
@@ -89,7 +91,7 @@ class Coloured(View):
   @property
   def needs_rgb(self) -> bool:
     """See `View`."""
-    return self.grey > 0 or any(self.jitter[2:])
+    return bool(self.grey or any(self.jitter[2:]) or self.rand_augment)
 
   def colour(self, cut: Array, keys: Array) -> Array:
     """See `View`, and `augment_colour`."""
@@ -98,9 +100,10 @@ class Coloured(View):
   def told(self, keys: Array) -> list[list[str]]:
     """See `View`."""
     drawn = jax.tree.map(np.asarray, draw_colour(self, keys))
-    told = []
-    for i in range(len(drawn.order)):
-      lines = []
+    told = [[] for _ in keys]
+    if self.rand_augment:
+      told = randaugment.told(self.rand_augment, keys)
+    for i, lines in enumerate(told):
       if drawn.jittered[i]:
         steps = [
           f"{_WORDS[op]} {drawn.factors[i, op]:{'+' if op == HUE else ''}.2f}"
@@ -110,7 +113,6 @@ class Coloured(View):
       lines += ["grey"] * bool(drawn.greyed[i])
       lines += [f"blur {drawn.sigma[i]:.2f} px"] * bool(drawn.blurred[i])
       lines += ["solarized"] * bool(drawn.solarized[i])
-      told.append(lines)
     return told
 
 
@@ -153,13 +155,13 @@ def draw_colour(view: Coloured, keys: Array) -> Colour:
 
 
 def augment_colour(view: Coloured, images: Array, keys: Array) -> Array:
-  """Applies jitter, grey, blur and solarize at random.
+  """Applies RandAugment, jitter, grey, blur and solarize at random.
 
   An operation with probability or strength 0 is not computed. An image for
   which an operation is not drawn keeps its pixels bit for bit.
   """
   operated = (view.jitters, view.grey, view.blur, view.solarize, view.then)
-  if not any(operated):
+  if not any(operated) and not view.rand_augment:
     return operations.to_float(images)
   together = functools.partial(_augment_colour, view, choose=_select)
   if min(images.shape[1:3]) < _ALONE:
@@ -201,6 +203,9 @@ def _augment_colour(
 ) -> Array:
   images = operations.to_float(images)
   colour = draw_colour(view, keys)
+  if view.rand_augment:
+    ops = view.rand_augment
+    images = randaugment.rand_augment(ops, images, keys, choose)
   if view.jitters:
     used = zip(colour.factors.T, view.jitter, strict=True)
     factors = [factor if strength else None for factor, strength in used]
