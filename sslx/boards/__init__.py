@@ -78,20 +78,18 @@ BOARDS: dict[str, Callable[[Start], Board]] = {
 
 
 def check(names: Iterable[str]) -> None:
-  """Checks that the libraries of boards are installed, without importing them.
+  """Checks that the services' libraries are installed, without importing them.
 
   Raises:
     ConfigError: one is not.
   """
-  for name in names:
-    module = "tensorboardX" if name == "tensorboard" else name
-    found = importlib.util.find_spec(module)
+  for name in set(names) - {"tensorboard"}:
+    found = importlib.util.find_spec(name)
     # A folder such as ./wandb, where runs are stored, counts as a namespace.
     if found is None or found.origin is None:
       raise ConfigError(
-        f"config.runtime.boards has {name!r}, which needs the package"
-        f" {module!r}; it is not installed here. Install it: pip install"
-        f" 'sslx[{name}]'; or leave it out."
+        f"config.runtime.boards has {name!r}, and its library is not installed"
+        f" here. Install it: pip install 'sslx[{name}]'; or leave it out."
       )
 
 
