@@ -69,11 +69,12 @@ def _service(name: str, start: Start) -> Board:
   return Service(name, run, config, start.known, start.ids, start.note)
 
 
-# Names of boards; for each, a function that opens it. A service has the name of
-# its Python module, and of sslx's pip extra.
+# A service has the name of its Python module, and of sslx's pip extra.
+SERVICES = ("wandb", "mlflow", "aim")
+# Names of boards; for each, a function that opens it.
 BOARDS: dict[str, Callable[[Start], Board]] = {
   "tensorboard": _tensorboard,
-  **{x: functools.partial(_service, x) for x in ("wandb", "mlflow", "aim")},
+  **{name: functools.partial(_service, name) for name in SERVICES},
 }
 
 
@@ -83,7 +84,9 @@ def check(names: Iterable[str]) -> None:
   Raises:
     ConfigError: one is not.
   """
-  for name in set(names) - {"tensorboard"}:
+  for name in names:
+    if name not in SERVICES:
+      continue
     found = importlib.util.find_spec(name)
     # A folder such as ./wandb, where runs are stored, counts as a namespace.
     if found is None or found.origin is None:

@@ -88,20 +88,23 @@ class Service:
     """
     self._name, self._ids, self._note = name, ids, note
     self._mutex = threading.Lock()
-    self._quiet = False
+    self._quiet, self._thread = False, None
     ours, theirs = socket.socketpair()
     ours.settimeout(_PATIENCE)
-    path = [os.fspath(_ROOT), os.environ.get("PYTHONPATH", "")]
-    with theirs:
-      self._process = subprocess.Popen(
-        [sys.executable, "-m", "sslx.boards.child", name],
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
-        start_new_session=True,  # A terminal's Ctrl-C is for the run.
-      )
     self._socket = ours
+    path = [os.fspath(_ROOT), os.environ.get("PYTHONPATH", "")]
+    try:
+      with theirs:
+        self._process = subprocess.Popen(
+          [sys.executable, "-m", "sslx.boards.child", name],
+          stdin=theirs,
+          stdout=subprocess.PIPE,
+          stderr=subprocess.DEVNULL,
+          env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+          start_new_session=True,  # A terminal's Ctrl-C is for the run.
+        )
+    except OSError as error:  # Perhaps there is no memory left.
+      return self._stop(f"its process cannot be started: {error}")
     self._thread = threading.Thread(target=self._listen, daemon=True, name=name)
     self._thread.start()
     self._send(id=ids.get(name), name=run, config=config, known=known)
@@ -124,6 +127,8 @@ class Service:
     """Waits a few seconds until all is sent."""
     self._send(end=True)
     self._socket.close()
+    if self._thread is None:
+      return
     self._thread.join(_PATIENCE)
     if self._thread.is_alive():
       self._note(
