@@ -1,4 +1,4 @@
-"""The metrics of a run: `metrics.jsonl`, TensorBoard, and the log of steps.
+"""The metrics of a run: `metrics.jsonl`, boards, and the log of steps.
 
 Only the main process writes. Rows of `metrics.jsonl` are `{"step": n, ...}`.
 After a resume, rows beyond the restored step are dropped, so the file holds
@@ -20,17 +20,17 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from sslx import boards as boards_lib
 from sslx import parallel, storage
 from sslx.errors import RunError
 from sslx.progress import Progress
-from sslx.tensorboard import Board
 
 # Below this `monitors.feature_std`, a collapse is reported.
 _COLLAPSED = 0.01
 
 
 class Writer:
-  """Writes scalars and pictures to the files of a workdir."""
+  """Writes scalars and pictures to the files of a workdir, and to boards."""
 
   def __init__(
     self,
@@ -39,6 +39,7 @@ class Writer:
     config: str = "",
     *,
     resumed: bool = True,
+    boards: Sequence[str] = ("tensorboard",),
     note: Callable[[str], None] = print,
   ):
     """Opens the files, to continue after `step`.
@@ -48,7 +49,9 @@ class Writer:
       step: rows of later steps are dropped.
       config: the config's fingerprint, which is added to every row.
       resumed: False drops all rows, since the run starts from scratch.
-      note: called with a message about rows that cannot be read.
+      boards: names of boards, keys of `boards.BOARDS`.
+      note: called with a message about rows that cannot be read, and with those
+        of the boards.
 
     Raises:
       StorageError: the files cannot be read or written.
@@ -56,14 +59,17 @@ class Writer:
     self._config = {"config": config} if config else {}
     self._workdir = workdir
     self._path = workdir / "metrics.jsonl"
-    rows = read(workdir, note) if resumed else []
-    lines = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
+    rows = read(workdir, note)
+    known = max((row["step"] for row in rows), default=-1)
+    kept = [row for row in rows if resumed and row["step"] <= step]
+    lines = [json.dumps(row) + "\n" for row in kept]
     storage.write(self._path, "".join(lines))
     self._file, self._lines = None, lines  # Stores have no append: keep all.
     if not storage.is_remote(workdir):
       with storage.accessing(self._path):
         self._file = open(self._path, "a", buffering=1)
-    self._board = Board(workdir / "tensorboard", step + 1 if resumed else 0)
+    first = step + 1 if resumed else 0
+    self._boards = boards_lib.open_all(boards, workdir, first, known, note)
 
   def write(self, step: int, scalars: dict[str, float]) -> None:
     """Adds one row.
@@ -77,8 +83,10 @@ class Writer:
         self._file.write(row)
     else:
       self._lines.append(row)
-    for name, value in scalars.items():
-      self._board.add_scalar(name.replace("+", "_"), value, step)
+    # Boards do not take every character.
+    named = {name.replace("+", "_"): x for name, x in scalars.items()}
+    for board in self._boards:
+      board.add_scalars(step, named)
 
   def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
     """Writes uint8[h, w, 3] to `pictures/<name>-<step>.png`.
@@ -91,7 +99,8 @@ class Writer:
     png = io.BytesIO()
     Image.fromarray(picture).save(png, format="png")
     storage.write(folder / f"{name}-{step}.png", png.getvalue())
-    self._board.add_picture(name, picture, step)
+    for board in self._boards:
+      board.add_picture(step, name, picture)
 
   def flush(self) -> None:
     """Writes all rows to disk, where they survive a kill.
@@ -105,7 +114,8 @@ class Writer:
         os.fsync(self._file.fileno())
     else:
       storage.write(self._path, "".join(self._lines))
-    self._board.flush()
+    for board in self._boards:
+      board.flush()
 
   def close(self) -> None:
     """Closes the files.
@@ -116,7 +126,8 @@ class Writer:
     self.flush()
     if self._file:
       self._file.close()
-    self._board.close()
+    for board in self._boards:
+      board.close()
 
 
 def read(

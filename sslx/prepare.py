@@ -11,8 +11,10 @@ NAME is one of:
 
 --short_side=320 resizes larger images once, which doubles the reading speed.
 --raw=256 stores the resized pixels, for five times the speed and the space.
-These sets have their own names: NAME_short320_q90 and NAME_raw256. Without
---from they are made from the prepared set NAME.
+--only=LIST.txt takes the training images whose file names are in a list, one
+per line, and all images of the other splits. These sets have their own names:
+NAME_short320_q90, NAME_raw256 and NAME_LIST. Without --from they are made from
+the prepared set NAME.
 
 --stage=DIR copies a prepared set to a folder of this host, on disk or in
 memory. --from=PATH is its source: a shared folder or a URL such as
@@ -110,13 +112,20 @@ def request_of(flags: argparse.Namespace, form: Any, out: str) -> Any:
   Raises:
     ConfigError: the images do not exist, or another set has the name.
   """
-  from sslx.data import files, imagenet, prepared, store
+  from sslx.data import files, imagenet, listed, prepared, store
 
+  suffix, chosen = "", None
+  if flags.only is not None:
+    suffix, chosen = _suffix(flags.only), listed.read(flags.only)
   source, notes = flags.source and os.path.realpath(flags.source), []
   if flags.source is None:
-    if form.short_side is None:
+    if form.short_side is None and chosen is None:
       return None
-    source, splits, classes = prepared.open_splits(flags.name, out)
+    if chosen:
+      print("note: all records are read once, for their file names")
+    source, splits, classes = prepared.open_splits(
+      flags.name, out, named=chosen is not None
+    )
   elif flags.name == "imagenet2012":
     splits, notes = imagenet.open_splits(flags.source, flags.partial)
     classes = imagenet.classes()
@@ -132,10 +141,37 @@ def request_of(flags: argparse.Namespace, form: Any, out: str) -> Any:
     _check_classes(classes or ())
   for note in notes:
     print(f"note: {note}")
-  name = re.sub(r"\W+", "_", flags.name) + form.suffix
+  if chosen:
+    splits = {**splits, "train": _part(splits.get("train"), chosen, source)}
+    print(f"the training images are those of {chosen}")
+  name = re.sub(r"\W+", "_", flags.name) + suffix + form.suffix
   version = "5.1.0" if name == "imagenet2012" else "1.0.0"
   folder = os.path.join(out, name, version)
-  return store.Request(folder, splits, classes, form, source)
+  part = str(chosen or "")
+  return store.Request(folder, splits, classes, form, source, part)
+
+
+def _suffix(path: str) -> str:
+  """Suffix of the set's name: the name of the list's file."""
+  name = os.path.splitext(os.path.basename(path))[0]
+  if not re.fullmatch(r"[a-z0-9_]+", name):
+    raise ConfigError(
+      f"--only={path!r}: the set is called NAME_{name}. Give the file a name of"
+      " lower-case letters, digits and _."
+    )
+  return f"_{name}"
+
+
+def _part(images: Any, chosen: Any, source: str) -> Any:
+  """The listed images of a training split."""
+  from sslx.data import listed
+
+  if images is None:
+    raise ConfigError(
+      f"--only chooses from the split 'train'; {source} has none."
+    )
+  names = (images.file_name(i) for i in range(len(images)))
+  return listed.Part(images, chosen.places(names, source))
 
 
 def _check_new(name: str) -> None:
@@ -244,6 +280,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--short_side", type=int, metavar="PIXELS")
   parser.add_argument("--quality", type=int, help="of the JPEGs; default: 90")
   parser.add_argument("--raw", type=int, metavar="PIXELS")
+  parser.add_argument("--only", metavar="LIST.txt")
   parser.add_argument(
     "--workers", type=int, default=os.cpu_count(), help="default: all cores"
   )
@@ -257,13 +294,14 @@ def main(argv: list[str]) -> None:
   flags = parser.parse_args(argv)
   form = form_of(flags)
   if flags.stage is not None:
-    given = (flags.out, flags.short_side, flags.raw, flags.verify or None)
+    given = (flags.out, flags.short_side, flags.raw, flags.verify, flags.only)
     if any(value is not None for value in given):
       raise ConfigError("--stage copies a set as it is: it takes --from alone.")
     return stage(flags.name, flags.source, flags.stage, flags.workers)
   default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
   out = os.path.abspath(os.path.expanduser(flags.out or default))
-  if flags.verify or (form.short_side and not flags.source):
+  from_prepared = (form.short_side or flags.only) and not flags.source
+  if flags.verify or from_prepared:
     if not os.path.isdir(out):
       raise ConfigError(
         f"{out} does not exist. Set --out to the folder that {flags.name!r} is"

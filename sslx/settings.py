@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sslx import methods, optim, schedules
+from sslx.boards import BOARDS
 from sslx.checkpoint import Checkpoint
 from sslx.config import ConfigError, build, loading, require, to_json
 from sslx.config.files import Loaded
@@ -98,6 +99,8 @@ class Runtime:
   Attributes:
     seed: seed of all random numbers.
     log_every: steps between rows of the log.
+    boards: where to show the metrics, besides `metrics.jsonl`: "tensorboard",
+      "wandb", "mlflow", "aim".
     parallel: mode and sharding rules.
     checkpoint: when to save and what to keep.
     evaluate: online evaluation.
@@ -112,6 +115,7 @@ class Runtime:
 
   seed: int = 0
   log_every: int = 50
+  boards: tuple[str, ...] = ("tensorboard",)
   parallel: Parallel = Parallel()
   checkpoint: Checkpoint = Checkpoint()
   evaluate: Evaluate = Evaluate()
@@ -122,6 +126,9 @@ class Runtime:
   def __post_init__(self):
     require(self, "seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1")
     require(self, "log_every", self.log_every >= 1, "at least 1")
+    known = set(self.boards) <= set(BOARDS)
+    once = len(set(self.boards)) == len(self.boards)
+    require(self, "boards", known and once, f"some of {', '.join(BOARDS)}")
     require(
       self,
       "profile",

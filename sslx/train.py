@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from sslx import (
   agree,
+  boards,
   card,
   metrics,
   parallel,
@@ -70,6 +71,8 @@ def run(
   agree.check_processes(job, config)
   experiment = build(config, devices)
   experiment.check_host()
+  if parallel.is_main_process():
+    boards.check(experiment.runtime.boards)
   agree.claim(job, workdir, config, overwrite, progress.note)
   try:
     return _run(experiment, config, workdir, job, progress)
@@ -104,7 +107,12 @@ def _run(
     try:
       if parallel.is_main_process():
         writer = metrics.Writer(
-          workdir, first, config_hash, resumed=resumed, note=progress.note
+          workdir,
+          first,
+          config_hash,
+          resumed=resumed,
+          boards=experiment.runtime.boards,
+          note=progress.note,
         )
         for note in (*experiment.notes, summary.of_start(experiment, workdir)):
           progress.note(note)

@@ -11,8 +11,8 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from sslx import boards, past, settings, storage
 from sslx import config as config_lib
-from sslx import past, settings, storage
 from sslx.config import ConfigError
 from sslx.errors import WorkdirError
 from sslx.lock import Lock, owner
@@ -28,9 +28,13 @@ LOCK = "run.lock"
 # What a run writes to its workdir: files, and folders with patterns of their
 # entries. Pictures that older versions wrote to a folder of another name stay.
 _FILES = (
-  "config.json", "card.json", "CARD.md", "metrics.jsonl",
+  "config.json",
+  "card.json",
+  "CARD.md",
+  "metrics.jsonl",
   "metrics.damaged.jsonl",
-)  # fmt: skip
+  boards.IDS,
+)
 _FOLDERS = {
   "checkpoints": r"\d+|.*\.orbax-checkpoint-tmp.*",
   "damaged": r"\d+",

@@ -78,7 +78,10 @@ def importing(package):
     ),
     ("tensorflow", ["sslx.data.builders", "sslx.benchmark.tf_data"]),
     ("tensorflow_datasets", ["sslx.data", "sslx.prepare"]),
-    ("tensorboardX", ["sslx.tensorboard"]),
+    ("tensorboardX", ["sslx.boards.tensorboard"]),
+    ("wandb", ["sslx.boards.wandb"]),
+    ("mlflow", ["sslx.boards.mlflow"]),
+    ("aim", ["sslx.boards.aim"]),
     ("torch", ["sslx.benchmark"]),
     # A paper's file is its networks and its loss.
     ("sslx.parallel", None),

@@ -14,9 +14,9 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from sslx import metrics
+from sslx.boards import TensorBoard
 from sslx.errors import StorageError
 from sslx.progress import Progress, duration
-from sslx.tensorboard import Board
 from tests import fake_store
 
 
@@ -233,12 +233,12 @@ def scalars_of(folder):
 
 def test_tensorboard_has_each_number_and_drops_later_steps(tmp_path):
   folder = epath.Path(tmp_path / "tensorboard")
-  board = Board(folder, 0)
+  board = TensorBoard(folder, 0)
   for step in (1, 2):
-    board.add_scalar("loss", step / 2, step)
+    board.add_scalars(step, {"loss": step / 2})
   board.close()
-  board = Board(folder, 2)  # Goes on from step 1.
-  board.add_scalar("loss", 3.0, 2)
+  board = TensorBoard(folder, 2)  # Goes on from step 1.
+  board.add_scalars(2, {"loss": 3.0})
   board.flush()
   found = scalars_of(tmp_path / "tensorboard")
   assert found == [(1, "loss", 0.5), (2, "loss", 1.0), (2, "loss", 3.0)]
@@ -310,10 +310,10 @@ FULL = epath.Path("/dev/full")  # Every write to it fails: no space left.
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("part", ["_file", "_board"])
+@pytest.mark.parametrize("part", ["_file", "board"])
 def test_a_full_disk_reaches_the_caller(tmp_path, part):
   writer = metrics.Writer(epath.Path(tmp_path), 0)
-  records = writer._board._file._py_recordio_writer
+  records = writer._boards[0]._file._py_recordio_writer
   held = [writer._file, records._writer]
   if part == "_file":
     held.append(open(FULL, "w", buffering=1))

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from sslx import config, prepare
-from sslx.data import files, records, shards, sources, store
+from sslx.data import files, listed, records, shards, sources, store
 from tests.data import imagenet_test
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -201,6 +201,96 @@ def test_smaller_images_of_a_prepared_set(tmp_path):
       (24, 18), Image.Resampling.BICUBIC
     )
     np.testing.assert_array_equal(record["image"], np.asarray(expected))
+
+
+LIST = ("dog/1.jpg", "cat/4.jpg", "dog/5.jpg")
+
+
+def test_the_listed_part_of_a_folder_and_of_a_prepared_set(tmp_path, capsys):
+  folder = write_folder(tmp_path / "pets")
+  chosen, out = tmp_path / "few_3.txt", f"--out={tmp_path}/out"
+  chosen.write_text("\n".join(LIST))
+  run("pets", f"--from={folder}", out, f"--only={chosen}")
+  printed = capsys.readouterr().out
+  assert "train: 3 images\n" in printed and "test: 4 images\n" in printed
+  assert "--config.data.source=pets_few_3 " in printed
+  by_folder = tmp_path / "out/pets_few_3/1.0.0"
+  expected = read_files(by_folder)
+  found = {
+    record["file_name"].decode(): (record["label"], record["image"])
+    for record in source_of(tmp_path, "train", "pets_few_3")
+  }
+  assert sorted(found) == sorted(LIST)
+  for name, (label, image) in found.items():
+    assert label == ("cat", "dog").index(name[:3])
+    np.testing.assert_array_equal(
+      image, np.asarray(Image.open(folder / "train" / name))
+    )
+  digest = hashlib.sha256(chosen.read_bytes()).hexdigest()
+  description = json.loads(expected["dataset_info.json"])["description"]
+  assert f"those of few_3.txt (SHA-256 {digest})" in description
+
+  # From the prepared set it has the same records, and can be smaller.
+  os.rename(tmp_path / "out/pets_few_3", tmp_path / "by_folder")
+  run("pets", f"--from={folder}", out)
+  run("pets", out, f"--only={chosen}")
+  again = read_files(by_folder)
+  shards_of = lambda all_: {k: v for k, v in all_.items() if "array" in k}
+  assert shards_of(again) == shards_of(expected)
+  run("pets", out, f"--only={chosen}", "--raw=18")
+  small = source_of(tmp_path, "train", "pets_few_3_raw18")
+  assert sorted(r["file_name"].decode() for r in small) == sorted(LIST)
+  assert small[0]["image"].shape == (18, 24, 3)
+
+
+def test_lists_that_do_not_fit(tmp_path):
+  folder = write_folder(tmp_path / "pets")
+  out = f"--out={tmp_path}/out"
+  chosen = tmp_path / "few.txt"
+  for text, expected in {
+    "dog/1.jpg\ncow/1.jpg\n": "1 of 2 images are not in the set, such as"
+    " 'cow/1.jpg'; ",
+    "1.jpg\n": "1 names fit several images, such as '1.jpg'; ",
+    "dog/1.jpg\ndog/1.jpg\n": "lists images twice, such as 'dog/1.jpg'",
+    "": "is empty",
+  }.items():
+    chosen.write_text(text)
+    message = error_of("pets", f"--from={folder}", out, f"--only={chosen}")
+    assert message.startswith(f"{chosen}")
+    assert expected in message
+  assert not (tmp_path / "out").exists()
+  where = ("pets", f"--from={folder}", out)
+  assert "is called NAME_My list" in error_of(*where, "--only=My list.txt")
+  assert "cannot be read: No such file" in error_of(*where, "--only=absent.txt")
+  assert "--stage copies a set as it is" in error_of(
+    "pets", f"--from={folder}", "--stage=x", f"--only={chosen}"
+  )
+
+
+def test_the_official_lists_are_known_by_their_checksums(tmp_path, monkeypatch):
+  """With a short list in the place of the real ones."""
+  monkeypatch.setattr(imagenet_test, "content", lambda name: jpeg(1))
+  folder = imagenet_test.write_tars(tmp_path / "in")
+  chosen = tmp_path / "1percent.txt"
+  chosen.write_text("n15075141_10.JPEG\nn01440764_7.JPEG\n")
+  digest = hashlib.sha256(chosen.read_bytes()).hexdigest()
+  monkeypatch.setitem(listed.OFFICIAL, digest, "the official 1 % of ImageNet")
+  run(
+    "imagenet2012",
+    f"--from={folder}",
+    f"--out={tmp_path}/out",
+    f"--only={chosen}",
+    "--partial",
+  )
+  source = source_of(tmp_path, "train", "imagenet2012_1percent")
+  assert sorted(r["file_name"].decode() for r in source) == [
+    "n01440764_7.JPEG",
+    "n15075141_10.JPEG",
+  ]
+  assert len(source_of(tmp_path, "validation", "imagenet2012_1percent")) == 5
+  assert f"1percent.txt, the official 1 % of ImageNet (SHA-256 {digest})" in (
+    source.dataset_info.description
+  )
 
 
 def test_damage_in_a_prepared_set_is_skipped(tmp_path, monkeypatch):

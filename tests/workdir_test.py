@@ -103,6 +103,7 @@ def test_overwrite_deletes_all_of_a_run_and_nothing_else(tmp_path):
     (tmp_path / name).mkdir(parents=True)
   for name in (
     "metrics.jsonl",
+    "boards.json",
     "tensorboard/events.out.tfevents.1.host",
     "pictures/reconstructions-12.png",
     "reconstructions/12.png",

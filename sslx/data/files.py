@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from sslx.config import ConfigError
-from sslx.data import find
+from sslx.data import find, formats, listed
 from sslx.data.fingerprint import Fingerprint, digest
 from sslx.data.paths import Paths
 from sslx.data.sets import Images
@@ -142,7 +142,9 @@ def open_files(
         depth. The classes are the folders that match the first wildcard, if
         every image is in such a folder;
       - a .txt file with lines `path` or `path label`, where the label is the
-        number or the name of a class;
+        number or the name of a class; or with lines that are only the last part
+        of a path, such as `n01440764_10074.JPEG`, which are found, with their
+        classes, in the folder that would be read without a list;
       - None. For "train": the sub-folder `train`, or `data_dir` itself if it
         has none. For "test": the first of `val`, `validation`, `test`. Case
         does not matter.
@@ -174,9 +176,11 @@ def open_files(
     if "*" in split or "?" in split:
       found = find.by_pattern(root, split, where)
     elif split.endswith(".txt"):
-      found = find.in_list(root, split, where)
-      if found.names and all(map(str.isdecimal, found.names)):
-        found = _name_integers(found, where, classes)
+      found = _in_folders(root, split, role, where)
+      if found is None:
+        found = find.in_list(root, split, where)
+        if found.names and all(map(str.isdecimal, found.names)):
+          found = _name_integers(found, where, classes)
     else:
       found = find.in_folder(root, split, where)
   except OSError as error:
@@ -184,6 +188,35 @@ def open_files(
       f"{where} cannot be read: {error}. Give read access, or another folder."
     ) from error
   return _number(found, where, role, classes)
+
+
+def _in_folders(
+  root: str, split: str, role: str, where: str
+) -> find.Found | None:
+  """Finds the images of a list of mere file names; None for other lists.
+
+  The first line tells.
+  """
+  path = os.path.join(root, split)
+  if not os.path.isfile(path):
+    return None
+  with open(path, encoding="utf-8-sig", errors="replace") as lines:
+    first = next(filter(None, map(str.strip, lines)), "")
+  endings = tuple(f".{ending}" for ending in formats.endings())
+  if "/" in first or not first.lower().endswith(endings):
+    return None
+  if os.path.exists(os.path.join(root, first)):
+    return None
+  folder = _default_split(root, role, where)
+  if folder is None:
+    return None
+  found = find.in_folder(root, folder, where)
+  if found.labels is None:
+    return None
+  names = (path.decode(errors="backslashreplace") for path in found.paths)
+  places = listed.read(path).places(names, found.root)
+  paths = Paths(found.paths[i] for i in places)
+  return found._replace(paths=paths, labels=found.labels[places], unread="")
 
 
 def _default_split(root: str, role: str, where: str) -> str | None:

@@ -39,6 +39,7 @@ class Request:
     classes: names of the classes, or None if the images have no labels.
     form: how images are stored.
     source: where the images come from.
+    part: the list that chose the training images; empty if all are there.
   """
 
   folder: str
@@ -46,6 +47,7 @@ class Request:
   classes: tuple[str, ...] | None
   form: Form
   source: str
+  part: str = ""
 
 
 def write(
@@ -197,6 +199,9 @@ def _write_metadata(
   features = {"image": image, "file_name": tfds.features.Text()}
   if request.classes is not None:
     features["label"] = tfds.features.ClassLabel(names=list(request.classes))
+  description = f"Prepared by sslx from {request.source}."
+  if request.part:
+    description += f" Its training images are those of {request.part}."
   name = os.path.basename(os.path.dirname(request.folder))
   infos = [
     tfds.core.SplitInfo(
@@ -217,6 +222,6 @@ def _write_metadata(
     features=tfds.features.FeaturesDict(features),
     split_infos=infos,
     version=os.path.basename(request.folder),
-    description=f"Prepared by sslx from {request.source}.",
+    description=description,
     check_data=False,  # This would need TensorFlow; `check` does it instead.
   )

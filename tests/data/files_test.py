@@ -377,6 +377,44 @@ def test_bad_lists(tmp_path, text, expected):
   assert len(message) < 600
 
 
+def test_list_of_mere_names_is_found_in_the_class_folders(tmp_path):
+  """Such as the official 1 % of ImageNet, in folders as they are usual."""
+  root = make(
+    tmp_path,
+    [
+      *(f"train/{c}/{c}_{i}.JPEG" for c in ("n2", "n10", "n1") for i in (7, 8)),
+      "train/n1/deep/n1_9.JPEG",
+      "train/n10/same.jpg",
+      "train/n2/same.jpg",
+      "val/n10/val_1.JPEG",
+    ],
+  )
+  (tmp_path / "part.txt").write_text("n2_8.JPEG\nn1_9.JPEG\r\nn2_7.JPEG\n")
+  train = files.open_files(root, "part.txt", "train")
+  assert train.root == str(tmp_path / "train")
+  assert names_of(train) == [
+    "n2/n2_8.JPEG",
+    "n1/deep/n1_9.JPEG",
+    "n2/n2_7.JPEG",
+  ]
+  # All classes of the folder, so that the labels are those of the whole set.
+  assert train.classes == ("n1", "n10", "n2")
+  assert train.labels.tolist() == [2, 0, 2]
+  assert "1 of 3 classes have no images, such as 'n10'" in train.notes[0]
+  test = files.open_files(root, None, "test", train.classes)
+  assert test.labels.tolist() == [1]
+  for text, expected in {
+    "n2_8.JPEG\nn3_1.JPEG": "1 of 2 images are not in the set, such as"
+    " 'n3_1.JPEG'; ",
+    "n2_8.JPEG\nsame.jpg": "1 names fit several images, such as 'same.jpg'; ",
+    "n2_8.JPEG\nn2_8.JPEG": "lists images twice, such as 'n2_8.JPEG'.",
+  }.items():
+    (tmp_path / "part.txt").write_text(text)
+    message = error_of(root, "part.txt", "train")
+    assert f"{tmp_path}/part.txt" in message
+    assert expected in message
+
+
 @pytest.mark.parametrize(
   ("split", "expected"),
   [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
@@ -17,8 +18,8 @@ from etils import epath
 from sslx import storage
 
 
-class Board:
-  """Adds events to a folder; each `Board` writes its own files."""
+class TensorBoard:
+  """Adds events to a folder; each object writes its own files."""
 
   def __init__(self, folder: epath.Path, step: int):
     """Opens a file.
@@ -61,18 +62,19 @@ class Board:
     with storage.accessing(self._folder):
       self._file.write_event(event_pb2.Event(wall_time=time.time(), **fields))
 
-  def add_scalar(self, name: str, value: float, step: int) -> None:
-    """Adds one number.
+  def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """See `boards.Board`.
 
     Raises:
-      StorageError: it cannot be written.
+      StorageError: they cannot be written.
     """
     from tensorboardX import summary
 
-    self._write(step=step, summary=summary.scalar(name, value))
+    for name, value in scalars.items():
+      self._write(step=step, summary=summary.scalar(name, value))
 
-  def add_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-    """Adds a picture, uint8[h, w, 3].
+  def add_picture(self, step: int, name: str, picture: np.ndarray) -> None:
+    """See `boards.Board`.
 
     Raises:
       StorageError: it cannot be written.
