@@ -21,7 +21,9 @@ from sslx.data.sources import Source
 
 # Keys of a backbone that belong to how it is trained. Those of a protocol
 # replace those of the run; all others are of the run.
-_TRAINING = ("drop_path", "drop_path_schedule", "features", "frozen_patches")
+_TRAINING = (
+  "drop_path", "drop_path_schedule", "features", "frozen_patches", "pool_norm",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +35,11 @@ class Trained:
     file: its config, in `configs/benchmarks/`.
     share: the share of the training images that it takes of a set for which its
       paper publishes no list, as a TFDS slice, "1%".
-    ignore: patterns of the backbone's tensors that it does not take.
   """
 
   version: int
   file: str
   share: str | None = None
-  ignore: tuple[str, ...] = ()
 
   @property
   def spec(self) -> str:
@@ -87,6 +87,14 @@ PROTOCOLS = {
   "semisup-vicreg-10pct": Trained(
     1, "resnet50_semisup-vicreg-10pct-8xb32-coslr-20e_in10pct", "10%"
   ),
+  "ft-mae": Trained(1, "vit-base-p16_ft-mae-8xb128-bf16-coslr-100e_in1k"),
+  "ft-mae-large": Trained(
+    1, "vit-large-p16_ft-mae-large-8xb128-bf16-coslr-50e_in1k"
+  ),
+  "ft-mae-huge": Trained(
+    1, "vit-huge-p14_ft-mae-huge-8xb128-bf16-coslr-50e_in1k"
+  ),
+  "ft-mocov3": Trained(1, "vit-base-p16_ft-mocov3-8xb128-bf16-coslr-150e_in1k"),
   # Ours, for small machines.
   "linear-quick": Trained(1, "resnet18_linear-quick-1xb256-coslr-10e_cifar10"),
   "ft-quick": Trained(1, "resnet18_ft-quick-1xb256-coslr-10e_cifar10"),
@@ -159,7 +167,6 @@ def config_of(
       "step": network.step,
       "what": network.what,
       "parts": ("backbone",),
-      "ignore": protocol.ignore,
     }
   centre = own.data.centre
   changes = {

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from sslx.config import ConfigError
+from sslx.data import mix
 from sslx.methods.base import Method, chain
 from sslx.methods.run import Aux, Batch, ModelState, Params
 from sslx.models import classifier
@@ -142,9 +143,9 @@ class Classify(Method):
     ]
     return sum(losses)
 
-  def one_hot(self, labels: jax.Array) -> jax.Array:
-    """Returns f32[b, classes]; all 0 for the label -1."""
-    return jax.nn.one_hot(labels, self.classifier.classes)
+  def targets(self, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Returns f32[b, classes], see `mix.targets`; all 0 for the label -1."""
+    return mix.targets(labels, self.classifier.classes, smoothing)
 
 
 def hits(logits: Mapping[str, Any], labels: jax.Array) -> jax.Array:

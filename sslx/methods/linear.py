@@ -34,4 +34,4 @@ class Linear(Classify):
     logits = run("classifier", {name: h[name] for name in self.features})
     run.features = h["final"]
     run.metrics = {"top1": hits(logits, run.labels)}
-    return self.cross_entropy(logits, self.one_hot(run.labels))
+    return self.cross_entropy(logits, self.targets(run.labels))
