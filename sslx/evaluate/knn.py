@@ -1,8 +1,8 @@
 """Weighted k-nearest-neighbour accuracy of frozen features, on a sharded bank.
 
-The bank is never gathered: an ImageNet bank is 1.28M x 2048 float32, 10.5 GB.
-For a chunk of queries, each device finds the best candidates in its own shard.
-Only those candidates move between devices.
+The bank is neither gathered nor copied: ImageNet's is 1.28M x 2048 float32,
+10.5 GB. For a chunk of queries, each device finds the best candidates in its
+own shard. Only those candidates move between devices.
 """
 
 from __future__ import annotations
