@@ -62,8 +62,8 @@ class SVM:
         " that many. Choose another protocol."
       )
 
-    def scored(task: tuple[int, float]) -> tuple[float, list[Any]]:
-      """Mean AP of a class over the folds, and the fitted machines."""
+    def scored(task: tuple[int, float]) -> tuple[float, list[int]]:
+      """Mean AP of a class over the folds, and the iterations of each fit."""
       found = cross_validate(
         machine(task[1]),
         x,
@@ -72,17 +72,17 @@ class SVM:
         scoring="average_precision",
         return_estimator=True,
       )
-      return np.mean(found["test_score"]), list(found["estimator"])
+      iterations = [m.n_iter_ for m in found["estimator"]]
+      return np.mean(found["test_score"]), iterations
 
     tasks = [(c, cost) for c in classes for cost in self.costs]
-    found = list(_map(scored, tasks))
+    found = _map(scored, tasks)
     scores = np.array([score for score, _ in found])
     best = np.argmax(scores.reshape(len(classes), -1), axis=1)
     chosen = zip(classes, [self.costs[i] for i in best], strict=True)
-    fitted = list(
-      _map(lambda t: machine(t[1]).fit(x, _signs(labels, t[0])), chosen)
-    )
-    tell(subject, [*fitted, *(m for _, folds in found for m in folds)])
+    fitted = _map(lambda t: machine(t[1]).fit(x, _signs(labels, t[0])), chosen)
+    iterations = [m.n_iter_ for m in fitted]
+    tell(subject, sum((mine for _, mine in found), iterations))
     decided = np.stack([m.decision_function(queries) for m in fitted], axis=1)
     return {
       "map": mean_average_precision(decided, answers, classes),
@@ -123,7 +123,7 @@ class LowShot:
         f" {min(counts)} images"
       )
     drawn = [shuffled(labels, seed) for seed in range(self.samples)]
-    results, every = {}, []
+    results, iterations = {}, []
     for k in possible:
       ap = np.empty((self.samples, len(self.costs)))
       for s, order in enumerate(drawn):
@@ -132,15 +132,15 @@ class LowShot:
           x[rows], _signs(labels[rows], task[0])
         )
         tasks = [(c, cost) for cost in self.costs for c in classes]
-        fitted = list(_map(fit, tasks))
-        every += fitted
+        fitted = _map(fit, tasks)
+        iterations += [m.n_iter_ for m in fitted]
         decided = np.stack([m.decision_function(queries) for m in fitted], 1)
         of_cost = np.split(decided, len(self.costs), axis=1)
         ap[s] = [mean_average_precision(d, answers, classes) for d in of_cost]
       best = np.argmax(ap.mean(axis=0))
       results[f"map_k{k}"] = float(ap[:, best].mean())
       results[f"map_k{k}_std"] = float(ap[:, best].std())
-    tell(subject, every)
+    tell(subject, iterations)
     return results
 
 
@@ -203,12 +203,12 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
   return float(np.maximum.accumulate(precision[::-1])[::-1][hits].mean())
 
 
-def tell(subject: Subject, fitted: Sequence[Any]) -> None:
-  """Notes how many of the machines did not converge."""
-  late = sum(m.n_iter_ >= _ITERATIONS for m in fitted)
+def tell(subject: Subject, iterations: Sequence[int]) -> None:
+  """Notes how many fits did not converge."""
+  late = sum(n >= _ITERATIONS for n in iterations)
   if late:
     subject.note(
-      f"{late} of {len(fitted)} fits of the SVM did not converge in"
+      f"{late} of {len(iterations)} fits of the SVM did not converge in"
       f" {_ITERATIONS} iterations, which the protocol allows"
     )
 
@@ -224,7 +224,7 @@ def _tables(subject: Subject) -> list[tuple[np.ndarray, np.ndarray]]:
   return [(unit(x), labels) for x, labels in tables]
 
 
-def _map(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterable[Any]:
+def _map(function: Callable[[Any], Any], tasks: Iterable[Any]) -> list[Any]:
   """Fits on all cores, in threads: liblinear releases the GIL."""
   from sklearn.exceptions import ConvergenceWarning
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -326,6 +327,14 @@ def test_the_view_of_a_protocol(name):
   inside = ((300 - side) / 2, (400 - side) / 2, side, side)
   assert cut.box == (inside if ratio else whole)
   assert cut.cubic == cubic
+
+
+def test_the_readme_lists_every_protocol_with_its_version():
+  text = (tiny.ROOT / "sslx/evaluate/README.md").read_text()
+  listed = re.findall(r"^\| `(\S+)` \| (\d+) \|", text, re.MULTILINE)
+  assert listed[: len(PROTOCOLS)] == [
+    (name, str(protocol.version)) for name, protocol in PROTOCOLS.items()
+  ]
 
 
 def refused(run, protocol, train, test, message):
