@@ -17,9 +17,15 @@ from sslx.axis import Axis
 def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
   """Scales rows to unit length, float32; rows shorter than `eps` by 1 / eps."""
   x = x.astype(jnp.float32)
+  return x * inverse_norms(x, eps)
+
+
+def inverse_norms(x: jax.Array, eps: float = 1e-12) -> jax.Array:
+  """Maps rows [..., d] to 1 / norm, f32[..., 1], and at most 1 / eps."""
+  x = x.astype(jnp.float32)
   # max() inside the root makes the gradient at a zero row zero, not NaN.
   square = jnp.sum(x * x, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, eps * eps))
+  return jax.lax.rsqrt(jnp.maximum(square, eps * eps))
 
 
 def nt_xent(

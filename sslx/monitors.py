@@ -1,4 +1,4 @@
-"""Collapse monitors: they show when a representation loses dimensions."""
+"""Measures without labels: they show when a representation collapses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sslx import losses
@@ -56,11 +56,12 @@ def code_usage(codes: jax.Array, axis: Axis) -> dict[str, jax.Array]:
 def effective_rank(
   features: jax.Array, labels: jax.Array, *, mesh: Mesh
 ) -> float:
-  """Computes the effective rank of the features: how many dimensions they use.
+  """Computes the effective rank, RankMe: how many dimensions features use.
 
   Divides the singular values by their sum, and returns the exponential of the
   entropy: between 1 (all rows on one line) and min(rows, d). As in RankMe, rows
-  are not centred. The singular values are the square roots of the eigenvalues
+  are not centred; its epsilon of 1e-7, added to each share, is left out. The
+  singular values are the square roots of the eigenvalues
   of the d x d second moment, so the rows never leave their devices. Float32
   resolves singular values down to about 3e-4 of the largest; smaller ones count
   as 0.
@@ -89,9 +90,113 @@ def effective_rank(
   # 1e-8 would have a singular value of 1e-4, and thousands of these would add
   # to the rank.
   rounding = np.finfo(np.float32).eps * np.linalg.norm(covariance)
-  values = np.sqrt(np.where(eigenvalues > rounding, eigenvalues, 0))
+  return _rank(np.sqrt(np.where(eigenvalues > rounding, eigenvalues, 0)))
+
+
+def _rank(values: np.ndarray) -> float:
+  """The exponential of the entropy of numbers that are divided by their sum."""
   share = values[values > 0] / values.sum()
   return float(np.exp(-np.sum(share * np.log(share))))
+
+
+def lidar(views: jax.Array, *, mesh: Mesh, delta: float = 1e-4) -> float:
+  """Computes LiDAR: how many dimensions tell images apart, not their views.
+
+  The images are the classes of a linear discriminant analysis, and the views
+  their samples. With the covariance B of the means of the images, and W = the
+  mean covariance of the views of an image + delta I, it is the exponential of
+  the entropy of the normalised eigenvalues of W^-1/2 B W^-1/2: between 1 and
+  min(images - 1, d). As in `effective_rank`, no epsilon is added.
+
+  Args:
+    views: f32[..., q, d], q views of each image, 2 or more; sharded over one of
+      the first axes.
+    mesh: the mesh that the array is on.
+    delta: keeps W invertible; it is not relative to the size of the features.
+
+  References:
+    Thilak et al., LiDAR: Sensing Linear Probing Performance in Joint Embedding
+    SSL Architectures, ICLR 2024, equations 1 and 2.
+  """
+  means, within = (
+    np.asarray(x, np.float64) for x in _replicated(_classes, views, mesh=mesh)
+  )
+  means -= means.mean(axis=0)
+  between = means.T @ means / len(means)
+  values, vectors = np.linalg.eigh(within + delta * np.eye(len(within)))
+  whiten = vectors / np.sqrt(values)
+  eigenvalues = np.linalg.eigvalsh(whiten.T @ between @ whiten)
+  return _rank(np.maximum(eigenvalues, 0))
+
+
+def _classes(views):
+  """Means of the images, f32[n, d], and mean covariance within, f32[d, d]."""
+  d = views.shape[-1]
+  means = jnp.mean(views, axis=-2, keepdims=True)
+  x = views - means
+  within = jnp.einsum("...d,...e->de", x, x, precision=lax.Precision.HIGHEST)
+  return means.reshape(-1, d), within / (x.size // d)
+
+
+def alignment(views: jax.Array, *, mesh: Mesh) -> float:
+  """Computes the mean squared distance of two views of an image.
+
+  The features are normalised, and all pairs of different views count.
+
+  Args:
+    views: as of `lidar`.
+    mesh: the mesh that the array is on.
+
+  Returns:
+    From 0, all views of an image are one point, to 4.
+
+  References:
+    Wang & Isola, Understanding Contrastive Representation Learning through
+    Alignment and Uniformity on the Hypersphere, ICML 2020, section 4.1; alpha
+    is 2.
+  """
+
+  def compute(views):
+    x = losses.l2_normalize(views)
+    q = x.shape[-2]
+    # Of unit vectors, the sum of |x - y|^2 over ordered pairs.
+    total = 2 * q * q - 2 * jnp.sum(jnp.square(jnp.sum(x, axis=-2)), axis=-1)
+    return jnp.mean(total) / (q * (q - 1))
+
+  return float(_replicated(compute, views, mesh=mesh))
+
+
+def uniformity(rows: jax.Array, *, mesh: Mesh) -> float:
+  """Computes the logarithm of the mean potential exp(-2 |x - y|^2) of pairs.
+
+  The features are normalised. It compares all pairs of different rows, on every
+  device: meant for thousands of rows, not for millions.
+
+  Args:
+    rows: f32[..., d], one view of each image.
+    mesh: the mesh that the array is on.
+
+  Returns:
+    At most 0, all rows are one point; the more uniform, the lower.
+
+  References:
+    Wang & Isola, as of `alignment`, section 4.1; t is 2.
+  """
+
+  def compute(rows):
+    x = losses.l2_normalize(rows).reshape(-1, rows.shape[-1])
+    cosine = jnp.dot(x, x.T, precision=lax.Precision.HIGHEST)
+    n = len(x)
+    potential = jnp.where(jnp.eye(n, dtype=bool), 0, jnp.exp(4 * cosine - 4))
+    return jnp.log(jnp.sum(potential) / (n * (n - 1)))
+
+  return float(_replicated(compute, rows, mesh=mesh))
+
+
+def _replicated(function, array, *, mesh):
+  """Computes on the whole array; the result is the same on all devices."""
+  whole = NamedSharding(mesh, P())
+  return jax.device_get(jax.jit(function, out_shardings=whole)(array))
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

@@ -109,6 +109,58 @@ def test_effective_rank_of_no_rows_is_refused():
     monitors.effective_rank(*arrays, mesh=mesh_of(1))
 
 
+def random_views(devices):
+  """Views f32[3, 16, 5, DIM] of 48 images; the second axis is sharded."""
+  rng = np.random.default_rng(5)
+  images = rng.normal(size=(3, 16, 1, DIM)) * 0.9 ** np.arange(DIM) + 2
+  views = images + 0.3 * rng.normal(size=(3, 16, 5, DIM))
+  mesh = mesh_of(devices)
+  placed = jax.device_put(
+    views.astype(np.float32), NamedSharding(mesh, P(None, "data"))
+  )
+  return views.reshape(48, 5, DIM), placed, mesh
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_lidar_equals_numpy(devices):
+  views, placed, mesh = random_views(devices)
+  between, within = np.zeros((DIM, DIM)), 0.01 * np.eye(DIM)
+  for image in views:
+    mean = image.mean(0)
+    offset = mean - views.mean((0, 1))
+    between += np.outer(offset, offset) / 48
+    for view in image:
+      within += np.outer(view - mean, view - mean) / (48 * 5)
+  # The eigenvalues of W^-1 B are those of W^-1/2 B W^-1/2.
+  values = np.linalg.eigvals(np.linalg.solve(within, between)).real
+  share = values / values.sum()
+  expected = np.exp(-np.sum(share * np.log(share)))
+  found = monitors.lidar(placed, mesh=mesh, delta=0.01)
+  assert found == pytest.approx(expected, rel=1e-4)
+  assert 2 < found < DIM
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_alignment_and_uniformity_equal_numpy(devices):
+  views, placed, mesh = random_views(devices)
+  x = views / np.linalg.norm(views, axis=-1, keepdims=True)
+  distances = [
+    np.sum((x[:, i] - x[:, j]) ** 2, axis=-1)
+    for i in range(5)
+    for j in range(i)
+  ]
+  assert monitors.alignment(placed, mesh=mesh) == pytest.approx(
+    np.mean(distances), rel=1e-5
+  )
+  potentials = [
+    np.exp(-2 * np.sum((x[i, 0] - x[j, 0]) ** 2))
+    for i in range(48)
+    for j in range(i)
+  ]
+  found = monitors.uniformity(placed[:, :, 0], mesh=mesh)
+  assert found == pytest.approx(np.log(np.mean(potentials)), rel=1e-5)
+
+
 def test_usage_of_even_and_of_collapsed_codes():
   even = jnp.repeat(jnp.eye(4), 3, axis=0)
   one = jnp.zeros((12, 4)).at[:, 2].set(1)

@@ -93,3 +93,53 @@ class Arrays(Images):
       for name, array in arrays.items()
       if array is not None
     }
+
+
+class _Part(Images):
+  """Some images of a set."""
+
+  def __init__(self, images: Images, chosen: np.ndarray):
+    self._images, self._chosen = images, chosen
+    self.num_classes, self.classes = images.num_classes, images.classes
+    self.channels = images.channels
+
+  def __len__(self) -> int:
+    return len(self._chosen)
+
+  def read(
+    self, indices: Sequence[int]
+  ) -> tuple[Sequence[bytes | np.ndarray], np.ndarray]:
+    """See `Images`."""
+    return self._images.read(self._chosen[np.asarray(indices)])
+
+  def name(self, index: int) -> str:
+    """See `Images`."""
+    return self._images.name(int(self._chosen[index]))
+
+  def file_name(self, index: int) -> str:
+    """See `Images`."""
+    return self._images.file_name(int(self._chosen[index]))
+
+
+def evenly(images: Images, count: int | None) -> Images:
+  """Takes images that are spread evenly over a set, the same each time.
+
+  The set is cut into `count` parts of equal length, and one image of each part
+  is taken. Its place differs from part to part: of a set whose classes take
+  turns, every n-th image might be of one class.
+
+  Args:
+    images: the set.
+    count: number of images; None, or more than there are, takes the whole set.
+  """
+  if count is None or count >= len(images):
+    return images
+  ends = np.arange(count + 1, dtype=np.int64) * len(images) // count
+  shares = np.arange(count) * ((5**0.5 - 1) / 2) % 1  # The golden ratio's.
+  chosen = ends[:-1] + (shares * np.diff(ends)).astype(np.int64)
+  if isinstance(images, Arrays):
+    labels = None if images.labels is None else images.labels[chosen]
+    return dataclasses.replace(
+      images, images=images.images[chosen], labels=labels
+    )
+  return _Part(images, chosen)

@@ -23,8 +23,9 @@ from sslx import card, command, metrics, parallel, storage, train
 from sslx import config as config_lib
 from sslx.config import ConfigError
 from sslx.config.errors import nearest
+from sslx.data import sources
 from sslx.data.sources import Source
-from sslx.evaluate import trained
+from sslx.evaluate import frozen, trained
 from sslx.job import Job
 from sslx.weights.run import Run, open_run
 from sslx.workdir import MAY_CHANGE
@@ -64,7 +65,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
 def main(overrides: list[tuple[str, str]]) -> None:
   """Evaluates as the flags say."""
   with command.job() as job:
-    known = [*trained.PROTOCOLS]
+    known = [*frozen.PROTOCOLS, *trained.PROTOCOLS]
     name = _PROTOCOL.value
     if name not in known:
       raise ConfigError(
@@ -76,11 +77,16 @@ def main(overrides: list[tuple[str, str]]) -> None:
       str(workdir), _STEP.value, _WHAT.value, untrained=_UNTRAINED.value
     )
     source = _source(run)
-    found = _by_training(run, workdir, name, source, overrides, job)
+    if name in frozen.PROTOCOLS:
+      protocol = frozen.PROTOCOLS[name]
+      found = _of_features(run, protocol, source, overrides)
+    else:
+      protocol = trained.PROTOCOLS[name]
+      found = _by_training(run, workdir, name, source, overrides, job)
     if parallel.is_main_process():
       result = {
         "protocol": name,
-        "version": trained.PROTOCOLS[name].version,
+        "version": protocol.version,
         "changed": [
           f"{key}={text}"
           for key, text in overrides
@@ -93,7 +99,8 @@ def main(overrides: list[tuple[str, str]]) -> None:
         **found,
         **card.circumstances(jax.devices()),
       }
-      card.add(workdir, result.pop("folder"), result)
+      folder = result.pop("folder", _folder(run, name, source))
+      card.add(workdir, folder, result)
       shown = "  ".join(f"{k} {x:.4g}" for k, x in result["results"].items())
       print(f"{name} v{result['version']} on {result['data']}: {shown}")
 
@@ -110,6 +117,26 @@ def _source(run: Run) -> Source:
     return Source("folder", data, **splits)
   folder = _DATA_DIR.value or own.data_dir
   return Source(data, folder, prepare=False, **splits)
+
+
+def _of_features(
+  run: Run,
+  protocol: frozen.Frozen,
+  source: Source,
+  overrides: list[tuple[str, str]],
+) -> card.Card:
+  """Evaluates by a protocol over frozen features; returns its results."""
+  if overrides:
+    raise ConfigError(
+      f"--config.{overrides[0][0]}: this protocol has no config; only those that"
+      " train have one. Leave the flag out."
+    )
+  train_set = sources.load(source, "train")
+  test_set = sources.load(source, "test", train_set.classes)
+  results = frozen.evaluate(
+    run, protocol, train_set, test_set, batch_size=_BATCH_SIZE.value
+  )
+  return {"results": results}
 
 
 def _by_training(

@@ -38,8 +38,8 @@ class Evaluator(Protocol):
   """What `Online` asks of an evaluator.
 
   Attributes:
-    sets: the sets of which it reads features. Without a test set, "test" is the
-      first training images.
+    sets: the sets of which it reads features. "train" is the bank of kNN, see
+      `KNN.bank`. Without a test set, "test" is the first training images.
     features: the names of the features that it reads, as `Method.encode` has
       them.
   """

@@ -13,7 +13,7 @@ from sslx import methods, optim, settings
 from sslx.data import pipeline, sources
 from sslx.data import views as views_lib
 from sslx.data.order import Order
-from sslx.data.sets import Images
+from sslx.data.sets import Images, evenly
 from sslx.epoch import EpochStart
 from sslx.evaluate.encoder import Reader
 from sslx.evaluate.online import Online, standard
@@ -49,12 +49,16 @@ def build(
   _check_channels(data, train, test)
   labelled = train.num_classes is not None
   notes = [*train.notes, *(() if test is None else test.notes)]
+  images = {"train": train} | ({} if test is None else {"test": test})
   if not labelled:
     notes.append("no labels: neither kNN nor a linear probe is evaluated")
   elif test is None or test.num_classes is None:
     notes.append("no labelled test set: kNN and the probe are not evaluated")
-  else:
-    runtime = _within(runtime, len(train), notes)
+  elif runtime.evaluate.knn is not None:
+    bank = images["train"] = evenly(train, runtime.evaluate.knn.bank)
+    if len(bank) < len(train):
+      notes.append(f"kNN over {len(bank):,} of {len(train):,} training images")
+    runtime = _within(runtime, len(bank), notes)
   plan = schedule.plan(data.batch_size, len(train), train.num_classes)
   order = Order(len(train), data.batch_size, plan.total_steps, runtime.seed)
   method = _method(config.model, plan, schedule.accumulate, partitioner)
@@ -96,7 +100,6 @@ def build(
     abstract_state,
     partitioner.state_shardings(abstract_state, method.tensor_rules),
   )
-  images = {"train": train} | ({} if test is None else {"test": test})
   reader = Reader(data, partitioner, runtime.evaluate.batch_size)
   evaluators = standard(
     runtime.evaluate, method, probe, images, reader, features
@@ -139,8 +142,6 @@ def _within(
 ) -> settings.Runtime:
   """Lowers kNN's k to the number of images in the bank."""
   knn = runtime.evaluate.knn
-  if knn is None:
-    return runtime
   lowered = tuple(dict.fromkeys(min(k, bank) for k in knn.k))
   if lowered == knn.k:
     return runtime

@@ -93,7 +93,7 @@ def open_run(
   what: Literal["student", "teacher"] | None = None,
   untrained: bool = False,
 ) -> Run:
-  """Loads one network of a run, without its data.
+  """Loads one network of a run, without its data; all processes call it.
 
   Args:
     workdir: workdir of the run.
@@ -126,7 +126,10 @@ def open_run(
         " it out."
       )
     wanted = {"aux": {k: aux[k] for k in wanted}}
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  # A copy for each process, on the first of its devices.
+  firsts = {x.process_index: x for x in reversed(jax.devices())}
+  mesh = jax.sharding.Mesh(list(firsts.values()), "process")
+  here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   wanted = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted
   )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sslx import parallel
 from sslx.config import ConfigError
 from sslx.data import files, pipeline
 from sslx.data.views import Centre, Crop
-from sslx.evaluate.encoder import Reader
+from sslx.evaluate.encoder import Encoder, Reader
 from sslx.evaluate.evaluators import EffectiveRank, Neighbours
 from sslx.evaluate.knn import KNN
 from sslx.evaluate.online import Online
@@ -99,6 +100,22 @@ def test_a_bank_with_bad_images_has_fewer_neighbours(tmp_path):
   found = online(tmp_path, k=(3, 20), max_bad=0.05).run(STATE, print).scalars
   # All 19 vote, weighted by nearness: the nearest two classes decide.
   assert found.keys() >= {"knn_3", "knn_20"} and found["knn_3"] == 1.0
+
+
+def test_a_bank_is_written_in_place():
+  """No second bank exists, not even for a moment."""
+  partitioner = parallel.Partitioner.create(parallel.Parallel())
+  encoder = Encoder(lambda _, x: {}, Reader(DATA, partitioner, 8))
+  struct = lambda shape, sharding: jax.ShapeDtypeStruct(
+    shape, jnp.float32, sharding=sharding
+  )
+  bank = struct((64, 8, 256), partitioner.batches)
+  batch = struct((8, 256), partitioner.batch)
+  program = encoder._set.lower(bank, batch, jnp.int32(0)).compile()
+  found = program.memory_analysis()
+  size = 64 * 256 * 4  # of each of eight devices
+  assert found.alias_size_in_bytes == found.output_size_in_bytes == size
+  assert found.temp_size_in_bytes < size / 10
 
 
 class Width:

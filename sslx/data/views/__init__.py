@@ -11,6 +11,7 @@ from sslx.data.crops import Cut as Cut
 from sslx.data.views.base import KINDS as KINDS
 from sslx.data.views.base import View as View
 from sslx.data.views.centre import Centre as Centre
+from sslx.data.views.centre import Whole as Whole
 from sslx.data.views.coloured import OPERATIONS as OPERATIONS
 from sslx.data.views.coloured import Coloured as Coloured
 from sslx.data.views.crop import Crop as Crop

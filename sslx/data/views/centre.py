@@ -40,3 +40,12 @@ class Centre:
     """What to cut out of an image: resize first, then crop."""
     box = tuple(self.box(height, width))
     return Cut(box, False, self.interpolation == "bicubic", False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole(Centre):
+  """The whole image, stretched to the square that the encoder receives."""
+
+  def box(self, height: int, width: int) -> np.ndarray:
+    """See `Centre`."""
+    return np.array([0, 0, height, width], float)
