@@ -128,8 +128,8 @@ def _of_features(
   """Evaluates by a protocol over frozen features; returns its results."""
   if overrides:
     raise ConfigError(
-      f"--config.{overrides[0][0]}: this protocol has no config; only those that"
-      " train have one. Leave the flag out."
+      f"--config.{overrides[0][0]}: this protocol has no config; only those"
+      " that train have one. Leave the flag out."
     )
   train_set = sources.load(source, "train")
   test_set = sources.load(source, "test", train_set.classes)

@@ -150,7 +150,11 @@ def config_of(
   """
   own = settings.load(protocol.spec)
   if protocol.share and source.train is None:
-    source = dataclasses.replace(source, train=f"train[:{protocol.share}]")
+    listed = own.data.source
+    change = {"train": f"train[:{protocol.share}]"}
+    if listed.startswith(f"{source.name}_"):
+      change = {"name": listed}
+    source = dataclasses.replace(source, **change)
   train = sources.load(source, "train")
   if train.num_classes is None:
     raise ConfigError(

@@ -57,6 +57,18 @@ def test_a_share_of_the_labels_is_a_slice_of_a_set_without_a_list():
   assert trained.config_of(protocol, run, own).data.train == "train[100:200]"
 
 
+def test_the_list_of_a_paper_is_a_set_of_its_own():
+  protocol, run = trained.PROTOCOLS["semisup-swav-1pct"], network(tiny.config())
+  with pytest.raises(ConfigError, match="source='imagenet2012_1percent'"):
+    trained.config_of(protocol, run, Source("imagenet2012", "/none", False))
+
+
+def test_the_page_names_every_protocol():
+  page = (tiny.ROOT / "sslx/evaluate/README.md").read_text()
+  assert all(f"`{name}`" in page for name in trained.PROTOCOLS)
+  assert {x.version for x in trained.PROTOCOLS.values()} == {1}
+
+
 def test_images_without_labels_are_refused(tmp_path):
   from tests.data import photos
 
