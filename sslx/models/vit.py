@@ -183,7 +183,9 @@ class ViT(nn.Module):
     tokens = self.tokens(x, **arguments)
     features = self.pooled(tokens)
     if self.pool_norm:
-      features = {"pooled": self._normed(features["pooled"])}
+      # Of each block alone, if there are several.
+      blocks = features["pooled"].reshape(len(x), -1, self.sizes[0])
+      features = {"pooled": self.fc_norm(blocks).reshape(len(x), -1)}
     final = features[self.features]
     return {"final": final, **features} if every else final
 
@@ -195,11 +197,6 @@ class ViT(nn.Module):
     """Makes the LayerNorm that follows the pooling, if any."""
     if self.pool_norm:
       self.fc_norm = transformer.layer_norm()
-
-  def _normed(self, pooled: jax.Array) -> jax.Array:
-    """Applies `fc_norm` to f32[b, last * d], to each block's mean alone."""
-    blocks = pooled.reshape(len(pooled), -1, self.sizes[0])
-    return self.fc_norm(blocks).reshape(pooled.shape)
 
   @nn.compact
   def tokens(
