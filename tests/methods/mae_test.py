@@ -183,9 +183,13 @@ def test_a_resnet_is_refused():
     methods.build(config, PLAN)
 
 
-def test_the_encoder_must_have_a_class_token():
-  without = {"class_token": False, "features": "pooled"}
-  with pytest.raises(
-    ConfigError, match="class_token is False; it must be True for MAE"
-  ):
-    build(**{f"model__backbone__{key}": x for key, x in without.items()})
+@pytest.mark.parametrize(
+  ("key", "value", "needed"),
+  [("class_token", False, True), ("pool_norm", True, False)],
+)
+def test_what_the_encoder_must_have(key, value, needed):
+  message = f"{key} is {value}; it must be {needed} for MAE"
+  with pytest.raises(ConfigError, match=message):
+    build(
+      model__backbone__features="pooled", **{f"model__backbone__{key}": value}
+    )
