@@ -80,6 +80,7 @@ def importing(package):
     ("tensorflow_datasets", ["sslx.data", "sslx.prepare"]),
     ("tensorboardX", ["sslx.tensorboard"]),
     ("torch", ["sslx.benchmark"]),
+    ("sslx.report", ["sslx.report"]),
     # A paper's file is its networks and its loss.
     ("sslx.parallel", None),
     ("sslx.step", None),
