@@ -26,13 +26,16 @@ def chart(sample: Sample, method: Method) -> Chart:
       (McInnes et al., 2018) by umap-learn.
 
   Raises:
-    ConfigError: the method's package is not installed, or the images are too
-      few.
+    ConfigError: the method's package is not installed, the images are too few,
+      or they all have the same features.
   """
   n = len(sample.features)
   if n < _LEAST:
     raise ConfigError(f"a map needs {_LEAST} images or more; here are {n}.")
-  places = _embedded(_unit(sample.features), method)
+  features = _unit(sample.features)
+  if not np.ptp(features, axis=0).max() > 1e-6:
+    raise ConfigError("all images have the same features, or not finite ones.")
+  places = _embedded(features, method)
   title = {"tsne": "t-SNE", "umap": "UMAP"}[method]
   note = f"{n:,} {sample.split} images. Near points have similar features."
   common = {"type": "scatter", "mode": "markers"}
@@ -41,10 +44,9 @@ def chart(sample: Sample, method: Method) -> Chart:
     trace = common | _points(places) | {"marker": marker, "hoverinfo": "none"}
     return Chart(f"{title} map", f"{note} There are no labels.", [trace])
   labels = sample.images.labels
-  names = [page.label(name) for name in sample.names]
+  names = {x: page.label(sample.name(x)) for x in np.unique(labels)}
   hover = {"hovertemplate": "%{text}<extra></extra>"}
-  there = np.unique(labels)
-  if len(there) > _IN_LEGEND:
+  if len(names) > _IN_LEGEND:
     marker = {"size": 5, "opacity": 0.75, "color": labels.tolist(),
               "colorscale": "Portland"}  # fmt: skip
     text = [names[x] for x in labels]
@@ -53,7 +55,7 @@ def chart(sample: Sample, method: Method) -> Chart:
     ]
     return Chart(f"{title} map", note, traces)
   traces = []
-  for i, label in enumerate(there):
+  for i, label in enumerate(names):
     mine = labels == label
     symbol = ("circle", "diamond", "cross")[i // 8]
     traces.append(

@@ -11,7 +11,7 @@ from sslx.config.tree import leaves
 from sslx.errors import RunError
 from sslx.models.vit import ViT
 from sslx.report import compare, curves, maps, page, pictures, samples
-from sslx.report.tables import Table
+from sslx.report.tables import Table, cell
 from sslx.report.workdirs import Workdir
 from sslx.weights.run import open_run
 
@@ -165,7 +165,7 @@ def parts(run: Workdir, settings: Settings) -> Iterator[Part]:
   }
   if not settings.data:
     for kind, title in titles.items():
-      yield Part(kind, title, reason="left out by --nodata")
+      yield Part(kind, title, reason="--nodata was given")
     return
   yield _tried("views", titles["views"], lambda: pictures.of_views(run, _VIEWS))
   try:
@@ -231,7 +231,7 @@ def evaluations(run: Workdir) -> Table | None:
 def described(run: Workdir) -> Table | None:
   """Returns what the card says about how the run was made; None without one."""
   rows = [
-    (key, value if isinstance(value, str | int | float) else json.dumps(value))
+    (key, json.dumps(value) if isinstance(value, list) else cell(value))
     for key, value in _flat(run.card)
     if key.split(".")[0] not in ("evaluations", "version") and value is not None
   ]

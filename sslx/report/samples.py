@@ -37,9 +37,11 @@ class Sample:
 
   def class_of(self, i: int) -> str | None:
     """Returns the name of an image's class; None without labels."""
-    if self.names is None:
-      return None
-    return self.names[self.images.labels[i]]
+    return None if self.names is None else self.name(self.images.labels[i])
+
+  def name(self, label: int) -> str:
+    """Returns the name of a label; some images of a set may have none, -1."""
+    return self.names[label] if label >= 0 else "no label"
 
 
 def take(run: Run, most: int) -> tuple[Sample, Sample]:

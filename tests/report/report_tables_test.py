@@ -121,6 +121,9 @@ def test_schedules_are_those_of_the_run(tmp_path, capsys):
   printed = capsys.readouterr().out
   assert "Frozen for the first 5,005 steps" in printed
   assert "learning rate: prototypes" in printed
+  gone = ["--config.data.source=folder", "--config.data.data_dir=/gone"]
+  with pytest.raises(ConfigError, match=r"/gone.*--images=N"):
+    command.main(["schedule", f"--config={spec}", *gone])
   with pytest.raises(ConfigError, match="--images=3"):
     command.main(["schedule", f"--config={spec}", "--images=3"])
 

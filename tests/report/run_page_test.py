@@ -200,6 +200,9 @@ def test_neighbours_are_nearest_by_the_cosine(workdir):
     assert one.picture != one.nearest[0][0]
   with pytest.raises(ConfigError, match="10 images"):
     maps.chart(samples.take(network, 9)[0], "tsne")
+  alike = dataclasses.replace(bank, features=np.ones_like(bank.features))
+  with pytest.raises(ConfigError, match="the same features"):
+    maps.chart(alike, "tsne")
 
 
 def test_a_collapse_is_told(workdir):
