@@ -72,7 +72,13 @@ def tables(experiment: Experiment, depth: int = 2) -> list[Table]:
     )
     for x in sorted(modules, key=lambda x: _place(x, [*tree]))
   ]
-  head = ("module", "role", "parameters", "GFLOP", "activations (MiB)")
+  head = (
+    "module",
+    "role",
+    "parameters",
+    "GFLOP per image",
+    "activations per image (MiB)",
+  )
   method = type(step.method).__name__
   return [
     Table(f"{method} by module", head, rows),
@@ -115,8 +121,9 @@ def _totals(
     ("activations per image (MiB)", sum(row[4] for row in rows)),
   ]
   notes = (
-    "Forward pass of a training step over all views, per image. Activations are"
-    " kept for the backward pass, before XLA fuses operations.",
+    "Forward pass of a training step over all views, per image. FLOPs are those"
+    " of convolutions and matrix products. Activations are what is kept for the"
+    " backward pass, before XLA fuses operations.",
   )
   return Table(title, ("what", "value"), named, notes)
 
