@@ -33,7 +33,7 @@ _CHARTS = (
   ("Effective rank", r"eval/effective_rank",
    "Dimensions that the features use."),
   ("Images per second", r"images_per_second", "Of the whole loop."),
-  ("Waiting for data", r"data_wait(/\d+)?",
+  ("Waiting for data", r"data_wait",
    "Share of the time, in the process that waits longest."),
   ("Images that cannot be decoded", r"(eval/)?bad_images", ""),
   ("kNN by other k and features", r"eval/(.*_)?knn_\d+", ""),
@@ -57,6 +57,8 @@ class Chart(NamedTuple):
 def of_runs(runs: Sequence[Workdir]) -> list[Chart]:
   """Returns the charts of all metrics; every chart has all runs."""
   keys = list(dict.fromkeys(key for run in runs for key in run.keys))
+  # Of each process there would be hundreds of lines.
+  keys = [key for key in keys if not key.startswith("data_wait/")]
   knn = {run.knn_key for run in runs} | {run.pixels_key for run in runs}
   charts, taken = [], set()
   for title, pattern, note in _CHARTS:

@@ -92,7 +92,7 @@ def workdir(tmp_path_factory, pets):
   for step, loss in enumerate(LOSS, 1):
     row = {"step": step, "epoch": step / 2, "config": "x", "loss": loss}
     row |= {"feature_std": 0.7, f"mine{ENDS}": 1.0, "grad_norm": float("nan")}
-    rows.append(row | {"images_per_second": 24.0})
+    rows.append(row | {"images_per_second": 24.0, "data_wait/0": 0.5})
   rows.insert(3, {"step": 2, "eval/knn_20": 0.75})
   rows.append({"step": 3, "eval/knn_20": 0.5})
   lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -136,6 +136,7 @@ def test_the_page_of_a_run(workdir, tmp_path):
   assert knn == {"knn_20": [0.125, 0.75, 0.5], "pixels_knn_20": [0.25, 0.25]}
   assert "Gradient norm" not in found.charts  # It is never finite.
   assert f"Mine{ENDS}" in found.charts
+  assert not any("wait" in title for title in found.charts)
   points = found.charts["t-SNE map by class"]["traces"]
   # Plotly reads HTML in text.
   assert [x["name"] for x in points] == [page.label(EVIL), "cat"]
