@@ -11,7 +11,7 @@ setuptools.setup(
   package_dir={"sslx.configs": "configs"},
   package_data={
     "sslx.configs": ["**/*.py"],
-    "sslx": ["**/*.md", "**/*.c"],
+    "sslx": ["**/*.md", "**/*.c", "**/*.html"],
   },
   ext_modules=[
     setuptools.Extension(

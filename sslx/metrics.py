@@ -26,7 +26,7 @@ from sslx.errors import RunError
 from sslx.progress import Progress
 
 # Below this `monitors.feature_std`, a collapse is reported.
-_COLLAPSED = 0.01
+COLLAPSED = 0.01
 
 
 class Writer:
@@ -318,7 +318,7 @@ class Log:
 
   def _tell_of_collapse(self, step: int, feature_std: float) -> None:
     """Reports a collapse once, when it begins."""
-    if feature_std < _COLLAPSED and not self._collapsed:
+    if feature_std < COLLAPSED and not self._collapsed:
       self._progress.note(
         f"collapse: at step {step} every image has the same features"
         f" (feature_std {feature_std:.2g}; about 1 if they differ). Either the"
@@ -326,7 +326,7 @@ class Log:
         " views` shows; or the method has collapsed, perhaps by too high a"
         " learning rate."
       )
-    self._collapsed = feature_std < _COLLAPSED
+    self._collapsed = feature_std < COLLAPSED
 
 
 def of_processes(gathered: np.ndarray) -> dict[str, float]:

@@ -61,7 +61,7 @@ def decayed(spec):
   batch = example_batch(views, method.slots(each(views)))
   params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
   params = jax.tree.map(lambda x: jnp.ones(x.shape), params)
-  trained = building._without_frozen(schedule.optimizer, method)
+  trained = building.without_frozen(schedule.optimizer, method)
   optimizer = optim.make(trained, lambda step: 1.0, params, plan)
   zeros = jax.tree.map(jnp.zeros_like, params)
   updates, _ = optimizer.update(zeros, optimizer.init(params), params)

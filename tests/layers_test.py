@@ -83,6 +83,7 @@ def importing(package):
     ("mlflow", ["sslx.boards.mlflow"]),
     ("aim", ["sslx.boards.aim"]),
     ("torch", ["sslx.benchmark"]),
+    ("sslx.report", ["sslx.report"]),
     # A paper's file is its networks and its loss.
     ("sslx.parallel", None),
     ("sslx.step", None),

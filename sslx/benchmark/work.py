@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from jax.extend import core
 
 from sslx.axis import Axis
 from sslx.experiment import Experiment
+from sslx.methods.base import Method
 from sslx.methods.run import Run
 
 
@@ -65,11 +66,30 @@ def tree_bytes(tree: Any) -> int:
 
 def required(experiment: Experiment) -> float:
   """FLOPs that the loss of one step and its gradient require."""
-  step, b = experiment.step, experiment.data.batch_size
-  method, state = step.method, experiment.abstract_state
+  method = experiment.step.method
   if getattr(method.backbone, "remat", False):
     backbone = method.backbone.clone(remat=False)
     method = dataclasses.replace(method, backbone=backbone)
+  loss, trees, batch = abstract_loss(experiment, method)
+  return sum(_counts(jax.make_jaxpr(jax.grad(loss))(*trees, batch).jaxpr))
+
+
+def abstract_loss(
+  experiment: Experiment, method: Method, kind: type[Run] = Run
+) -> tuple[Callable, tuple, dict[str, Any]]:
+  """Returns the loss of the whole batch on one device, and its arguments.
+
+  Args:
+    experiment: gives the shapes.
+    method: the method of the experiment, or one with the same parameters.
+    kind: how the method calls its networks.
+
+  Returns:
+    (params, model_state, aux, batch) -> f32 scalar; ShapeDtypeStructs of the
+    first three, and of the batch.
+  """
+  step, state = experiment.step, experiment.abstract_state
+  b = experiment.data.batch_size
   batch = {
     "views": tuple(
       jax.ShapeDtypeStruct((b, *step.view_shape(slot)), jnp.float32)
@@ -85,30 +105,45 @@ def required(experiment: Experiment) -> float:
 
   def loss(params, model_state, aux, batch):
     rng, count = jax.random.key(0), jnp.int32(0)
-    run = Run(method, params, model_state, aux, batch, rng, count, Axis())
+    run = kind(method, params, model_state, aux, batch, rng, count, Axis())
     return run.loss()[0]
 
-  return sum(_counts(jax.make_jaxpr(jax.grad(loss))(*trees, batch).jaxpr))
+  return loss, trees, batch
 
 
 def _counts(jaxpr: Any) -> Iterator[float]:
   """Yields the FLOPs of each convolution and matrix product, in order."""
+  return (count for _, count in scoped(jaxpr))
+
+
+def scoped(jaxpr: Any, outer: str = "") -> Iterator[tuple[str, float]]:
+  """Yields the FLOPs of each convolution and matrix product, with its scope.
+
+  Args:
+    jaxpr: the computation.
+    outer: scope of the computation.
+
+  Yields:
+    The scope, such as "jvp(ViT)/blocks_0/attn", and the FLOPs.
+  """
   for equation in jaxpr.eqns:
     name = equation.primitive.name
+    scope = f"{outer}/{equation.source_info.name_stack}"
     if name == "dot_general":
       (contracted, _), _ = equation.params["dimension_numbers"]
       depth = math.prod(equation.invars[0].aval.shape[d] for d in contracted)
-      yield 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
+      yield scope, 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
     elif name == "conv_general_dilated":
-      yield _convolution(equation)
+      yield scope, _convolution(equation)
     inner = [
-      list(_counts(inner)) for inner in core.jaxprs_in_params(equation.params)
+      list(scoped(inner, scope))
+      for inner in core.jaxprs_in_params(equation.params)
     ]
     if name == "cond":  # One branch is taken; the dearest counts.
-      inner = [max(inner, key=sum)]
-    for counts in inner:
-      for count in counts:
-        yield count * equation.params.get("length", 1)  # steps of a scan
+      inner = [max(inner, key=lambda pairs: sum(x for _, x in pairs))]
+    for pairs in inner:
+      for where, count in pairs:  # `length` is the number of steps of a scan.
+        yield where, count * equation.params.get("length", 1)
 
 
 def _convolution(equation: Any) -> float:

@@ -283,7 +283,7 @@ def evaluation_batches(
     pixels, labels = images.read(indices)
     bad = {}
     if not isinstance(images, Arrays):
-      pixels, bad = _centres(pixels, images.channels, centre, exif)
+      pixels, bad = centres(pixels, images.channels, centre, exif)
       bad = {row: reason for row, reason in bad.items() if valid[row]}
       valid[list(bad)] = False
     if images.num_classes is None:
@@ -299,13 +299,24 @@ def evaluation_batches(
       yield pixels, labels
 
 
-def _centres(
+def centres(
   encoded: Sequence[bytes | np.ndarray],
   channels: int,
   centre: Centre,
   exif: bool,
 ) -> tuple[np.ndarray, dict[int, str]]:
-  """Pixels, and for each row that cannot be decoded the reason."""
+  """Decodes images and cuts the evaluation view of each.
+
+  Args:
+    encoded: images as `Images.read` returns them.
+    channels: number of channels of the pixels.
+    centre: the evaluation view.
+    exif: whether to apply the EXIF orientation.
+
+  Returns:
+    Pixels uint8[n, size, size, channels], and for each row that cannot be
+    decoded the reason.
+  """
   out = np.zeros((len(encoded), centre.size, centre.size, channels), np.uint8)
 
   def cut(row: int) -> str | None:

@@ -75,7 +75,7 @@ def build(
   step = TrainStep(
     method=method,
     optimizer=optim.make(
-      _without_frozen(schedule.optimizer, method), learning_rate, params, plan
+      without_frozen(schedule.optimizer, method), learning_rate, params, plan
     ),
     learning_rate=learning_rate,
     probe=probe,
@@ -154,7 +154,7 @@ def _within(
   return dataclasses.replace(runtime, evaluate=evaluate)
 
 
-def _without_frozen(
+def without_frozen(
   optimizer: optim.Optimizer, method: methods.Method
 ) -> optim.Optimizer:
   """Freezes the parameters that the method never trains.

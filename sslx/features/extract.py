@@ -48,7 +48,7 @@ def extract(
       have the channels of its input.
   """
   partitioner = parallel.Partitioner.create(parallel.Parallel(), devices)
-  data = dataclasses.replace(run.data, centre=_centre(run))
+  data = dataclasses.replace(run.data, centre=centre(run))
   read = Reader(data, partitioner, batch_size)
   run.data.check_channels(images)
   _check_names(run, names)
@@ -101,7 +101,7 @@ def _encode(
       "params": params["backbone"],
       "batch_stats": model_state["backbone"],
     }
-    _, captured = _without_remat(run.backbone).apply(
+    _, captured = without_remat(run.backbone).apply(
       variables,
       images,
       train=False,
@@ -122,8 +122,8 @@ def _pooled(backbone: Any, x: jax.Array) -> jax.Array:
   return jnp.mean(x, axis=(1, 2))
 
 
-def _without_remat(backbone: Any) -> Any:
-  """The backbone without `remat`: rematerialised blocks capture no outputs."""
+def without_remat(backbone: Any) -> Any:
+  """Returns the backbone without `remat`: such blocks capture no outputs."""
   return backbone.clone(remat=False) if isinstance(backbone, ViT) else backbone
 
 
@@ -142,7 +142,7 @@ def _check_names(run: Run, names: Sequence[str]) -> None:
       )
 
 
-def _centre(run: Run) -> Centre:
+def centre(run: Run) -> Centre:
   """The centre view, for images of a set that is not in memory."""
   how = preprocessing(run)
   keys = ("size", "resize", "interpolation")

@@ -1,16 +1,12 @@
-"""Pictures of a run: `python -m sslx.report views --config=...`.
+"""The views of a run: what the network is given at the first step.
 
-`views` draws the network's input at the first step of a run: some images of the
-batch, the boxes that are cropped from them, and every view with a list of its
-augmentations.
+Some images of the first batch, the boxes that are cropped from them, and every
+view with a list of its augmentations.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import io
-import sys
 from typing import NamedTuple
 
 import jax
@@ -20,7 +16,6 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from sslx import config as config_lib
-from sslx import settings, storage
 from sslx import step as step_lib
 from sslx.data import (
   augment,
@@ -34,7 +29,6 @@ from sslx.data import (
 from sslx.data import views as views_lib
 from sslx.data.order import Order
 from sslx.data.views import View
-from sslx.errors import RunError
 
 _GAP, _LINE, _LEGEND = 12, 14, 6  # pixels, pixels, lines
 _SMALLEST = 160  # pixels; smaller views are magnified by an integer factor
@@ -253,29 +247,3 @@ def _sheet(patches: np.ndarray) -> np.ndarray:
     y, x = ((size + gap) * p for p in divmod(place, 3))
     sheet[y : y + size, x : x + size] = patch
   return sheet
-
-
-def main(argv: list[str]) -> None:
-  """Runs the command line."""
-  overrides, rest = config_lib.split_overrides(argv)
-  parser = argparse.ArgumentParser(prog="sslx.report", description=__doc__)
-  parser.add_argument("what", choices=("views",))
-  parser.add_argument("--config", required=True)
-  parser.add_argument("--images", type=int, default=4, help="how many")
-  parser.add_argument("--out", default="views.png", help="a file, or gs://...")
-  flags = parser.parse_args(rest)
-  out = storage.path(flags.out, "--out")
-  config = settings.load(flags.config, overrides)
-  picture = io.BytesIO()
-  draw(first_views(config, flags.images)).save(picture, "PNG")
-  storage.write(out, picture.getvalue())
-  print(
-    f"{flags.out}: {flags.images} images of the first batch and their views"
-  )
-
-
-if __name__ == "__main__":
-  try:
-    main(sys.argv[1:])
-  except (config_lib.ConfigError, RunError) as error:
-    sys.exit(f"error: {error}")

@@ -1,9 +1,6 @@
 """The picture of views: it shows what the network is given, and from where."""
 
 import contextlib
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -11,9 +8,10 @@ import pytest
 from PIL import Image
 
 from sslx import experiment as experiment_lib
-from sslx import report, step
+from sslx import step
 from sslx.axis import Axis
 from sslx.data import operations
+from sslx.report import views
 from tests import tiny
 
 
@@ -37,7 +35,7 @@ def config(request, tmp_path):
 
 
 def test_what_is_shown_is_what_the_first_step_is_given(config):
-  shown = report.first_views(config, 3)
+  shown = views.first_views(config, 3)
   experiment = experiment_lib.build(config, jax.devices()[:1])
   state_rng = step.first_rng(jax.random.key(config.runtime.seed))
   key, _ = step.step_keys(jax.random.wrap_key_data(state_rng), 0)
@@ -58,7 +56,7 @@ def test_boxes_are_where_the_views_are_cut(config):
     view = dict(config.data.views[0]) | {"jitter": (0.0,) * 4, "grey": 0.0}
     config.data.views = (view,)
   flipped = 0
-  for one in report.first_views(config, 8):
+  for one in views.first_views(config, 8):
     for view, (box,), legend in zip(
       one.views, one.boxes, one.legends, strict=True
     ):
@@ -83,7 +81,7 @@ def test_the_neighbour_of_an_image_that_cannot_be_decoded_is_shown(
     (tmp_path / f"train/a/{i}.jpg").write_text("<html>404</html>")
   changes = {"data.source": "folder", "data.data_dir": str(tmp_path)}
   config = tiny.config(**changes, data__batch_size=8, data__views__0__blur=0.0)
-  shown = report.first_views(config, 8)
+  shown = views.first_views(config, 8)
   assert [one.image.shape for one in shown].count((70, 50, 3)) == 3
   for one in shown:
     if one.image.shape == (70, 50, 3):
@@ -101,7 +99,7 @@ def test_legends_name_what_is_done(config):
     always |= {"blur": 1.0, "blur_kernel": 3, "solarize": 1.0}
     always |= {"rand_augment": {"n": 60}}
     config.data.views = (dict(config.data.views[0]) | always,)
-  for one in report.first_views(config, 2):
+  for one in views.first_views(config, 2):
     for legend in one.legends:
       text = ", ".join(legend)
       for word in ("brightness", "hue", "grey", "blur", "solarized"):
@@ -115,7 +113,7 @@ def test_nine_patches_keep_their_places():
   with config.unlocked(), config.ignore_type():
     patches = {"kind": "patches", "size": 9, "resize": 36, "crop": 33}
     config.data.views = (patches,)
-  (one,) = report.first_views(config, 1)
+  (one,) = views.first_views(config, 1)
   assert one.views[0].shape == (9, 9, 9, 3)
   assert one.boxes[0].shape == (9, 4)
   for (top, left, tall, wide), patch in zip(
@@ -126,26 +124,3 @@ def test_nine_patches_keep_their_places():
     )
     error = np.abs(np.asarray(patch) * 255 - np.asarray(crop))[1:-1, 1:-1]
     assert error.max() < 3  # Pillow does not look beyond the box.
-
-
-@pytest.mark.slow
-def test_the_command_writes_a_picture(tmp_path):
-  out = tmp_path / "views.png"
-  result = subprocess.run(
-    [
-      sys.executable,
-      "-m",
-      "sslx.report",
-      "views",
-      "--config=configs/simclr.py:quickstart",
-      "--images=2",
-      f"--out={out}",
-    ],
-    cwd=pathlib.Path(__file__).parents[1],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert result.returncode == 0, result.stderr
-  with Image.open(out) as picture:
-    assert picture.format == "PNG" and picture.width > 500
