@@ -6,6 +6,8 @@
   schedule --config=C [--out=FILE]    rates and other schedules: .html or .png
   model --config=C [--out=FILE]       parameters, FLOPs and activations by
                                       module: .md, .html or .json
+  results [--out=FILE]                targets of the recipes, and what the runs
+                                      reached whose cards are in configs/results
 
 W is the workdir of a run, finished or not. C is a config file, with
 --config.a.b=value as for `sslx.main`. `schedule` and `model` need the number of
@@ -26,6 +28,7 @@ from sslx import config as config_lib
 from sslx import settings, storage
 from sslx.config import ConfigError
 from sslx.errors import RunError
+from sslx.recipes import results
 from sslx.report import tables
 from sslx.report.tables import Table
 
@@ -53,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
   several.add_argument("workdir", nargs="+")
   several.add_argument("--out", help="a .md, .html or .csv file")
 
+  listed = commands.add_parser("results")
+  listed.add_argument("--out", help="a .md file")
+
   views = commands.add_parser("views")
   views.add_argument("--config", required=True)
   views.add_argument("--images", type=int, default=4, help="how many")
@@ -79,14 +85,15 @@ def main(argv: Sequence[str]) -> None:
   overrides, rest = config_lib.split_overrides(list(argv))
   parser = _parser()
   flags = parser.parse_args(rest)
-  if overrides and flags.command in ("run", "compare"):
+  alone = {"run": _run, "compare": _compare, "results": _results}
+  if overrides and flags.command in alone:
     parser.error("--config.KEY=VALUE go with views, schedule and model")
   for key in ("images", "depth"):
     n = getattr(flags, key, None)
     if n is not None and n < 1:
       parser.error(f"--{key}={n} is not 1 or more")
-  if flags.command in ("run", "compare"):
-    {"run": _run, "compare": _compare}[flags.command](flags)
+  if flags.command in alone:
+    alone[flags.command](flags)
   else:
     config = settings.load(flags.config, overrides)
     command = {"views": _views, "schedule": _schedule, "model": _model}
@@ -107,6 +114,14 @@ def _compare(flags: argparse.Namespace) -> None:
 
   out = flags.out and tables.check_suffix(flags.out, (".md", ".html", ".csv"))
   _show(compare.tables(workdirs.read(flags.workdir)), out)
+
+
+def _results(flags: argparse.Namespace) -> None:
+  text = results.page(results.rows())
+  if flags.out:
+    _write(tables.check_suffix(flags.out, (".md",)), text)
+  else:
+    print(text, end="")
 
 
 def _views(flags: argparse.Namespace, config: config_lib.ConfigDict) -> None:
