@@ -10,7 +10,7 @@ setuptools.setup(
   packages=[*setuptools.find_packages(include=["sslx*"]), "sslx.configs"],
   package_dir={"sslx.configs": "configs"},
   package_data={
-    "sslx.configs": ["**/*.py"],
+    "sslx.configs": ["**/*.py", "results/*.json"],
     "sslx": ["**/*.md", "**/*.c", "**/*.html"],
   },
   ext_modules=[

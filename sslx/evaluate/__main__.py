@@ -79,6 +79,7 @@ def main(overrides: list[tuple[str, str]]) -> None:
     source = _source(run)
     if name in frozen.PROTOCOLS:
       protocol = frozen.PROTOCOLS[name]
+      job.at("evaluating", slow=True, finish=lambda: None)
       found = _of_features(run, protocol, source, overrides)
     else:
       protocol = trained.PROTOCOLS[name]
@@ -147,7 +148,12 @@ def _by_training(
   overrides: list[tuple[str, str]],
   job: Job,
 ) -> card.Card:
-  """Evaluates by a protocol that trains; returns its results and config."""
+  """Evaluates by a protocol that trains.
+
+  Returns:
+    Its results and config, in the main process; nothing in the others, which
+    may not see the workdir.
+  """
   network = trained.Evaluated(
     os.path.abspath(run.workdir) if "://" not in run.workdir else run.workdir,
     run.config,
@@ -162,6 +168,8 @@ def _by_training(
   if any(not re.fullmatch(MAY_CHANGE, key) for key, _ in overrides):
     folder = folder.with_name(f"{folder.name}_{found[:6]}")
   train.run(config, folder, job=job)
+  if not parallel.is_main_process():
+    return {}
   last = [row for row in metrics.read(folder) if "eval/top1" in row][-1]
   results = {
     key.removeprefix("eval/"): value
@@ -173,13 +181,14 @@ def _by_training(
 
 def _folder(run: Run, name: str, source: Source) -> str:
   """Returns the name of an evaluation: protocol, data, network, step."""
-  data = re.split("[/:]", source.name)[0]
+  data = _data(source)
   if source.name == "folder":
-    data = epath.Path(source.data_dir).name
+    data = data.replace(str(source.data_dir), epath.Path(source.data_dir).name)
   where = "untrained" if run.network == "untrained" else str(run.step)
   if run.network == "teacher":
     where = f"teacher-{where}"
-  return re.sub(r"[^\w.-]+", "-", f"{name}_{data}_{where}")
+  data = re.sub(r"[^\w.]+", "-", data).strip("-")
+  return f"{name}_{data}_{where}"
 
 
 def _data(source: Source) -> str:

@@ -198,10 +198,17 @@ def test_a_run_is_evaluated_and_its_card_says_so(tmp_path):
   evaluate(*linear, "--untrained")
   evaluate("--protocol=semisup-quick-10pct", *short[:1])
 
+  assert "knn-dino v1 on shapes: knn_10" in evaluate("--protocol=knn-dino")
+
   found = json.loads((workdir / "card.json").read_text())
   assert found["after"]["knn_20"] > 0 and found["seconds"] > 0
   assert "sslx.main" in found["command"]
-  one, two = found["evaluations"]
+  knn, one, two = found["evaluations"]
+  assert knn["results"].keys() == {f"knn_{k}" for k in (10, 20, 100, 200)}
+  # The same network and images as the run's last evaluation.
+  assert knn["results"]["knn_100"] == pytest.approx(
+    found["after"]["knn_100"], abs=0.01
+  )
   assert one["changed"] == ["schedule.epochs=2", "data.batch_size=512"]
   assert one["before"].keys() == {"top1", "top5"} == one["results"].keys()
   assert two["protocol"] == "semisup-quick-10pct"
@@ -210,6 +217,8 @@ def test_a_run_is_evaluated_and_its_card_says_so(tmp_path):
   assert one["results"]["top1"] == last["eval/top1"]
   assert np.isclose(one["results"]["top5"], last["eval/top5"])
 
+  said = evaluate("--protocol=knn-dino", *short, ok=False)
+  assert "schedule.epochs: this protocol has no config" in said
   said = evaluate("--protocol=linear-quik", ok=False)
   assert "error: --protocol=linear-quik: there is no such protocol" in said
   assert "Did you mean 'linear-quick'" in said and "Traceback" not in said
