@@ -15,7 +15,11 @@ from sslx.launch import gke
 from tests import tiny
 
 FOLDER = tiny.ROOT / "launch"
-SCRIPTS = [*sorted(FOLDER.glob("*.sh")), FOLDER / "slurm.sbatch"]
+SCRIPTS = [
+  *sorted(FOLDER.glob("*.sh")),
+  FOLDER / "slurm.sbatch",
+  tiny.ROOT / "configs/benchmarks/cifar10.sh",
+]
 
 
 def tool(name):

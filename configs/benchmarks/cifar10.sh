@@ -4,19 +4,20 @@
 # and draws the reports. It takes at most 30 minutes on two cores; a command that
 # is interrupted goes on where it was.
 #
-#   launch/cifar10.sh work_dirs/cifar10 [TFDS_DIR]
+#   configs/benchmarks/cifar10.sh work_dirs/cifar10 [TFDS_DIR]
 #
 # Views of 24 px and few epochs save time; the recipes in configs/selfsup have the
 # published settings.
 set -euo pipefail
 
 out=${1:?give a folder for the runs}
-data=${2:+--config.data.data_dir=$2}
+data=("${2:+--config.data.data_dir=$2}")
+[[ -n ${data[0]} ]] || data=()
 python=${PYTHON:-python}
 # Huge pages: steps on a CPU are faster.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 common=(
-  --config.data.source=cifar10 $data
+  --config.data.source=cifar10 "${data[@]}"
   "--config.data.mean=(0.4914, 0.4822, 0.4465)"
   "--config.data.std=(0.247, 0.2435, 0.2616)"
   --config.data.views.0.size=24
@@ -40,7 +41,8 @@ evaluate() { # name of the run; protocol; flags
 }
 
 train simclr --config=configs/simclr.py:quickstart \
-  --config.schedule.epochs=3 --config.schedule.lr.warmup=0.3
+  --config.model.backbone.stem=cifar "--config.data.views.0.crop_scale=(0.2, 1)" \
+  --config.schedule.epochs=2 --config.schedule.lr.warmup=0.2
 train mae --config=configs/mae.py:quickstart \
   --config.model.backbone.image_size=24 \
   --config.schedule.epochs=4 --config.schedule.lr.warmup=0.4
@@ -49,7 +51,7 @@ for run in simclr mae; do
   evaluate "$run" knn-dino
   evaluate "$run" linear-quick --config.schedule.epochs=1
   evaluate "$run" semisup-quick-1pct
-  evaluate "$run" semisup-quick-10pct --config.schedule.epochs=5
+  evaluate "$run" semisup-quick-10pct --config.schedule.epochs=4
   evaluate "$run" ft-quick --config.schedule.epochs=1 "--train=train[:40%]"
 done
 
