@@ -48,10 +48,10 @@ simclr=(
   --config.schedule.optimizer.lr=1e-3
 )
 train simclr "${simclr[@]}" \
-  --config.schedule.epochs=2 --config.schedule.lr.warmup=0.2
+  --config.schedule.epochs=1 --config.schedule.lr.warmup=0.1
 train mae --config=configs/mae.py:quickstart \
   --config.model.backbone.image_size=24 \
-  --config.schedule.epochs=3 --config.schedule.lr.warmup=0.3
+  --config.schedule.epochs=2 --config.schedule.lr.warmup=0.2
 
 part="--train=train[:40%]"
 for run in simclr mae; do
