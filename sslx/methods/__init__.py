@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx.config import Choice
+from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.base import Method, Plan, check_class
 from sslx.methods.finetune import Finetune
 from sslx.methods.linear import Linear
@@ -26,6 +27,7 @@ METHODS = {
   "relative_loc": RelativeLoc,
   "mocov3": MoCoV3,
   "mae": MAE,
+  "barlow_twins": BarlowTwins,
   "linear": Linear,
   "finetune": Finetune,
 }

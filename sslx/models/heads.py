@@ -34,6 +34,7 @@ class MLP(nn.Module):
   SwAV                 (2048, 128)        use_bias=True
   SimSiam projector    (2048, 2048, 2048) last_norm="plain"
   SimSiam predictor    (512, 2048)        use_bias=True
+  Barlow Twins         (8192, 8192, 8192) last_norm="plain"
   ```
 
   Attributes:

@@ -16,6 +16,10 @@ FILES = shipped.recipes(CONFIGS)
 # By name, so that no recipe is renamed without anyone noticing: a new one is
 # added here. N x M of a name is free where BatchNorm is synchronised.
 SELFSUP = """
+barlow-twins_resnet18-w25_1xb256-coslr-24e_shapes
+barlow-twins_resnet18_1xb128-coslr-200e_cifar10
+barlow-twins_resnet50_16xb128-bf16-coslr-1000e_in1k
+barlow-twins_resnet50_8xb256-coslr-300e_in1k
 mae_vit-base-p16_8xb512-bf16-coslr-1600e_in1k
 mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k
 mae_vit-base-p16_8xb512-bf16-coslr-400e_in1k
