@@ -27,6 +27,7 @@ METHODS = (
   "mocov3",
   "mae",
   "barlow_twins",
+  "vicreg",
 )
 ENTRIES = [
   f"{method}.py:{name}"

@@ -20,6 +20,7 @@ from sslx.methods.mocov3 import MoCoV3
 from sslx.methods.relative_loc import PATCHES, RelativeLoc
 from sslx.methods.simclr import SimCLR
 from sslx.methods.swav import CODE_VIEWS, SwAV
+from sslx.methods.vicreg import VICReg
 
 
 def required(experiment) -> float:
@@ -75,6 +76,12 @@ def _barlow_twins(method: BarlowTwins, views: list[tuple[int, ...]]) -> float:
   return network + 3 * 2 * b * d * d  # both views have gradients
 
 
+def _vicreg(method: VICReg, views: list[tuple[int, ...]]) -> float:
+  b, d = views[0][0], method.projector.dims[-1]
+  network = sum(_trained(method, "projector", x) for x in views)
+  return network + len(views) * 3 * 2 * b * d * d
+
+
 def _mae(method: MAE, views: list[tuple[int, ...]]) -> float:
   b, images = views[0][0], jax.ShapeDtypeStruct(views[0], jnp.float32)
   visible, patches = method.visible(images)
@@ -95,6 +102,7 @@ _COUNTS = {
   MoCoV3: _mocov3,
   MAE: _mae,
   BarlowTwins: _barlow_twins,
+  VICReg: _vicreg,
 }
 
 

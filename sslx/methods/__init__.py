@@ -19,6 +19,7 @@ from sslx.methods.mocov3 import MoCoV3
 from sslx.methods.relative_loc import RelativeLoc
 from sslx.methods.simclr import SimCLR
 from sslx.methods.swav import SwAV
+from sslx.methods.vicreg import VICReg
 
 METHODS = {
   "simclr": SimCLR,
@@ -28,6 +29,7 @@ METHODS = {
   "mocov3": MoCoV3,
   "mae": MAE,
   "barlow_twins": BarlowTwins,
+  "vicreg": VICReg,
   "linear": Linear,
   "finetune": Finetune,
 }

@@ -53,6 +53,10 @@ swav_resnet18-w25_1xb256-coslr-24e_shapes
 swav_resnet18_1xb256-mcrop-2-6-coslr-200e_cifar10-32-18
 swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96
 swav_resnet50_8xb512-mcrop-2-6-coslr-200e_in1k-224-96
+vicreg_resnet18-w25_1xb256-coslr-24e_shapes
+vicreg_resnet18_1xb256-coslr-200e_cifar10
+vicreg_resnet50_32xb64-bf16-coslr-1000e_in1k
+vicreg_resnet50_8xb64-bf16-coslr-100e_in1k
 """
 
 
