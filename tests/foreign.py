@@ -14,6 +14,7 @@ from tests import recipes, tiny
 FOLDER = tiny.ROOT / "tests" / "migrate" / "mmselfsup"
 # The recipe of each.
 RECIPES = {
+  "barlow-twins_8xb256": "barlow-twins_resnet50_8xb256-coslr-300e_in1k",
   "mae_8xb512": "mae_vit-base-p16_8xb512-bf16-coslr-800e_in1k",
   "mocov1_8xb32": "mocov2_resnet50_8xb32-coslr-200e_in1k",
   "mocov2_8xb32": "mocov2_resnet50_8xb32-coslr-200e_in1k",

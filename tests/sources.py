@@ -32,6 +32,8 @@ MOCO = "official, facebookresearch/moco@132aea9, main_moco.py"
 NOTEBOOK = "official, facebookresearch/moco@colab-notebook"
 MOCOV3 = "official, facebookresearch/moco-v3@c349e6e, CONFIG.md"
 SWAV = "official, facebookresearch/swav@06b1b7c, scripts"
+VICREG = "official, facebookresearch/vicreg@4e12602, README.md"
+BARLOW = "official, facebookresearch/barlowtwins@8e8d284, main.py"
 MAE = "official, facebookresearch/mae@efb2a80, PRETRAIN.md"
 OURS = "our figures"
 
@@ -310,6 +312,82 @@ TABLE = [
     | CIFAR10
     | view(0, 32, 1, (0.08, 1), "bicubic"),
   ),
+  # Barlow Twins
+  Row(
+    BARLOW,
+    "barlow-twins_resnet50_*",
+    under("model", redundancy_weight=0.0051, norm_groups=1)
+    | resnet(50, zero_init_residual=True)
+    | head("projector", (8192,) * 3, use_bias=False, last_norm="plain")
+    | optimizer("larc", 1e-6, exclude_1d=True, trust_coefficient=0.001)
+    # A learning rate of 0.2 for weights, and of 0.0048 for biases and norms.
+    | {"schedule.optimizer.rules": (("(bias|scale)$", {"lr": 0.024}),)}
+    | rate("cosine", 10, start=0, peak=0.2 * 2048 / 256, end=0.0016)
+    | run(2048, 1000)
+    | BFLOAT16
+    | IMAGENET
+    | view(0, 224, 1, (0.08, 1), "bicubic", BYOL, blur=1)
+    | view(1, 224, 1, (0.08, 1), "bicubic", BYOL, blur=0.1, solarize=0.2),
+  ),
+  Row(
+    MMSELFSUP,
+    "barlow-twins_resnet50_8xb256-coslr-300e_in1k",
+    {"schedule.optimizer.name": "lars", "model.dtype": "float32"}
+    | {"schedule.epochs": 300, "start": 1.6 * 1.6e-4},
+  ),
+  Row(
+    LIGHTLY,
+    "barlow-twins_resnet18_1xb128-coslr-200e_cifar10",
+    under("model", redundancy_weight=0.005, norm_groups=1)
+    | resnet(18, stem="cifar")
+    | head("projector", (2048, 2048), use_bias=False, last_norm="plain")
+    | optimizer("sgd", 5e-4)
+    | rate("cosine", 0, "epoch", start=0.06, peak=0.06)
+    | run(128, 200)
+    | IMAGENET
+    | view(0, 32, 1, (0.08, 1), "bilinear", BYOL)
+    | view(1, 32, 1, (0.08, 1), "bilinear", BYOL, solarize=0.2)
+    | under("runtime.evaluate.knn", k=(200, 20), temperature=0.1),
+  ),
+  # VICReg
+  Row(
+    VICREG,
+    "vicreg_resnet50_*",
+    under("model", invariance=25, variance=25, covariance=1, norm_groups=1)
+    | resnet(50, zero_init_residual=True)
+    | head("projector", (8192,) * 3, use_bias=False, last_norm="none")
+    | optimizer("larc", 1e-6, exclude_1d=True, trust_coefficient=0.001)
+    | rate("cosine", 10, start=0)
+    | BFLOAT16
+    | IMAGENET
+    | view(0, 224, 1, (0.08, 1), "bicubic", BYOL, blur=1)
+    | view(1, 224, 1, (0.08, 1), "bicubic", BYOL, blur=0.1, solarize=0.2),
+  ),
+  Row(
+    VICREG,
+    "vicreg_resnet50_8xb64-bf16-coslr-100e_in1k",
+    run(512, 100) | {"peak": 0.6, "end": 0.0006},
+  ),
+  Row(
+    VICREG,
+    "vicreg_resnet50_32xb64-bf16-coslr-1000e_in1k",
+    run(2048, 1000) | {"peak": 1.6, "end": 0.0016},
+  ),
+  Row(
+    SOLO,
+    "vicreg_resnet18_1xb256-coslr-200e_cifar10",
+    under("model", invariance=25, covariance=1, norm_groups=1)
+    | {"model.variance": Differs(25, 50, "does not halve the variance terms")}
+    | resnet(18, stem="cifar")
+    | head("projector", (2048,) * 3, use_bias=True, last_norm="none")
+    | FLOAT32
+    | optimizer("larc", 1e-4, trust_coefficient=0.02, trust_clip=True)
+    | under("schedule.optimizer", exclude_1d=True)
+    | rate("cosine", 10, start=3e-5, peak=0.3)
+    | run(256, LONGER)
+    | CIFAR10
+    | view(0, 32, 2, (0.2, 1), "bicubic", BYOL, solarize=0.1),
+  ),
   # Relative location
   Row(
     MMSELFSUP,
@@ -352,6 +430,14 @@ TABLE = [
     )
     for recipe, size, peak, warmup, figures in (
       ("simclr_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.temperature": 0.2}),
+      (
+        "barlow-twins_resnet18-w25_1xb256",
+        32,
+        3e-3,
+        1,
+        {"model.redundancy_weight": 0.005},
+      ),
+      ("vicreg_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.variance": 25}),
       ("mocov2_resnet18-w25_8xb32", 32, 3e-3, 1, {"model.queue_size": 2048}),
       (
         "swav_resnet18-w25_1xb256",

@@ -168,6 +168,28 @@ _METHODS = {
     ({"kind": "patches", "size": 5, "resize": 20, "crop": 18, "grey": 0.5},),
     {"model.head.hidden": 24},
   ),
+  "barlow_twins": (
+    "selfsup/barlow-twins_resnet50_16xb128-bf16-coslr-1000e_in1k.py",
+    (_VIEW,),
+    {
+      "model.projector.dims": (16, 8),
+      "model.dtype": "float32",
+      "schedule.epochs": 3,
+      "schedule.lr.warmup": 0.5,
+      "schedule.optimizer.lr": 40.0,  # Of which LARS takes a thousandth.
+    },
+  ),
+  "vicreg": (
+    "selfsup/vicreg_resnet50_8xb64-bf16-coslr-100e_in1k.py",
+    (_VIEW,),
+    {
+      "model.projector.dims": (16, 8),
+      "model.dtype": "float32",
+      "schedule.epochs": 3,
+      "schedule.lr.warmup": 0.5,
+      "schedule.optimizer.lr": 2.0,
+    },
+  ),
 }
 METHODS = tuple(_METHODS)
 _ONE_VIEW = _VIEW | {"count": 1}

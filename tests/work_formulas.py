@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from sslx.benchmark import work
+from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
 from sslx.methods.mocov3 import MoCoV3
 from sslx.methods.relative_loc import PATCHES, RelativeLoc
 from sslx.methods.simclr import SimCLR
 from sslx.methods.swav import CODE_VIEWS, SwAV
+from sslx.methods.vicreg import VICReg
 
 
 def required(experiment) -> float:
@@ -68,6 +70,18 @@ def _mocov3(method: MoCoV3, views: list[tuple[int, ...]]) -> float:
   return trained + keys + len(views) * 2 * 2 * b * b * d
 
 
+def _barlow_twins(method: BarlowTwins, views: list[tuple[int, ...]]) -> float:
+  b, d = views[0][0], method.projector.dims[-1]
+  network = sum(_trained(method, "projector", x) for x in views)
+  return network + 3 * 2 * b * d * d  # both views have gradients
+
+
+def _vicreg(method: VICReg, views: list[tuple[int, ...]]) -> float:
+  b, d = views[0][0], method.projector.dims[-1]
+  network = sum(_trained(method, "projector", x) for x in views)
+  return network + len(views) * 3 * 2 * b * d * d
+
+
 def _mae(method: MAE, views: list[tuple[int, ...]]) -> float:
   b, images = views[0][0], jax.ShapeDtypeStruct(views[0], jnp.float32)
   visible, patches = method.visible(images)
@@ -87,6 +101,8 @@ _COUNTS = {
   RelativeLoc: _relative_loc,
   MoCoV3: _mocov3,
   MAE: _mae,
+  BarlowTwins: _barlow_twins,
+  VICReg: _vicreg,
 }
 
 

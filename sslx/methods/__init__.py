@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from sslx import config as config_lib
 from sslx.config import Choice
+from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.base import Method, Plan, check_class
 from sslx.methods.finetune import Finetune
 from sslx.methods.linear import Linear
@@ -18,6 +19,7 @@ from sslx.methods.mocov3 import MoCoV3
 from sslx.methods.relative_loc import RelativeLoc
 from sslx.methods.simclr import SimCLR
 from sslx.methods.swav import SwAV
+from sslx.methods.vicreg import VICReg
 
 METHODS = {
   "simclr": SimCLR,
@@ -26,6 +28,8 @@ METHODS = {
   "relative_loc": RelativeLoc,
   "mocov3": MoCoV3,
   "mae": MAE,
+  "barlow_twins": BarlowTwins,
+  "vicreg": VICReg,
   "linear": Linear,
   "finetune": Finetune,
 }

@@ -17,6 +17,7 @@ _CLASSES = {
   "RelativeLoc": "relative_loc",
   "MoCoV3": "mocov3",
   "MAE": "mae",
+  "BarlowTwins": "barlow_twins",
 }
 # Initialisations that sslx has too.
 _MAE_INIT = (
@@ -27,6 +28,11 @@ _PAIRS_INIT = (
   {"type": "Normal", "std": 0.005, "layer": "Linear"},
   {"type": "Constant", "val": 1, "layer": ("_BatchNorm", "GroupNorm")},
 )
+_LINEAR_INIT = {
+  "type": "Kaiming",
+  "distribution": "uniform",
+  "layer": ("Linear",),
+}
 _DRAWN = "sslx draws them as the paper does"
 
 
@@ -68,6 +74,8 @@ def section(
   projector = networks.mlp(neck, of_vit=of_vit, pooled=not of_vit)
   if projector:
     found["projector"] = projector
+  if name == "barlow_twins":
+    return found | _barlow_twins(neck, head, projector)
   if name == "swav":
     return found | _swav(head, counts, hooks)
   if name == "mocov3":
@@ -97,6 +105,23 @@ def _mocov3(model: Node, head: Node) -> dict[str, Any]:
     "temperature": temperature,
     "momentum": filled(Schedule, {"start": start, "final": 1.0}),
   }
+
+
+def _barlow_twins(
+  neck: Node, head: Node, projector: dict[str, Any] | None
+) -> dict[str, Any]:
+  # A BatchNorm follows each layer and removes the scale of its weights.
+  neck.fixed("init_cfg", None, _LINEAR_INIT, why=_DRAWN)
+  head.is_a("LatentCrossCorrelationHead")
+  head.note("type", "sslx normalises over the whole batch, not over a GPU's")
+  head.idle("in_channels")  # The projector determines it.
+  loss = head.group("loss")
+  loss.is_a("CrossCorrelationLoss")
+  found = {"redundancy_weight": loss.take("lambd", float, 0.0051)}
+  if projector:
+    # MMSelfSup has that BatchNorm in the head.
+    found["projector"] = projector | {"last_norm": "plain"}
+  return found
 
 
 def _swav(

@@ -15,6 +15,7 @@ KINDS = {
   "cls_token": "cls_token",
   "mask_token": "mask_token",
 }
+_ONE_D = "(bias|scale)$"  # all of them at once
 _PARTS = {
   "simclr": {"neck": "projector/"},
   "mocov2": {"neck": "projector/"},
@@ -22,6 +23,7 @@ _PARTS = {
   "mocov3": {"neck": "projector/", "head": "predictor/"},
   "relative_loc": {"neck": "head/(fc1|bn1)/", "head": "head/fc2/"},
   "mae": {"neck": "decoder/"},
+  "barlow_twins": {"neck": "projector/"},
 }
 
 
@@ -120,6 +122,9 @@ def _written(
         by_word.setdefault(word, {})[key] = factor
   for word in exclude:
     by_word.setdefault(word, {})["exclude"] = True
+  own = by_word.get(one_d[0])
+  if whole and own and by_word == dict.fromkeys(one_d, own):
+    return {"rules": ((_ONE_D, own),), "exclude_1d": True}
   # The first match counts, so the longest word goes first.
   words = sorted(sorted(by_word), key=len, reverse=True)
   rules = tuple((known[word], by_word[word]) for word in words)

@@ -34,13 +34,15 @@ class MLP(nn.Module):
   SwAV                 (2048, 128)        use_bias=True
   SimSiam projector    (2048, 2048, 2048) last_norm="plain"
   SimSiam predictor    (512, 2048)        use_bias=True
+  Barlow Twins         (8192, 8192, 8192) last_norm="plain"
+  VICReg               (8192, 8192, 8192)
   ```
 
   Attributes:
     dims: number of outputs of each linear layer.
     use_bias: whether linear layers have biases. A layer followed by a BatchNorm
       never has one, since the BatchNorm would subtract it. (Official SwAV,
-      SimSiam and BYOL each keep some of these useless biases.)
+      SimSiam, BYOL and VICReg each keep some of these useless biases.)
     norm: whether hidden layers have a BatchNorm before their ReLU.
     last_norm: BatchNorm of the output: "none", "affine" (with scale and bias)
       or "plain" (without).

@@ -50,6 +50,20 @@ NOT_OF = {
 
 # Of each file: what its method's makers wrote, said as sslx says it.
 FIGURES = {
+  "barlow-twins_8xb256": {
+    "model.projector.dims": (8192, 8192, 8192),
+    "model.projector.last_norm": "plain",
+    "model.redundancy_weight": 0.0051,
+    "data.batch_size": 2048,
+    "data.views.0.interpolation": "bicubic",
+    "data.views.1.solarize": 0.2,
+    "schedule.optimizer.rules.0.0": "(bias|scale)$",
+    "schedule.optimizer.rules.0.1.lr": 0.024,
+    "schedule.optimizer.exclude_1d": True,
+    "schedule.lr.final": 0.001,
+    "schedule.lr.per": "step",
+    "peak": 1.6,
+  },
   "mae_8xb512": {
     "model.backbone.variant": "base",
     "model.decoder.width": 512,

@@ -26,7 +26,7 @@ HEADS = {
     dict(dims=(8, 3), use_bias=True, norm=False),
     "biased relu biased",
   ),
-  "mocov3_projector_and_simsiam_projector": (
+  "mocov3_projector_simsiam_projector_and_barlow_twins": (
     dict(dims=(8, 7, 3), last_norm="plain"),
     "linear affine relu linear affine relu linear plain",
   ),

@@ -7,6 +7,7 @@ def get_config(
   jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2),
   blur: float = 0.5,
   interpolation: str = "bilinear",
+  solarize: float = 0.0,
 ) -> dict:
   """Views of section `data`; `smallest` is the least area of a crop."""
   view = {
@@ -20,5 +21,6 @@ def get_config(
     "grey": 0.2,
     "blur": blur,
     "blur_sigma": (0.1, 2.0),
+    "solarize": solarize,
   }
   return {"data": {"views": (view,)}}
