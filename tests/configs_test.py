@@ -19,9 +19,19 @@ RECIPES = sorted(
   for kind in ("selfsup", "benchmarks")
   for path in (CONFIGS / kind).glob("*.py")
 )
+METHODS = [
+  "simclr",
+  "mocov2",
+  "swav",
+  "relative_loc",
+  "mocov3",
+  "byol",
+  "simsiam",
+  "mae",
+]
 ENTRIES = [
   f"{method}.py:{name}"
-  for method in ("simclr", "mocov2", "swav", "relative_loc", "mocov3", "mae")
+  for method in METHODS
   for name in ("cifar10", "imagenet", "quickstart")
 ]
 
@@ -97,9 +107,7 @@ def test_mocov3s_small_vit_has_12_heads():
   assert method.backbone.sizes == (384, 12, 12)
 
 
-@pytest.mark.parametrize(
-  "entry", ["simclr", "mocov2", "swav", "relative_loc", "mocov3", "mae"]
-)
+@pytest.mark.parametrize("entry", METHODS)
 def test_the_entry_point_defaults_to_cifar10(entry):
   default = settings.load(str(CONFIGS / f"{entry}.py"))
   named = settings.load(str(CONFIGS / f"{entry}.py:cifar10"))

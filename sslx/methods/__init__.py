@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from sslx import config as config_lib
 from sslx.config import Choice
 from sslx.methods.base import Method, Plan, check_class
+from sslx.methods.byol import BYOL
 from sslx.methods.finetune import Finetune
 from sslx.methods.linear import Linear
 from sslx.methods.mae import MAE
@@ -17,6 +18,7 @@ from sslx.methods.moco import MoCo
 from sslx.methods.mocov3 import MoCoV3
 from sslx.methods.relative_loc import RelativeLoc
 from sslx.methods.simclr import SimCLR
+from sslx.methods.simsiam import SimSiam
 from sslx.methods.swav import SwAV
 
 METHODS = {
@@ -25,6 +27,8 @@ METHODS = {
   "swav": SwAV,
   "relative_loc": RelativeLoc,
   "mocov3": MoCoV3,
+  "byol": BYOL,
+  "simsiam": SimSiam,
   "mae": MAE,
   "linear": Linear,
   "finetune": Finetune,

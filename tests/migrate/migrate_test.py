@@ -44,12 +44,28 @@ NOT_OF = {
   ],
   "mocov1_8xb32": [r"data\.views\.0\.blur_sigma", r"schedule.lr.warmup_from"],
   "mocov2_8xb32": [r"schedule.lr.warmup_from"],
+  "simsiam_8xb32": [r"schedule.lr.warmup_from"],
   "swav_8xb32": [r"schedule.lr.warmup_from"],
 }
 
 
 # Of each file: what its method's makers wrote, said as sslx says it.
 FIGURES = {
+  "byol_16xb256": {
+    "model.method": "byol",
+    "model.backbone.zero_init_residual": False,
+    "model.projector.dims": (4096, 256),
+    "model.predictor.dims": (4096, 256),
+    "model.predictor.last_norm": "none",
+    "model.momentum.start": 0.99,
+    "model.norm_groups": 1,
+    "data.batch_size": 4096,
+    "data.views.0.interpolation": "bicubic",
+    "data.views.1.solarize": 0.2,
+    "schedule.optimizer.exclude_1d": True,
+    "schedule.lr.warmup_from": 1e-4,
+    "peak": 4.8,
+  },
   "mae_8xb512": {
     "model.backbone.variant": "base",
     "model.decoder.width": 512,
@@ -126,6 +142,20 @@ FIGURES = {
     "schedule.lr.warmup_from": 1e-4,
     "runtime.seed": 3,
     "peak": 0.3,
+  },
+  "simsiam_8xb32": {
+    "model.method": "simsiam",
+    "model.backbone.zero_init_residual": True,
+    "model.projector.dims": (2048, 2048, 2048),
+    "model.projector.last_norm": "plain",
+    "model.predictor.dims": (512, 2048),
+    "model.predictor.use_bias": True,
+    "data.batch_size": 256,
+    "schedule.optimizer.rules.0.0": "predictor/",
+    "schedule.optimizer.rules.0.1.schedule.kind": "constant",
+    "schedule.optimizer.weight_decay": 1e-4,
+    "schedule.lr.per": "epoch",
+    "peak": 0.05,
   },
   "swav_8xb32": {
     "model.prototypes": 3000,
