@@ -28,6 +28,19 @@ def inverse_norms(x: jax.Array, eps: float = 1e-12) -> jax.Array:
   return jax.lax.rsqrt(jnp.maximum(square, eps * eps))
 
 
+def cosine(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+  """Mean cosine similarity of predictions [b, d] to fixed targets [b, d].
+
+  No gradient flows into the targets. Both are normalised here.
+
+  Returns:
+    f32 scalar, the mean over the rows given. BYOL's loss, eq. 2, is twice its
+    distance from 1; SimSiam's, eq. 1, is its negative.
+  """
+  targets = l2_normalize(jax.lax.stop_gradient(targets))
+  return jnp.mean(jnp.sum(l2_normalize(predictions) * targets, axis=-1))
+
+
 def nt_xent(
   z: jax.Array, temperature: float, axis: Axis
 ) -> tuple[jax.Array, jax.Array]:

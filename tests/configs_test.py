@@ -25,9 +25,11 @@ METHODS = (
   "swav",
   "relative_loc",
   "mocov3",
-  "mae",
+  "byol",
+  "simsiam",
   "barlow_twins",
   "vicreg",
+  "mae",
 )
 ENTRIES = [
   f"{method}.py:{name}"

@@ -15,6 +15,7 @@ FOLDER = tiny.ROOT / "tests" / "migrate" / "mmselfsup"
 # The recipe of each.
 RECIPES = {
   "barlow-twins_8xb256": "barlow-twins_resnet50_8xb256-coslr-300e_in1k",
+  "byol_16xb256": "byol_resnet50_16xb256-coslr-200e_in1k",
   "mae_8xb512": "mae_vit-base-p16_8xb512-bf16-coslr-800e_in1k",
   "mocov1_8xb32": "mocov2_resnet50_8xb32-coslr-200e_in1k",
   "mocov2_8xb32": "mocov2_resnet50_8xb32-coslr-200e_in1k",
@@ -24,6 +25,7 @@ RECIPES = {
   ),
   "relative-loc_8xb64": "relative-loc_resnet50_8xb64-steplr-70e_in1k",
   "simclr_8xb32": "simclr_resnet50_8xb32-coslr-200e_in1k",
+  "simsiam_8xb32": "simsiam_resnet50_8xb32-coslr-200e_in1k",
   "swav_8xb32": "swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96",
 }
 FILES = [FOLDER / f"{name}.py" for name in RECIPES]

@@ -186,3 +186,25 @@ def test_sinkhorn_of_scores_in_float16_overflows_there_but_not_here():
     rtol=1e-4,
     atol=1e-7,
   )
+
+
+def test_cosine_and_its_gradient_equal_their_formulas():
+  rng = np.random.default_rng(0)
+  p, z = rng.normal(size=(2, 6, 5))
+  unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+  value = lambda p: np.mean(np.sum(unit(p) * unit(z), axis=1))
+  found, (to_p, to_z) = jax.value_and_grad(losses.cosine, argnums=(0, 1))(
+    jnp.float32(p), jnp.float32(z)
+  )
+  np.testing.assert_allclose(found, value(p), rtol=1e-5)
+  assert not np.any(to_z)
+  cosines = np.sum(unit(p) * unit(z), axis=1, keepdims=True)
+  lengths = np.linalg.norm(p, axis=1, keepdims=True)
+  by_formula = (unit(z) - cosines * unit(p)) / lengths / len(p)
+  np.testing.assert_allclose(to_p, by_formula, rtol=1e-4, atol=1e-6)
+  differences = np.zeros_like(p)
+  for i in np.ndindex(p.shape):
+    shift = np.zeros_like(p)
+    shift[i] = 1e-5
+    differences[i] = (value(p + shift) - value(p - shift)) / 2e-5
+  np.testing.assert_allclose(to_p, differences, rtol=1e-3, atol=1e-6)

@@ -53,6 +53,58 @@ def mlp(x, params):
   return batch_norm(x @ params[f"fc{depth}"]["kernel"])
 
 
+def siamese(x, params):
+  """`tiny.Convs` and a head, by the batch's own statistics.
+
+  Returns:
+    The head's output; and what each BatchNorm is given, for its statistics.
+  """
+  given = {"backbone": {}, "projector": {}}
+  for i in (1, 2):
+    layer = params["backbone"][f"conv{i}"]["kernel"]
+    x = jax.lax.conv_general_dilated(
+      x, layer, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    given["backbone"][f"bn{i}"] = flat = x.reshape(-1, x.shape[-1])
+    flat = batch_norm(flat, params["backbone"][f"bn{i}"])
+    x = jnp.log1p(jnp.exp(flat)).reshape(x.shape)
+  z, given["projector"] = head(x.mean((1, 2)), params["projector"])
+  return z, given
+
+
+def head(x, params):
+  """Linear layers with BatchNorm and ReLU between.
+
+  Returns:
+    As `siamese`.
+  """
+  given = {}
+  depth = sum(name.startswith("fc") for name in params)
+  for i in range(1, depth + 1):
+    layer = params[f"fc{i}"]
+    x = x @ layer["kernel"] + layer.get("bias", 0)
+    if i < depth:
+      given[f"bn{i}"] = x
+      x = jnp.maximum(batch_norm(x, params[f"bn{i}"]), 0)
+  return x, given
+
+
+def running(old, given):
+  """The running statistics after a batch, as torch has them."""
+  momentum = 0.9
+  return {
+    name: {
+      "mean": momentum * old[name]["mean"] + (1 - momentum) * x.mean(0),
+      "var": momentum * old[name]["var"] + (1 - momentum) * x.var(0, ddof=1),
+    }
+    for name, x in given.items()
+  }
+
+
+def unit(x):
+  return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
 def assert_near(new, old, tolerance):
   """Each array is near; what is far smaller than the rest is rounding.
 

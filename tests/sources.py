@@ -8,6 +8,8 @@ width, depth and heads of a ViT.
 
 from typing import Any, NamedTuple
 
+from sslx.schedules import Schedule
+
 
 class Differs(NamedTuple):
   """A figure that is not the source's on purpose."""
@@ -35,6 +37,8 @@ SWAV = "official, facebookresearch/swav@06b1b7c, scripts"
 VICREG = "official, facebookresearch/vicreg@4e12602, README.md"
 BARLOW = "official, facebookresearch/barlowtwins@8e8d284, main.py"
 MAE = "official, facebookresearch/mae@efb2a80, PRETRAIN.md"
+DEEPMIND = "official, google-deepmind/deepmind-research@f5de0ed, byol"
+SIMSIAM = "official, facebookresearch/simsiam@a7bc177, main_simsiam.py"
 OURS = "our figures"
 
 
@@ -100,10 +104,19 @@ BFLOAT16 = {"model.dtype": Differs("float16", "bfloat16", "mixed float16")}
 FLOAT32 = {"model.dtype": Differs("float16", "float32", "mixed float16")}
 LONGER = Differs(1000, 200, "trains for 1000 epochs")
 RISING = under("model.momentum", kind="cosine", start=0.99, final=1.0)
+CONSTANT = {
+  k: x for k, x in vars(Schedule("constant")).items() if x is not None
+}
+FIXED_PREDICTOR = (("predictor/", {"schedule": CONSTANT}),)
 CODES = under("model", prototypes=3000, temperature=0.1, epsilon=0.05)
 CODES |= {"model.sinkhorn_iterations": 3}
 CODES |= head("projector", (2048, 128), use_bias=True, last_norm="none")
 CODES |= FLOAT32
+TARGETED = under("model", norm_groups=1) | resnet(50) | IMAGENET
+TARGETED |= head("projector", (4096, 256), use_bias=False, last_norm="none")
+TARGETED |= head("predictor", (4096, 256), use_bias=False, last_norm="none")
+TARGETED |= view(0, 224, 1, (0.08, 1), "bicubic", BYOL, blur=1)
+TARGETED |= view(1, 224, 1, (0.08, 1), "bicubic", BYOL, blur=0.1, solarize=0.2)
 DECODER = under("model.decoder", width=512, depth=8, heads=16)
 DECODER |= under("model", mask_ratio=0.75, norm_pix=True)
 
@@ -282,6 +295,85 @@ TABLE = [
     | view(0, 32, 1, (0.08, 1), "bicubic", BYOL)
     | view(1, 32, 1, (0.08, 1), "bicubic", BYOL, solarize=0.2),
   ),
+  # BYOL
+  *(
+    Row(
+      DEEPMIND,
+      f"byol_resnet50_16xb256-coslr-{epochs}e_in1k",
+      TARGETED
+      | under("model.momentum", kind="cosine", start=tau, final=1.0)
+      | optimizer("larc", decay, exclude_1d=True, trust_coefficient=0.001)
+      | rate("cosine", 10, start=0, peak=lr * 4096 / 256)
+      | run(4096, epochs),
+    )
+    for epochs, lr, decay, tau in (
+      (100, 0.45, 1e-6, 0.99),
+      (300, 0.3, 1e-6, 0.99),
+      (1000, 0.2, 1.5e-6, 0.996),
+    )
+  ),
+  Row(
+    MMSELFSUP,
+    "byol_resnet50_16xb256-coslr-200e_in1k",
+    TARGETED
+    | RISING
+    | optimizer("lars", 1e-6, exclude_1d=True, trust_coefficient=0.001)
+    | rate("cosine", 10, "epoch", start=4.8e-4, peak=4.8)
+    | run(4096, 200),
+  ),
+  Row(
+    SOLO,
+    "byol_resnet18_1xb256-coslr-200e_cifar10",
+    under("model", norm_groups=1)
+    | RISING
+    | resnet(18, stem="cifar")
+    | head("projector", (4096, 256), use_bias=True, last_norm="none")
+    | head("predictor", (4096, 256), use_bias=True, last_norm="none")
+    | FLOAT32
+    | optimizer(
+      "larc", 1e-5, exclude_1d=True, trust_coefficient=0.02, trust_clip=True
+    )
+    | rate("cosine", 10, start=3e-5, peak=1.0)
+    | run(256, LONGER)
+    | CIFAR10
+    | view(0, 32, 1, (0.08, 1), "bicubic", BYOL)
+    | view(1, 32, 1, (0.08, 1), "bicubic", BYOL, solarize=0.2),
+  ),
+  # SimSiam
+  *(
+    Row(
+      source,
+      f"simsiam_resnet50_{recipe}_in1k",
+      under("model", norm_groups=1)
+      | resnet(50, zero_init_residual=True)
+      | head("projector", (2048,) * 3, use_bias=False, last_norm="plain")
+      | head("predictor", (512, 2048), use_bias=True, last_norm="none")
+      | optimizer("sgd", 1e-4, rules=FIXED_PREDICTOR)
+      | rate("cosine", 0, "epoch", start=peak, peak=peak)
+      | run(batch, epochs)
+      | IMAGENET
+      | view(0, 224, 2, (0.2, 1), "bilinear", WEAK, blur=0.5),
+    )
+    for source, recipe, batch, epochs, peak in (
+      (SIMSIAM, "8xb64-coslr-100e", 512, 100, 0.1),
+      (SIMSIAM, "8xb32-coslr-100e", 256, 100, 0.05),
+      (MMSELFSUP, "8xb32-coslr-200e", 256, 200, 0.05),
+    )
+  ),
+  Row(
+    LIGHTLY,
+    "simsiam_resnet18_1xb128-coslr-200e_cifar10",
+    under("model", norm_groups=1)
+    | resnet(18, stem="cifar")
+    | head("projector", (2048, 2048), use_bias=False, last_norm="affine")
+    | head("predictor", (512, 2048), use_bias=True, last_norm="none")
+    | optimizer("sgd", 5e-4)
+    | rate("cosine", 0, "epoch", start=0.06, peak=0.06)
+    | run(128, 200)
+    | IMAGENET
+    | view(0, 32, 2, (0.2, 1), "bilinear", WEAK)
+    | under("runtime.evaluate.knn", k=(200, 20), temperature=0.1),
+  ),
   # MAE
   Row(
     MAE,
@@ -439,6 +531,8 @@ TABLE = [
       ),
       ("vicreg_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.variance": 25}),
       ("mocov2_resnet18-w25_8xb32", 32, 3e-3, 1, {"model.queue_size": 2048}),
+      ("byol_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.momentum.start": 0.97}),
+      ("simsiam_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.norm_groups": 1}),
       (
         "swav_resnet18-w25_1xb256",
         32,

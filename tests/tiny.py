@@ -163,6 +163,22 @@ _METHODS = {
       "schedule.optimizer.lr": 200.0,  # Of which LARC takes a thousandth.
     },
   ),
+  "byol": (
+    "selfsup/byol_resnet50_16xb256-coslr-100e_in1k.py",
+    (_VIEW,),
+    {
+      "model.projector.dims": (16, 8),
+      "model.predictor.dims": (16, 8),
+      "model.momentum.start": 0.8,
+      "schedule.lr.warmup": 0.0,
+      "schedule.optimizer.lr": 200.0,  # Of which LARC takes a thousandth.
+    },
+  ),
+  "simsiam": (
+    "selfsup/simsiam_resnet50_8xb64-coslr-100e_in1k.py",
+    (_VIEW,),
+    {"model.projector.dims": (16, 16, 8), "model.predictor.dims": (4, 8)},
+  ),
   "relative_loc": (
     "selfsup/relative-loc_resnet50_8xb64-steplr-70e_in1k.py",
     ({"kind": "patches", "size": 5, "resize": 20, "crop": 18, "grey": 0.5},),

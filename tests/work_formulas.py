@@ -14,11 +14,13 @@ import jax.numpy as jnp
 
 from sslx.benchmark import work
 from sslx.methods.barlow_twins import BarlowTwins
+from sslx.methods.byol import BYOL
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
 from sslx.methods.mocov3 import MoCoV3
 from sslx.methods.relative_loc import PATCHES, RelativeLoc
 from sslx.methods.simclr import SimCLR
+from sslx.methods.simsiam import SimSiam
 from sslx.methods.swav import CODE_VIEWS, SwAV
 from sslx.methods.vicreg import VICReg
 
@@ -82,6 +84,17 @@ def _vicreg(method: VICReg, views: list[tuple[int, ...]]) -> float:
   return network + len(views) * 3 * 2 * b * d * d
 
 
+def _byol(method: BYOL, views: list[tuple[int, ...]]) -> float:
+  target = sum(_forward(method, "projector", x) for x in views)
+  return _siamese(method, views) + target
+
+
+def _siamese(method: Any, views: list[tuple[int, ...]]) -> float:
+  b, d = views[0][0], method.projector.dims[-1]
+  predictor, _ = _matmuls(method.predictor, (b, d))
+  return sum(_trained(method, "projector", x) + 3 * predictor for x in views)
+
+
 def _mae(method: MAE, views: list[tuple[int, ...]]) -> float:
   b, images = views[0][0], jax.ShapeDtypeStruct(views[0], jnp.float32)
   visible, patches = method.visible(images)
@@ -100,6 +113,8 @@ _COUNTS = {
   SwAV: _swav,
   RelativeLoc: _relative_loc,
   MoCoV3: _mocov3,
+  BYOL: _byol,
+  SimSiam: _siamese,
   MAE: _mae,
   BarlowTwins: _barlow_twins,
   VICReg: _vicreg,

@@ -11,6 +11,7 @@ from sslx import config as config_lib
 from sslx.config import Choice
 from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.base import Method, Plan, check_class
+from sslx.methods.byol import BYOL
 from sslx.methods.finetune import Finetune
 from sslx.methods.linear import Linear
 from sslx.methods.mae import MAE
@@ -18,6 +19,7 @@ from sslx.methods.moco import MoCo
 from sslx.methods.mocov3 import MoCoV3
 from sslx.methods.relative_loc import RelativeLoc
 from sslx.methods.simclr import SimCLR
+from sslx.methods.simsiam import SimSiam
 from sslx.methods.swav import SwAV
 from sslx.methods.vicreg import VICReg
 
@@ -27,6 +29,8 @@ METHODS = {
   "swav": SwAV,
   "relative_loc": RelativeLoc,
   "mocov3": MoCoV3,
+  "byol": BYOL,
+  "simsiam": SimSiam,
   "mae": MAE,
   "barlow_twins": BarlowTwins,
   "vicreg": VICReg,

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from sslx import losses, monitors, schedules
-from sslx.data import augment
 from sslx.methods.base import Method
 from sslx.methods.run import Run
 from sslx.models import heads
@@ -44,12 +43,7 @@ class MoCoV3(Method):
   def __post_init__(self):
     schedules.require_positive(self, "temperature")
     schedules.require_between(self, "momentum", 0, 1, "in [0, 1]")
-    queries, keys = self.predictor.dims[-1], self.projector.dims[-1]
-    if queries != keys:
-      raise ValueError(
-        f"predictor.dims ends in {queries}, and projector.dims in {keys};"
-        " queries and keys must be of one width."
-      )
+    heads.require_same_width(self.predictor, self.projector)
 
   def loss(self, run: Run) -> jax.Array:
     """Computes the loss of algorithm 1: ctr(q1, k2) + ctr(q2, k1)."""
@@ -57,9 +51,7 @@ class MoCoV3(Method):
     # updates its running statistics once per view.
     q, k, h = [], [], []
     for n, x in enumerate(run.views):
-      drop = {}
-      if getattr(self.backbone, "drop_path", 0):
-        drop = {"keys": augment.fold(run.keys, n)}
+      drop = run.drop(n)
       h.append(run("backbone", x, **drop))
       z = run("predictor", run("projector", h[-1]))
       q.append(losses.l2_normalize(z))

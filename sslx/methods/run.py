@@ -142,6 +142,16 @@ class Run:
     y = network.apply(variables, x, train=False, axis=self.axis, **arguments)
     return jax.lax.stop_gradient(y)
 
+  def drop(self, n: int) -> dict[str, jax.Array]:
+    """Arguments with which a backbone drops branches, if it has `drop_path`.
+
+    Args:
+      n: number of the view. Each has keys of its own; a teacher has the same.
+    """
+    if not getattr(self._method.backbone, "drop_path", 0):
+      return {}
+    return {"keys": augment.fold(self.keys, n)}
+
   def at(self, value: Value) -> jax.Array | float:
     """Returns the value of a schedule at this step; a number as it is."""
     return schedules.curve(value, self._method.plan)(self.step)

@@ -16,6 +16,8 @@ _CLASSES = {
   "SwAV": "swav",
   "RelativeLoc": "relative_loc",
   "MoCoV3": "mocov3",
+  "BYOL": "byol",
+  "SimSiam": "simsiam",
   "MAE": "mae",
   "BarlowTwins": "barlow_twins",
 }
@@ -80,6 +82,10 @@ def section(
     return found | _swav(head, counts, hooks)
   if name == "mocov3":
     return found | _mocov3(model, head)
+  if name == "byol":
+    return found | _latent(head) | _rising(model, 0.996)
+  if name == "simsiam":
+    return found | _latent(head)
   head.is_a("ContrastiveHead")
   _cross_entropy(head)
   found["temperature"] = head.take("temperature", float, 0.1)
@@ -98,12 +104,10 @@ def _mocov3(model: Node, head: Node) -> dict[str, Any]:
   head.is_a("MoCoV3Head")
   temperature = head.take("temperature", float, 1.0)
   _cross_entropy(head, 2 * temperature)
-  predictor = networks.mlp(head.group("predictor"), of_vit=False, pooled=False)
-  start = _momentum(model, "base_momentum", 0.99)
   return {
-    **({"predictor": predictor} if predictor else {}),
+    **_predictor(head),
     "temperature": temperature,
-    "momentum": filled(Schedule, {"start": start, "final": 1.0}),
+    **_rising(model, 0.99),
   }
 
 
@@ -122,6 +126,26 @@ def _barlow_twins(
     # MMSelfSup has that BatchNorm in the head.
     found["projector"] = projector | {"last_norm": "plain"}
   return found
+
+
+def _latent(head: Node) -> dict[str, Any]:
+  head.is_a("LatentPredictHead")
+  loss = head.group("loss")
+  loss.is_a("CosineSimilarityLoss")
+  loss.idle("shift_factor")  # A constant has no gradient.
+  loss.fixed("scale_factor", 1.0)
+  return _predictor(head)
+
+
+def _predictor(head: Node) -> dict[str, Any]:
+  found = networks.mlp(head.group("predictor"), of_vit=False, pooled=False)
+  return {"predictor": found} if found else {}
+
+
+def _rising(model: Node, default: float) -> dict[str, Any]:
+  """A momentum that rises to 1 along half a cosine."""
+  start = _momentum(model, "base_momentum", default)
+  return {"momentum": filled(Schedule, {"start": start, "final": 1.0})}
 
 
 def _swav(

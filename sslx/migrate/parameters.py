@@ -21,24 +21,34 @@ _PARTS = {
   "mocov2": {"neck": "projector/"},
   "swav": {"neck": "projector/", "head": "prototypes"},
   "mocov3": {"neck": "projector/", "head": "predictor/"},
+  "byol": {"neck": "projector/", "head": "predictor/"},
+  "simsiam": {
+    "neck": "projector/",
+    "head": "predictor/",
+    "predictor": "predictor/",
+  },
   "relative_loc": {"neck": "head/(fc1|bn1)/", "head": "head/fc2/"},
   "mae": {"neck": "decoder/"},
   "barlow_twins": {"neck": "projector/"},
 }
 
 
-def rules(node: Node, model: dict[str, Any], optimizer: str) -> dict[str, Any]:
+def rules(
+  node: Node, model: dict[str, Any], optimizer: str, *, fixes: bool = False
+) -> dict[str, Any]:
   """The keys of `schedule.optimizer` with rules for parameters.
 
   Args:
     node: `paramwise_cfg`.
     model: section `model`, as translated.
     optimizer: name of the optimiser in sslx.
+    fixes: whether a hook keeps the learning rate where `fix_lr` is set.
   """
   one_d, known = flat(model), _known(model)
   exclude: list[str] = []
   decay: dict[str, float] = {}
   rate: dict[str, float] = {}
+  constant: list[str] = []
   custom = node.group("custom_keys")
   for word in custom:
     if word == "pos_embed":
@@ -49,6 +59,11 @@ def rules(node: Node, model: dict[str, Any], optimizer: str) -> dict[str, Any]:
       continue
     own = custom.group(word)
     rate[word] = own.take("lr_mult", float, 1.0)
+    if own.take("fix_lr", bool, False):
+      if fixes:
+        constant.append(word)
+      else:
+        own.note("fix_lr", "it takes a SimSiamHook with fix_pred_lr=True")
     factor = own.take("decay_mult", float, 1.0)
     # In sslx's lars, `exclude` turns off both the decay and the trust ratio.
     alone = optimizer != "lars" or own.take("lars_exclude", bool, False)
@@ -65,7 +80,7 @@ def rules(node: Node, model: dict[str, Any], optimizer: str) -> dict[str, Any]:
       decay |= dict.fromkeys(one_d, 0.0)
     else:
       exclude += [word for word in one_d if word not in exclude]
-  return _written(exclude, decay, rate, known, one_d)
+  return _written(exclude, decay, rate, constant, known, one_d)
 
 
 def _known(model: dict[str, Any]) -> dict[str, str]:
@@ -108,6 +123,7 @@ def _written(
   exclude: list[str],
   decay: dict[str, float],
   rate: dict[str, float],
+  constant: list[str],
   known: dict[str, str],
   one_d: list[str],
 ) -> dict[str, Any]:
@@ -120,6 +136,8 @@ def _written(
     for word, factor in factors.items():
       if factor != 1:
         by_word.setdefault(word, {})[key] = factor
+  for word in constant:
+    by_word.setdefault(word, {})["schedule"] = {"kind": "constant"}
   for word in exclude:
     by_word.setdefault(word, {})["exclude"] = True
   own = by_word.get(one_d[0])

@@ -32,7 +32,10 @@ def section(
   optimizer = _optimizer(wrapper.group("optimizer"))
   optimizer["lr"] *= scale
   rules = parameters.rules(
-    wrapper.group("paramwise_cfg"), model, optimizer["name"]
+    wrapper.group("paramwise_cfg"),
+    model,
+    optimizer["name"],
+    fixes=_fixes(config.groups("custom_hooks"), optimizer["lr"]),
   )
   rules["rules"] += _freezing(config.groups("custom_hooks"))
   rules["rules"] = filled(tuple[tuple[str, Rule], ...], rules["rules"])
@@ -67,7 +70,7 @@ def _optimizer(node: Node) -> dict[str, Any]:
   lr = node.take("lr", float)
   if lr <= 0:
     raise ConfigError(f"{node.at('lr')} is {lr}; sslx needs a rate above 0.")
-  found: dict[str, Any] = {"lr": lr}
+  found: dict[str, Any] = {"lr": lr, "layer_decay": 1.0}
   if kind == "AdamW":
     node.fixed("amsgrad", False)
     b1, b2 = node.take("betas", tuple[float, float], (0.9, 0.999))
@@ -115,6 +118,16 @@ def _freezing(hooks: list[Node]) -> tuple[tuple[str, dict[str, Any]], ...]:
       steps = frozen.take("prototypes", int)
       return (("prototypes", {"freeze": {"steps": steps}}),)
   return ()
+
+
+def _fixes(hooks: list[Node], peak: float) -> bool:
+  """Whether a hook keeps some learning rates at their first value."""
+  for hook in hooks:
+    if hook.kind() == "SimSiamHook":
+      hook.idle("priority", "adjust_by_epoch")
+      hook.fixed("lr", peak, why=f"{peak:g} in sslx, the first of all others")
+      return hook.take("fix_pred_lr", bool)
+  return False
 
 
 def _rate(config: Node, epochs: int, peak: float) -> dict[str, Any]:

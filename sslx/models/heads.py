@@ -20,8 +20,9 @@ class MLP(nn.Module):
 
   Weights and biases are drawn as in torch's `nn.Linear`: uniform within
   1 / sqrt(inputs). So does the official code of every method below except
-  SimCLR, which draws N(0, 0.01^2); there a BatchNorm follows each layer and
-  removes the scale.
+  SimCLR, which draws N(0, 0.01^2), and BYOL, which draws a normal truncated at
+  two of its deviations, 1 / sqrt(inputs). There a BatchNorm or the loss removes
+  the scale of each layer.
 
   The heads of the papers, by `dims` (hidden, ..., output):
 
@@ -32,10 +33,13 @@ class MLP(nn.Module):
   MoCo v3 projector    (4096, 4096, 256)  last_norm="plain"; R50: (4096, 256)
   MoCo v3 predictor    (4096, 256)        last_norm="plain"; R50: "none"
   SwAV                 (2048, 128)        use_bias=True
+  BYOL, both           (4096, 256)
+  BYOL, CIFAR, both    (4096, 256)        use_bias=True
   SimSiam projector    (2048, 2048, 2048) last_norm="plain"
   SimSiam predictor    (512, 2048)        use_bias=True
   Barlow Twins         (8192, 8192, 8192) last_norm="plain"
   VICReg               (8192, 8192, 8192)
+  SimSiam, CIFAR       (2048, 2048)       last_norm="affine"
   ```
 
   Attributes:
@@ -241,6 +245,16 @@ class PrototypeHead(nn.Module):
       ones = nn.initializers.ones
       rows *= self.param("scale", ones, (self.prototypes,))[:, None]
     return losses.l2_normalize(x) @ rows.T
+
+
+def require_same_width(predictor: MLP, projector: MLP) -> None:
+  """Raises a ValueError if one cannot predict what the other outputs."""
+  predicted, target = predictor.dims[-1], projector.dims[-1]
+  if predicted != target:
+    raise ValueError(
+      f"predictor.dims ends in {predicted}, and projector.dims in {target};"
+      " predictions and what they predict must be of one width."
+    )
 
 
 _normal = nn.initializers.normal

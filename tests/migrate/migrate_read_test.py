@@ -84,7 +84,7 @@ BACKBONE = "model = dict(backbone=dict(_delete_=True, type={!r}))"
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("model = dict(type='BYOL')", "model.type is 'BYOL'; there are recipes of"),
+    ("model = dict(type='NPID')", "model.type is 'NPID'; there are recipes of"),
     ("x = 1", "model.type is missing"),
     ("model = dict(", "cannot be read: .*never closed"),
     ("_base_ = 'a.py'", "inherits itself"),
