@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from sslx import losses
@@ -195,8 +195,10 @@ def uniformity(rows: jax.Array, *, mesh: Mesh) -> float:
 
 def _replicated(function, array, *, mesh):
   """Computes on the whole array; the result is the same on all devices."""
-  whole = NamedSharding(mesh, P())
-  return jax.device_get(jax.jit(function, out_shardings=whole)(array))
+  whole = jax.shard_map(
+    function, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False
+  )
+  return jax.device_get(jax.jit(whole)(array))
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
