@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from sslx.data import operations
 from sslx.features.extract import without_remat
-from sslx.models import transformer
 from sslx.weights.run import Run
 
 
@@ -41,7 +42,7 @@ def attention(run: Run, pixels: jax.Array) -> jax.Array:
     mutable=["intermediates"],
   )
   (qkv,) = captured["intermediates"][last]["attn"]["qkv"]["__call__"]
-  weights = transformer.attention_weights(qkv.astype(vit.dtype))
+  weights = attention_weights(qkv.astype(vit.dtype))
   if vit.class_token:
     weights = weights[:, :, 0]
   else:
@@ -49,3 +50,18 @@ def attention(run: Run, pixels: jax.Array) -> jax.Array:
   return weights[..., vit.before :].reshape(
     *weights.shape[:2], *vit.grid(images)
   )
+
+
+def attention_weights(qkv: jax.Array) -> jax.Array:
+  """Computes the weights by which `transformer.Attention` averages the values.
+
+  Args:
+    qkv: [b, t, 3, heads, d], the output of the layer "qkv".
+
+  Returns:
+    f32[b, heads, t, t]: for each query the weights of all tokens, which sum to
+    1 (Vaswani et al., Attention Is All You Need, 2017, eq. 1).
+  """
+  q, k = (qkv[:, :, i].astype(jnp.float32) for i in range(2))
+  logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(q.shape[-1])
+  return jax.nn.softmax(logits, axis=-1)

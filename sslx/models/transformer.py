@@ -140,21 +140,6 @@ class Attention(nn.Module):
     )(x).astype(self.dtype)
 
 
-def attention_weights(qkv: jax.Array) -> jax.Array:
-  """Computes the weights by which `Attention` averages the values.
-
-  Args:
-    qkv: [b, t, 3, heads, d], the output of the layer "qkv".
-
-  Returns:
-    f32[b, heads, t, t]: for each query the weights of all tokens, which sum to
-    1 (Vaswani et al., Attention Is All You Need, 2017, eq. 1).
-  """
-  q, k = (qkv[:, :, i].astype(jnp.float32) for i in range(2))
-  logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(q.shape[-1])
-  return jax.nn.softmax(logits, axis=-1)
-
-
 class MLP(nn.Module):
   """Two linear layers with an exact GELU between them."""
 
