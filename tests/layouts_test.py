@@ -99,9 +99,10 @@ def test_features_are_evaluated_on_sharded_parameters(small_is_sharded):
   ("written", "layouts"),
   [
     ("replicated", ("replicated", "both")),
-    pytest.param("both", ("replicated", *LAYOUTS), marks=pytest.mark.slow),
+    ("both", ("replicated", *LAYOUTS)),
   ],
 )
+@pytest.mark.slow
 def test_a_checkpoint_restores_in_every_layout(
   reference, small_is_sharded, tmp_path, written, layouts
 ):

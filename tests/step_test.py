@@ -61,6 +61,7 @@ def test_three_steps_do_not_depend_on_devices_or_mode(
   tiny.assert_close(state, old_state, 1e-3)
 
 
+@pytest.mark.slow
 def test_steps_of_a_resnet_do_not_depend_on_devices_or_mode(resnet):
   """In pmap mode; in pjit mode they are those of `fsdp`."""
   config = tiny.config(runtime__parallel__mode="pmap")

@@ -13,10 +13,10 @@ from array_record.python import array_record_module
 from PIL import Image
 
 from sslx import experiment as experiment_lib
-from sslx import report
 from sslx.config import ConfigError
 from sslx.data import augment, crops, operations, sets, sources
 from sslx.data.views import Crop, coloured
+from sslx.report import views as report
 from tests import tiny
 
 RNG = np.random.default_rng(0)
@@ -181,6 +181,7 @@ def build(method, channels, sets):
   return experiment_lib.build(config, sets=sets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("method", "channels", "sets"),
   [

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from sslx import experiment as experiment_lib
-from sslx import methods, report
+from sslx import methods
 from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.data import augment, loader, sets, views
+from sslx.report import views as report
 from tests import tiny
 
 MODULE = """

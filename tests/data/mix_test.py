@@ -102,6 +102,7 @@ def test_shares_have_timms_distribution():
   assert scipy.stats.ks_2samp(share, cut).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_devices_and_micro_batches_do_not_matter():
   key, settings = jax.random.key(2), Mix(mixup=0.0)
   wanted = mixed(settings, IMAGES, LABELS, key)

@@ -163,7 +163,8 @@ def test_what_does_not_fit_is_refused(change, message):
     config.update_from_flattened_dict(change)
     if "one number" in message:
       config.model.method = "linear"
-      del config.model.smoothing
+      for key in ("smoothing", "mix", "erase"):
+        del config.model[key]
   with pytest.raises((ConfigError, ValueError), match=message):
     tiny.build_method(config)
 

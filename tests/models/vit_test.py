@@ -327,6 +327,7 @@ def test_images_that_patches_do_not_divide_are_refused(tiny):
     module.apply({"params": params}, np.zeros((1, 18, 18, 3)), train=False)
 
 
+@pytest.mark.slow
 def test_rematerialisation_keeps_a_fifth_for_a_third_more_work():
   """Of ViT-B/16: what the backward pass is left with, beside the parameters."""
   kept, flops = [], []

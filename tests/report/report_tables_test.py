@@ -128,6 +128,7 @@ def test_schedules_are_those_of_the_run(tmp_path, capsys):
     command.main(["schedule", f"--config={spec}", "--images=3"])
 
 
+@pytest.mark.slow
 def test_a_network_by_module(tmp_path, capsys):
   """A ViT's block as on paper: 12 d^2 weights, and attention of t tokens."""
   config = tiny.vit_config("mocov3")

@@ -156,6 +156,7 @@ def assert_close(found, wanted):
   assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("luma", 1), ("bands", 2)])
 def test_images_of_other_channels(name, count, exported, saved, monkeypatch):
   workdir, _ = saved(name)
