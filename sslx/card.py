@@ -66,12 +66,20 @@ def circumstances(devices: Any) -> Card:
     "commit": _commit(),
     "versions": {
       "python": platform.python_version(),
-      **{name: importlib.metadata.version(name) for name in packages},
+      **{name: _version(name) for name in packages},
     },
     "hardware": f"{len(devices)} x {kind}",
     "processes": jax.process_count(),
     "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
   }
+
+
+def _version(package: str) -> str | None:
+  """Returns the version of a package; None if it was not installed as one."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
 
 
 def command() -> str:
