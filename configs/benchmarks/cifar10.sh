@@ -36,7 +36,7 @@ evaluate() { # name of the run; protocol; flags
   shift 2
   for network in --nountrained --untrained; do
     "$python" -m sslx.evaluate --workdir="$out/$name" --protocol="$protocol" \
-      "$network" "$@"
+      "$network" "--test=test[:50%]" "$@"
   done
 }
 

@@ -19,4 +19,6 @@ def get_config() -> ConfigDict:
       "smoothing": 0.1,
     },
     data={"batch_size": 256},
+    # An epoch is short.
+    runtime={"checkpoint": {"every_epochs": 10.0}},
   )

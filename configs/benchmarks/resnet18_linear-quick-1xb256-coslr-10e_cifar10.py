@@ -22,4 +22,6 @@ def get_config() -> ConfigDict:
       "classifier": {"classes": 10, "norm": True},
     },
     data={"batch_size": 256},
+    # An epoch is short.
+    runtime={"checkpoint": {"every_epochs": 10.0}},
   )
