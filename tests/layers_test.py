@@ -74,7 +74,7 @@ def importing(package):
     ("grain", ["sslx.data.pipeline"]),
     (
       "jax.sharding.NamedSharding",
-      ["sslx.parallel", "sslx.axis", "sslx.weights.run", "sslx.weights.of_run"],
+      ["sslx.parallel", "sslx.axis", "sslx.weights.of_run"],
     ),
     ("tensorflow", ["sslx.data.builders", "sslx.benchmark.tf_data"]),
     ("tensorflow_datasets", ["sslx.data", "sslx.prepare"]),
