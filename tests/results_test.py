@@ -13,11 +13,11 @@ CARD = {
   "evaluations": [
     {
       "protocol": "linear-quick", "version": 1,
-      "changed": ["schedule.epochs=1"],
+      "changed": ["schedule.epochs=1"], "data": "cifar10 (train[:1%])",
       "results": {"top1": 0.625, "top5": 0.9}, "before": {"top1": 0.25},
     },
     {
-      "protocol": "knn-dino", "version": 2, "changed": [],
+      "protocol": "knn-dino", "version": 2, "changed": [], "data": "cifar10",
       "results": {"knn_10": 0.75, "knn_20": 0.7},
     },
   ],
@@ -46,7 +46,9 @@ def test_targets_stand_beside_what_was_reached(tmp_path):
   assert len(found) == 4
   one = found["moco", "knn-dino v2 knn_10"]
   assert (one.target, one.reached, one.untrained) == (80, 75, None)
-  changed = found["moco", "linear-quick v1 (schedule.epochs=1) top1"]
+  changed = found[
+    "moco", "linear-quick v1 (schedule.epochs=1; train[:1%]) top1"
+  ]
   assert (changed.reached, changed.untrained) == (62.5, 25)
   assert found["moco", "online knn_20"].reached == 50
   page = results.page(list(found.values()))

@@ -94,7 +94,10 @@ def _figures(card: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
       },
     )
   for x in card["evaluations"]:
-    changed = f" ({', '.join(x['changed'])})" if x["changed"] else ""
+    # The splits, if they are not the usual ones, stand after the name of the set.
+    splits = x["data"].partition(" ")[2].strip("()")
+    changed = "; ".join(filter(None, [", ".join(x["changed"]), splits]))
+    changed = f" ({changed})" if changed else ""
     name = "top1" if "top1" in x["results"] else next(iter(x["results"]))
     yield (
       f"{x['protocol']} v{x['version']}{changed} {name}",
