@@ -94,7 +94,7 @@ def _figures(card: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
       },
     )
   for x in card["evaluations"]:
-    # The splits, if they are not the usual ones, stand after the name of the set.
+    # Splits that are not the usual ones stand after the name of the set.
     splits = x["data"].partition(" ")[2].strip("()")
     changed = "; ".join(filter(None, [", ".join(x["changed"]), splits]))
     changed = f" ({changed})" if changed else ""
