@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pretrains SimCLR and MAE on CIFAR-10, evaluates both, and two untrained networks,
 # by the same protocols, exports the weights to timm's format and reads them again,
-# and draws the report. It takes at most 30 minutes on two cores. If it is
+# and draws the report. It takes about half an hour on two cores. If it is
 # interrupted, start it again: what is done is not done again.
 #
 #   configs/benchmarks/cifar10.sh work_dirs/cifar10 [TFDS_DIR]
@@ -23,6 +23,7 @@ common=(
   --config.data.views.0.size=24
   --config.runtime.evaluate.every_epochs=100
   --config.runtime.evaluate.knn.bank=10000
+  --config.runtime.evaluate.pixels=False
 )
 
 train() { # name of the run, then flags
