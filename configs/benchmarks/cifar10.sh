@@ -54,13 +54,13 @@ train mae --config=configs/mae.py:quickstart \
   --config.model.backbone.image_size=24 \
   --config.schedule.epochs=2 --config.schedule.lr.warmup=0.2
 
-part="--train=train[:40%]"
+part="--train=train[:20%]"
 for run in simclr mae; do
   evaluate "$run" knn-dino "$part"
   evaluate "$run" linear-quick "$part" --config.schedule.epochs=1
-  evaluate "$run" semisup-quick-1pct --config.schedule.epochs=20
-  evaluate "$run" semisup-quick-10pct --config.schedule.epochs=4
-  evaluate "$run" ft-quick "--train=train[:20%]" --config.schedule.epochs=1
+  evaluate "$run" semisup-quick-1pct --config.schedule.epochs=10
+  evaluate "$run" semisup-quick-10pct --config.schedule.epochs=2
+  evaluate "$run" ft-quick "$part" --config.schedule.epochs=1
 done
 
 "$python" -m sslx.export --workdir="$out/simclr" --to=timm --out="$out/simclr_timm"
