@@ -16,7 +16,6 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -114,25 +113,17 @@ def write(workdir: epath.Path, facts: Card) -> None:
     StorageError: something cannot be read or written.
   """
   rows = metrics.read(workdir, lambda text: None)
-  evaluated = [row for row in rows if _results(row)]
+  evaluated = [row for row in rows if metrics.evaluation(row)]
   first = [row for row in evaluated if row["step"] == 0]
   card = facts | {
     "steps": max((row["step"] for row in rows), default=0),
     "seconds": _seconds(rows, facts["batch_size"]),
-    "before": _results(first[0]) if first else {},
-    "after": _results(evaluated[-1]) if evaluated else {},
+    "before": metrics.evaluation(first[0]) if first else {},
+    "after": metrics.evaluation(evaluated[-1]) if evaluated else {},
     "evaluations": _evaluations(workdir),
   }
   storage.write(workdir / FILE, json.dumps(card, indent=2) + "\n")
   storage.write(workdir / PAGE, text(card))
-
-
-def _results(row: Mapping[str, Any]) -> dict[str, float]:
-  return {
-    key.removeprefix("eval/"): value
-    for key, value in row.items()
-    if key.startswith("eval/")
-  }
 
 
 def _seconds(rows: list[dict[str, Any]], batch_size: int) -> float:
@@ -146,14 +137,23 @@ def _seconds(rows: list[dict[str, Any]], batch_size: int) -> float:
 
 
 def read(workdir: epath.Path) -> Card | None:
-  """Reads the card of a run; None if it has none.
+  """Reads the card of a run; None if it has none, or a damaged one.
 
   Raises:
     StorageError: it cannot be read.
   """
-  path = workdir / FILE
+  return _read(workdir / FILE)
+
+
+def _read(path: epath.Path) -> Card | None:
+  """Reads a JSON object; None if there is none, or a damaged one."""
   with storage.accessing(path, "read"):
-    return json.loads(path.read_text()) if path.exists() else None
+    data = path.read_bytes() if path.exists() else b""
+  try:
+    found = json.loads(data)
+  except (ValueError, RecursionError):  # Not JSON, or not UTF-8.
+    return None
+  return found if isinstance(found, dict) else None
 
 
 def add(workdir: epath.Path, name: str, result: Card) -> None:
@@ -181,8 +181,8 @@ def _evaluations(workdir: epath.Path) -> list[Card]:
   with storage.accessing(folder, "read"):
     if not folder.is_dir():
       return []
-    files = sorted(x / RESULT for x in folder.iterdir())
-    found = [json.loads(x.read_text()) for x in files if x.exists()]
+    folders = sorted(folder.iterdir())
+  found = [x for x in (_read(one / RESULT) for one in folders) if x]
   key = lambda x: (x["protocol"], x["version"], x["data"], x["changed"])
   untrained = [x for x in found if x["network"] == "untrained"]
   trained = [x for x in found if x["network"] != "untrained"]

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -166,6 +166,15 @@ def read(
       f" in line {wrong[0]}; they are left out. The file as it was: {kept}"
     )
   return rows
+
+
+def evaluation(row: Mapping[str, Any]) -> dict[str, float]:
+  """Returns the results of an evaluation by name; none if a row has no such."""
+  return {
+    key.removeprefix("eval/"): value
+    for key, value in row.items()
+    if key.startswith("eval/")
+  }
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

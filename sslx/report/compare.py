@@ -56,6 +56,7 @@ def _facts(run: Workdir) -> dict[str, Any]:
     "kNN": run.result(knn),
     "kNN (best)": run.best(knn),
     "kNN (untrained)": run.untrained(knn),
+    "top-1": run.result("eval/top1"),
     "probe": run.result("eval/probe_test_accuracy"),
     "effective rank": run.result("eval/effective_rank"),
     "images/s": run.images_per_second,

@@ -25,6 +25,8 @@ _CHARTS = (
   ("Learning rate", r"lr", ""),
   ("Gradient norm", r"grad_norm", ""),
   (_KNN, r"", "Of the test images, by frozen features and by raw pixels."),
+  ("Top-1 accuracy", r"(eval/)?top1",
+   "Of the training batch and of the test images, by the run's classifiers."),
   ("Linear probe", r"probe_accuracy|eval/probe_test_accuracy",
    "Accuracy on the training batch and on the test images."),
   ("Probe loss", r"probe_loss", ""),

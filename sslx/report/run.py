@@ -124,6 +124,7 @@ def tiles(run: Workdir) -> list[tuple[str, str]]:
     (percent(trained), f"kNN accuracy{k}"),
     (percent(run.untrained(key)), "kNN, untrained encoder"),
     (percent(run.result(run.pixels_key)), "kNN, raw pixels"),
+    (percent(run.result("eval/top1")), "top-1 accuracy, test"),
     (percent(run.result("eval/probe_test_accuracy")), "linear probe, test"),
     (_short(run.result("eval/effective_rank")), "effective rank"),
     (_short(run.result("loss")), "loss"),

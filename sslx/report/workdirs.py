@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import re
@@ -14,8 +13,8 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from sslx import card, metrics, schedules, settings, storage, workdir
 from sslx import config as config_lib
-from sslx import metrics, schedules, settings, storage, workdir
 from sslx.config.tree import leaves
 from sslx.recipes import names
 from sslx.weights.run import read_config
@@ -93,8 +92,8 @@ class Workdir:
     A run lowers k to the number of its images.
     """
     there = [x for x in self.keys if re.fullmatch(r"eval/knn_\d+", x)]
-    first = self.values["runtime"]["evaluate"]["knn"]["k"][0]
-    wanted = f"eval/knn_{first}"
+    knn = self.values["runtime"]["evaluate"]["knn"]
+    wanted = f"eval/knn_{knn['k'][0]}" if knn else None
     return wanted if wanted in there else next(iter(there), None)
 
   @property
@@ -200,7 +199,7 @@ def read(paths: Sequence[str]) -> list[Workdir]:
         config,
         settings.fill(values),
         metrics.read(folder),
-        _card(folder / "card.json"),
+        card.read(folder) or {},
       )
     )
   return found
@@ -214,16 +213,6 @@ def _names(folders: Sequence[epath.Path]) -> list[str]:
     if len(set(found)) == len(found):
       return found
   return [f"{'/'.join(x)} ({i})" for i, x in enumerate(parts, 1)]
-
-
-def _card(path: epath.Path) -> dict[str, Any]:
-  with storage.accessing(path, "read"):
-    data = path.read_bytes() if path.exists() else b"{}"
-  try:
-    card = json.loads(data)
-  except (ValueError, RecursionError):  # Not JSON, or not UTF-8.
-    return {}
-  return card if isinstance(card, dict) else {}
 
 
 def differing(runs: Sequence[Workdir]) -> dict[str, list[Any]]:

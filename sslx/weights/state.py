@@ -103,13 +103,10 @@ def fixed_positions(
 def described(run: Run) -> dict[str, str]:
   """The metadata of a file of weights: their origin, and a test image."""
   section = plain(run.config.model.backbone)
-  knn = {
-    key.removeprefix("eval/"): value
-    for row in metrics.read(epath.Path(run.workdir))
-    if row["step"] == run.step
-    for key, value in row.items()
-    if key.startswith("eval/")
-  }
+  knn = {}
+  for row in metrics.read(epath.Path(run.workdir)):
+    if row["step"] == run.step:
+      knn |= metrics.evaluation(row)
   pair = check.make(
     run.backbone, run.variables, run.image_size, run.data.mean, run.data.std
   )

@@ -14,6 +14,7 @@ from sslx.config import ConfigError
 from sslx.report import __main__ as command
 from sslx.report import (
   compare,
+  curves,
   model,
   page,
   planned,
@@ -21,6 +22,7 @@ from sslx.report import (
   tables,
   workdirs,
 )
+from sslx.report import run as page_of_run
 from tests import tiny
 from tests.weights import runs
 
@@ -72,6 +74,21 @@ def test_runs_side_by_side(tmp_path, capsys):
     command.main(["compare", paths[0], "--out=t.txt"])
 
 
+def test_an_evaluation_that_trains_has_no_neighbours(tmp_path):
+  """Its config has no kNN; it reports the accuracy of its classifiers."""
+  runs.save(tmp_path / "w", tiny.config(runtime__evaluate__knn=None))
+  rows = [{"step": 0, "eval/top1": 0.1}, {"step": 4, "eval/top1": 0.5}]
+  lines = "".join(json.dumps(row) + "\n" for row in rows)
+  (tmp_path / "w" / "metrics.jsonl").write_text(lines)
+  (run,) = workdirs.read([str(tmp_path / "w")])
+  assert run.knn_key is None and run.pixels_key is None
+  assert ("50.0 %", "top-1 accuracy, test") in page_of_run.tiles(run)
+  (chart,) = (x for x in curves.of_runs([run]) if x.title == "Top-1 accuracy")
+  assert chart.traces[0]["y"] == [0.1, 0.5]
+  table = compare.tables([run])[0]
+  assert dict(zip(table.head, table.rows[0], strict=True))["top-1"] == 0.5
+
+
 def test_schedules_are_those_of_the_run(tmp_path, capsys):
   """MoCo v3 in 20 steps: a warm-up, half a cosine, rules, and a teacher."""
   rules = (
@@ -101,13 +118,13 @@ def test_schedules_are_those_of_the_run(tmp_path, capsys):
     # Of the step that follows, as in the official code.
     "teacher momentum": [1 - 0.005 * (1 + np.cos(np.pi * (t + 1) / 20))],
   }
-  for group, curves in expected.items():
+  for group, wanted in expected.items():
     mine = [x.at(t) for x in found if x.group == group]
-    for curve in curves:
+    for curve in wanted:
       errors = [np.abs(x - curve).max() for x in mine]
       assert min(errors) < 1e-6, group
     for x in mine:
-      assert min(np.abs(x - curve).max() for curve in curves) < 1e-6, group
+      assert min(np.abs(x - curve).max() for curve in wanted) < 1e-6, group
   steps = schedule.sampled(found, experiment.step.method.plan)
   assert steps.tolist() == t.tolist()
 
