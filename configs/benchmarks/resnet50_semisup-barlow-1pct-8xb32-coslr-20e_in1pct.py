@@ -12,14 +12,11 @@ from sslx.config import inherit
 def get_config() -> ConfigDict:
   """A protocol; see `sslx.evaluate.trained`."""
   return inherit(
-    "../_base_/models/finetune_resnet50.py",
-    "../_base_/datasets/imagenet.py",
-    "../_base_/datasets/views/classify.py",
-    "../_base_/schedules/sgd_linear.py:0.005,20",
-    "../_base_/benchmark_runtime.py",
-    data={"source": "imagenet2012_1percent", "batch_size": 256},
+    "./resnet50_semisup-vicreg-1pct-8xb32-coslr-20e_in1pct.py",
     schedule={
-      "optimizer": {"rules": (("classifier/", {"lr": 100}),)},
-      "lr": {"kind": "cosine", "per": "epoch"},
+      "optimizer": {
+        "lr": 0.005,
+        "rules": (("classifier/", {"lr": 100}),),
+      },
     },
   )

@@ -11,14 +11,12 @@ from sslx.config import inherit
 def get_config() -> ConfigDict:
   """A protocol; see `sslx.evaluate.trained`."""
   return inherit(
-    "../_base_/models/finetune_resnet50.py",
-    "../_base_/datasets/imagenet.py",
-    "../_base_/datasets/views/classify.py",
-    "../_base_/schedules/sgd_linear.py:0.01,20",
-    "../_base_/benchmark_runtime.py",
-    data={"source": "imagenet2012_10percent", "batch_size": 256},
+    "./resnet50_semisup-swav-1pct-8xb32-steplr-20e_in1pct.py",
+    data={"source": "imagenet2012_10percent"},
     schedule={
-      "optimizer": {"rules": (("classifier/", {"lr": 20}),)},
-      "lr": {"kind": "step", "milestones": (12.0, 16.0), "gamma": 0.2},
+      "optimizer": {
+        "lr": 0.01,
+        "rules": (("classifier/", {"lr": 20}),),
+      },
     },
   )
