@@ -164,14 +164,14 @@ def _suffix(path: str) -> str:
 
 def _part(images: Any, chosen: Any, source: str) -> Any:
   """The listed images of a training split."""
-  from sslx.data import listed
+  from sslx.data import sets
 
   if images is None:
     raise ConfigError(
       f"--only chooses from the split 'train'; {source} has none."
     )
   names = (images.file_name(i) for i in range(len(images)))
-  return listed.Part(images, chosen.places(names, source))
+  return sets.Part(images, chosen.places(names, source))
 
 
 def _check_new(name: str) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import numpy as np
 
 from sslx.config import ConfigError
-from sslx.data.sets import Images
 
 # The lists of SimCLR (Chen et al. 2020, semi-supervised learning), by SHA-256:
 # github.com/google-research/simclr, imagenet_subsets/1percent.txt and
@@ -119,36 +118,3 @@ def read(path: str) -> List:
   text = data.decode("utf-8-sig", errors="backslashreplace")
   names = tuple(filter(None, map(str.strip, text.split("\n"))))
   return List(path, names, hashlib.sha256(data).hexdigest())
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Part(Images):
-  """Some images of a set.
-
-  Attributes:
-    images: the set.
-    places: int64[n], indices of the images in the set.
-  """
-
-  images: Images
-  places: np.ndarray
-
-  @property
-  def num_classes(self) -> int | None:
-    """Number of classes; None if the images have no labels."""
-    return self.images.num_classes
-
-  def __len__(self) -> int:
-    return len(self.places)
-
-  def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
-    """See `sets.Images`."""
-    return self.images.read(self.places[indices])
-
-  def name(self, index: int) -> str:
-    """See `sets.Images`."""
-    return self.images.name(int(self.places[index]))
-
-  def file_name(self, index: int) -> str:
-    """See `sets.Images`."""
-    return self.images.file_name(int(self.places[index]))

@@ -95,8 +95,8 @@ class Arrays(Images):
     }
 
 
-class _Part(Images):
-  """Some images of a set."""
+class Part(Images):
+  """Some images of a set, `chosen` by their indices, int64[n]."""
 
   def __init__(self, images: Images, chosen: np.ndarray):
     self._images, self._chosen = images, chosen
@@ -142,4 +142,4 @@ def evenly(images: Images, count: int | None) -> Images:
     return dataclasses.replace(
       images, images=images.images[chosen], labels=labels
     )
-  return _Part(images, chosen)
+  return Part(images, chosen)

@@ -8,12 +8,14 @@ TensorFlow; only downloading and preparing a set does.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from sslx.config import ConfigError
 from sslx.data import builders, files, records, shapes
@@ -27,6 +29,32 @@ SOURCES: dict[str, Callable[[Source, str], Images | None]] = {}
 # Images of one size up to this side are held in memory. The limit does not
 # depend on the available memory, because host and device draw different views.
 IN_MEMORY_SIDE = 96
+
+
+def named(
+  own: Source,
+  data: str | None,
+  data_dir: str | None,
+  train: str | None = None,
+  test: str | None = None,
+) -> Source:
+  """Returns the set that a command line names.
+
+  Args:
+    own: the set of the run, which is meant if `data` is None.
+    data: a folder of images, or the name of a set.
+    data_dir: folder of the named set; that of `own` by default.
+    train: split to train on; if the set is `own`, its own by default.
+    test: split to evaluate on, likewise.
+  """
+  if data is not None and epath.Path(data).is_dir():
+    return Source("folder", data, train=train, test=test)
+  folder = data_dir or own.data_dir
+  if data is not None:
+    return Source(data, folder, False, train, test)
+  return dataclasses.replace(
+    own, data_dir=folder, train=train or own.train, test=test or own.test
+  )
 
 
 def load(

@@ -14,7 +14,6 @@ columns.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 
 from etils import epath
@@ -24,7 +23,6 @@ from sslx.checkpoint import CheckpointError
 from sslx.config import ConfigError
 from sslx.data import sources
 from sslx.data.sets import Images
-from sslx.data.sources import Source
 from sslx.features.extract import extract
 from sslx.features.table import WRITERS, write
 from sslx.weights.run import Run, open_run
@@ -45,16 +43,8 @@ def open_set(
   Raises:
     ConfigError: there is no such set or split, or it cannot be read.
   """
-  source = run.data.records
-  if data is not None and epath.Path(data).is_dir():
-    source = Source("folder", data)
-  elif data is not None:
-    source = Source(data, data_dir or source.data_dir, prepare=False)
-  elif data_dir is not None:
-    source = dataclasses.replace(source, data_dir=data_dir)
+  source = sources.named(run.data.records, data, data_dir, split, split)
   role = "test" if split == "test" else "train"
-  if split is not None:
-    source = dataclasses.replace(source, train=split, test=split)
   return sources.load(source, role)
 
 
