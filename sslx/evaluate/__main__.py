@@ -11,8 +11,6 @@ and the card then names the change. See README.md beside this file.
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import re
 
 import jax
@@ -72,27 +70,35 @@ def main(overrides: list[tuple[str, str]]) -> None:
         f"--protocol={name}: there is no such protocol; there are"
         f" {', '.join(known)}.{nearest(name, known)}"
       )
+    if name in frozen.PROTOCOLS and overrides:
+      raise ConfigError(
+        f"--config.{overrides[0][0]}: this protocol has no config; only those"
+        " that train have one. Leave the flag out."
+      )
     workdir = storage.path(command.WORKDIR.value, "--workdir")
     run = open_run(
-      str(workdir), _STEP.value, _WHAT.value, untrained=_UNTRAINED.value
+      str(workdir),
+      _STEP.value,
+      _WHAT.value,
+      untrained=_UNTRAINED.value,
+      read=name in frozen.PROTOCOLS,
     )
-    source = _source(run)
+    source = sources.named(
+      run.data.records, _DATA.value, _DATA_DIR.value, _TRAIN.value, _TEST.value
+    )
     if name in frozen.PROTOCOLS:
       protocol = frozen.PROTOCOLS[name]
       job.at("evaluating", slow=True, finish=lambda: None)
-      found = _of_features(run, protocol, source, overrides)
+      found = _of_features(run, protocol, source)
     else:
       protocol = trained.PROTOCOLS[name]
+      source = trained.source_of(protocol, source)
       found = _by_training(run, workdir, name, source, overrides, job)
     if parallel.is_main_process():
       result = {
         "protocol": name,
         "version": protocol.version,
-        "changed": [
-          f"{key}={text}"
-          for key, text in overrides
-          if not re.fullmatch(MAY_CHANGE, key)
-        ],
+        "changed": _changes(overrides),
         "data": _data(source),
         "network": run.network,
         "step": run.step,
@@ -106,32 +112,10 @@ def main(overrides: list[tuple[str, str]]) -> None:
       print(f"{name} v{result['version']} on {result['data']}: {shown}")
 
 
-def _source(run: Run) -> Source:
-  """Returns the labelled set that the flags name."""
-  own, data = run.data.records, _DATA.value
-  splits = {"train": _TRAIN.value, "test": _TEST.value}
-  if data is None:
-    splits = {k: x or getattr(own, k) for k, x in splits.items()}
-    folder = _DATA_DIR.value or own.data_dir
-    return dataclasses.replace(own, data_dir=folder, **splits)
-  if epath.Path(data).is_dir():
-    return Source("folder", data, **splits)
-  folder = _DATA_DIR.value or own.data_dir
-  return Source(data, folder, prepare=False, **splits)
-
-
 def _of_features(
-  run: Run,
-  protocol: frozen.Frozen,
-  source: Source,
-  overrides: list[tuple[str, str]],
+  run: Run, protocol: frozen.Frozen, source: Source
 ) -> card.Card:
   """Evaluates by a protocol over frozen features; returns its results."""
-  if overrides:
-    raise ConfigError(
-      f"--config.{overrides[0][0]}: this protocol has no config; only those"
-      " that train have one. Leave the flag out."
-    )
   train_set = sources.load(source, "train")
   test_set = sources.load(source, "test", train_set.classes)
   results = frozen.evaluate(
@@ -154,29 +138,30 @@ def _by_training(
     Its results and config, in the main process; nothing in the others, which
     may not see the workdir.
   """
-  network = trained.Evaluated(
-    os.path.abspath(run.workdir) if "://" not in run.workdir else run.workdir,
-    run.config,
-    None if run.network == "untrained" else run.step,
-    run.image_size,
-    None if run.network == "untrained" else run.network,
-  )
-  protocol = trained.PROTOCOLS[name]
-  config = trained.config_of(protocol, network, source, overrides)
+  config = trained.config_of(trained.PROTOCOLS[name], run, source, overrides)
   found = config_lib.fingerprint(config)
   folder = workdir / card.EVALUATIONS / _folder(run, name, source)
-  if any(not re.fullmatch(MAY_CHANGE, key) for key, _ in overrides):
+  if _changes(overrides):
     folder = folder.with_name(f"{folder.name}_{found[:6]}")
   train.run(config, folder, job=job)
   if not parallel.is_main_process():
     return {}
   last = [row for row in metrics.read(folder) if "eval/top1" in row][-1]
   results = {
-    key.removeprefix("eval/"): value
-    for key, value in last.items()
-    if re.match("eval/top", key)
+    key: value
+    for key, value in metrics.evaluation(last).items()
+    if key.startswith("top")
   }
   return {"results": results, "protocol_config": found, "folder": folder.name}
+
+
+def _changes(overrides: list[tuple[str, str]]) -> list[str]:
+  """The overrides that may change a result."""
+  return [
+    f"{key}={text}"
+    for key, text in overrides
+    if not re.fullmatch(MAY_CHANGE, key)
+  ]
 
 
 def _folder(run: Run, name: str, source: Source) -> str:

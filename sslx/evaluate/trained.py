@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Literal
 
 from ml_collections import ConfigDict
 
@@ -18,12 +17,15 @@ from sslx.config import ConfigError
 from sslx.config.tree import plain
 from sslx.data import sources
 from sslx.data.sources import Source
+from sslx.weights.run import Run
 
 # Keys of a backbone that belong to how it is trained. Those of a protocol
 # replace those of the run; all others are of the run.
 _TRAINING = (
   "drop_path", "drop_path_schedule", "features", "frozen_patches", "pool_norm",
 )  # fmt: skip
+# Keys of section `data` that are of the run.
+_DATA = ("channels", "mean", "std", "exif")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,28 +109,24 @@ PROTOCOLS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluated:
-  """The network to evaluate.
+def source_of(protocol: Trained, source: Source) -> Source:
+  """Returns the images of a protocol, given the set that the user means.
 
-  Attributes:
-    workdir: workdir of its run, absolute.
-    config: config of the run.
-    step: step of the checkpoint; None for a network that is not trained.
-    image_size: side of the images that the network was trained on.
-    what: student or teacher; by default the one that the paper evaluates.
+  Those of a protocol that takes a share of the labels are the set of its
+  paper's list, if the set is the paper's; else a slice, unless the user names a
+  split.
   """
-
-  workdir: str
-  config: ConfigDict
-  step: int | None
-  image_size: int
-  what: Literal["student", "teacher"] | None = None
+  if not protocol.share or source.train is not None:
+    return source
+  listed = settings.load(protocol.spec).data.source
+  if listed.startswith(f"{source.name}_"):
+    return dataclasses.replace(source, name=listed)
+  return dataclasses.replace(source, train=f"train[:{protocol.share}]")
 
 
 def config_of(
   protocol: Trained,
-  network: Evaluated,
+  run: Run,
   source: Source,
   overrides: Iterable[tuple[str, str]] = (),
 ) -> ConfigDict:
@@ -140,8 +138,8 @@ def config_of(
 
   Args:
     protocol: the protocol.
-    network: the network to evaluate.
-    source: the labelled images.
+    run: the network to evaluate; its weights are not used.
+    source: the labelled images, as `source_of` returns them.
     overrides: (dotted key, text of the value), the last changes.
 
   Raises:
@@ -149,27 +147,22 @@ def config_of(
       labels; or see `settings.load`.
   """
   own = settings.load(protocol.spec)
-  if protocol.share and source.train is None:
-    listed = own.data.source
-    change = {"train": f"train[:{protocol.share}]"}
-    if listed.startswith(f"{source.name}_"):
-      change = {"name": listed}
-    source = dataclasses.replace(source, **change)
   train = sources.load(source, "train")
   if train.num_classes is None:
     raise ConfigError(
       f"--data={source.name}: it has no labels, which this protocol needs."
     )
-  run, size = network.config, network.image_size
-  backbone = plain(run.model.backbone)
-  if own.model.backbone.name == run.model.backbone.name:
-    backbone |= {k: own.model.backbone[k] for k in _TRAINING if k in backbone}
+  size, backbone = run.image_size, plain(run.config.model.backbone)
+  ours = own.model.backbone
+  if ours.name == backbone["name"]:
+    # The stored config of an older run may lack such a key.
+    backbone |= {key: ours[key] for key in _TRAINING if key in ours}
   init_from = None
-  if network.step is not None:
+  if run.network != "untrained":
     init_from = {
-      "path": network.workdir,
-      "step": network.step,
-      "what": network.what,
+      "path": run.workdir,
+      "step": run.step,
+      "what": run.network,
       "parts": ("backbone",),
     }
   centre = own.data.centre
@@ -181,12 +174,11 @@ def config_of(
     "data.prepare": source.prepare,
     "data.train": source.train,
     "data.test": source.test,
-    **{f"data.{key}": run.data[key] for key in ("channels", "mean", "std")},
-    "data.exif": run.data.exif,
+    **{f"data.{key}": getattr(run.data, key) for key in _DATA},
     "data.views.0.size": size,
     "data.centre.size": size,
     "data.centre.resize": round(size * centre.resize / centre.size),
-    "runtime.custom_imports": run.runtime.get("custom_imports", ()),
+    "runtime.custom_imports": run.config.runtime.get("custom_imports", ()),
     "runtime.init_from": init_from,
   }
   texts = [(key, repr(value)) for key, value in changes.items()]

@@ -49,9 +49,7 @@ class Finetune(Classify):
       x = run.axis.by_example(erase, x, run.keys)
     if self.mix:
       x, targets = mix.mix(self.mix, x, targets, run.key, run.axis)
-    drop = getattr(self.backbone, "drop_path", 0)
-    arguments = {"keys": run.keys} if drop else {}
-    h = run("backbone", x, every=True, **arguments, **self.last)
+    h = run("backbone", x, every=True, **run.drop(0), **self.last)
     logits = run("classifier", {name: h[name] for name in self.features})
     run.features = h["final"]
     if not self.mix:  # A mixed image has no one class.

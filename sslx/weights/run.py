@@ -92,6 +92,7 @@ def open_run(
   step: int | None = None,
   what: Literal["student", "teacher"] | None = None,
   untrained: bool = False,
+  read: bool = True,
 ) -> Run:
   """Loads one network of a run, without its data; all processes call it.
 
@@ -100,6 +101,8 @@ def open_run(
     step: step of the checkpoint; by default the newest.
     what: which network; by default the one that the method publishes.
     untrained: whether to draw the weights that the run started from instead.
+    read: whether to read or draw the weights; if not, there are none in the
+      result, but the step and the network are checked.
 
   Raises:
     ConfigError: it is not a run, or its method has no such network.
@@ -111,11 +114,13 @@ def open_run(
   slots = method.slots(views_lib.each(data.views))
   batch = example_batch(data.views, slots, data.channels)
   key = method_rng(jax.random.key(config.runtime.seed))
+  nothing = {"params": {}, "model_state": {}}
   if untrained:
-    params, model_state, _ = jax.device_get(jax.jit(method.init)(key, batch))
-    return Run(
-      str(workdir), config, method, data, 0, "untrained", params, model_state
-    )
+    drawn = nothing
+    if read:
+      params, model_state, _ = jax.device_get(jax.jit(method.init)(key, batch))
+      drawn = {"params": params, "model_state": model_state}
+    return Run(str(workdir), config, method, data, 0, "untrained", **drawn)
   params, model_state, aux = jax.eval_shape(method.init, key, batch)
   wanted = {"params": params, "model_state": model_state}
   network = what or method.evaluated
@@ -134,9 +139,8 @@ def open_run(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted
   )
   with Weights(workdir, step, "--workdir") as weights:
-    found = jax.device_get(weights.load(wanted))
+    found = jax.device_get(weights.load(wanted)) if read else nothing
     found = found.get("aux", found)
     return Run(
-      str(workdir), config, method, data, weights.step, network,
-      found["params"], found["model_state"],
-    )  # fmt: skip
+      str(workdir), config, method, data, weights.step, network, **found
+    )

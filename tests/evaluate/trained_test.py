@@ -8,28 +8,35 @@ import numpy as np
 import pytest
 from etils import epath
 
-from sslx import card, settings
+from sslx import card, methods, settings
+from sslx import config as config_lib
 from sslx.config import ConfigError
+from sslx.data import pipeline
 from sslx.data.sources import Source
 from sslx.evaluate import trained
+from sslx.weights.run import Run
 from tests import tiny
 
 SHAPES = Source("shapes")
 
 
-def network(config, step=48, **settings_):
-  given = {"workdir": "/w", "image_size": 32, **settings_}
-  return trained.Evaluated(config=config, step=step, **given)
+def network(config, step=48, network="student"):
+  """A run without its weights, as the command opens it."""
+  data = config_lib.build(pipeline.Data, config.data, "data")
+  method = methods.build(config.model, methods.Plan(data.batch_size))
+  return Run("/w", config, method, data, step, network, {}, {})
+
+
+def config_of(name, run, source=SHAPES, overrides=()):
+  protocol = trained.PROTOCOLS[name]
+  source = trained.source_of(protocol, source)
+  return trained.config_of(protocol, run, source, overrides)
 
 
 def test_a_protocol_takes_the_network_and_the_images_of_the_run():
   run = tiny.config(model__backbone__stem="cifar")
-  made = trained.config_of(
-    trained.PROTOCOLS["linear-moco"],
-    network(run, image_size=16, what="student"),
-    SHAPES,
-    [("data.batch_size", "64")],
-  )
+  overrides = [("data.batch_size", "64")]
+  made = config_of("linear-moco", network(run), overrides=overrides)
   assert made.model.method == "linear"
   assert made.model.backbone.to_dict() == run.model.backbone.to_dict()
   assert made.model.classifier.classes == 8
@@ -42,26 +49,24 @@ def test_a_protocol_takes_the_network_and_the_images_of_the_run():
   assert made.schedule.optimizer.lr == 30.0
   init = made.runtime.init_from
   assert (init.path, init.step, init.parts) == ("/w", 48, ("backbone",))
+  assert init.what == "student"
   # An untrained network starts from nothing.
-  made = trained.config_of(
-    trained.PROTOCOLS["linear-moco"], network(run, step=None), SHAPES
-  )
+  made = config_of("linear-moco", network(run, 0, "untrained"))
   assert made.runtime.init_from is None
 
 
 def test_a_share_of_the_labels_is_a_slice_of_a_set_without_a_list():
-  protocol = trained.PROTOCOLS["semisup-swav-10pct"]
-  run = network(tiny.config())
-  assert trained.config_of(protocol, run, SHAPES).data.train == "train[:10%]"
+  name, run = "semisup-swav-10pct", network(tiny.config())
+  assert config_of(name, run).data.train == "train[:10%]"
   own = Source("shapes", train="train[100:200]")
-  assert trained.config_of(protocol, run, own).data.train == "train[100:200]"
+  assert config_of(name, run, own).data.train == "train[100:200]"
 
 
 def test_the_list_of_a_paper_is_a_set_of_its_own(tmp_path):
-  protocol, run = trained.PROTOCOLS["semisup-swav-1pct"], network(tiny.config())
+  run = network(tiny.config())
+  source = Source("imagenet2012", str(tmp_path), False)
   with pytest.raises(ConfigError, match="source='imagenet2012_1percent'"):
-    source = Source("imagenet2012", str(tmp_path), False)
-    trained.config_of(protocol, run, source)
+    config_of("semisup-swav-1pct", run, source)
 
 
 def test_the_page_names_every_protocol():
@@ -78,22 +83,26 @@ def test_images_without_labels_are_refused(tmp_path):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(photos.jpeg(photos.photo(16, 16, i)))
   with pytest.raises(ConfigError, match="it has no labels, which this prot"):
-    trained.config_of(
-      trained.PROTOCOLS["linear-moco"],
-      network(tiny.config()),
-      Source("folder", str(tmp_path)),
-    )
+    source = Source("folder", str(tmp_path))
+    config_of("linear-moco", network(tiny.config()), source)
 
 
 def test_a_protocol_sets_how_a_backbone_is_trained_and_not_what_it_is():
   run = tiny.vit_config("mocov3", model__backbone__frozen_patches=True)
-  made = trained.config_of(
-    trained.PROTOCOLS["linear-mocov3"], network(run, image_size=16), SHAPES
-  )
+  made = config_of("linear-mocov3", network(run))
   assert made.model.backbone.width == 32
   assert made.model.backbone.weight_init == run.model.backbone.weight_init
   assert not made.model.backbone.frozen_patches
   settings.check(made)
+
+
+def test_the_config_of_an_older_run_may_lack_keys_of_a_protocol():
+  run = tiny.vit_config("mae")
+  del run.model.backbone.pool_norm, run.data.exif
+  made = config_of("ft-mae", network(run))
+  backbone = made.model.backbone
+  assert backbone.pool_norm and backbone.features == "pooled"
+  assert made.data.exif and backbone.width == 32
 
 
 FACTS = {
@@ -144,6 +153,18 @@ def test_the_card_sums_up_a_run_and_its_evaluations(tmp_path):
   assert "| knn_20 | 0.25 | 0.75 |" in page
   assert "| p v1 | shapes | 8 | student | top1 0.9 | top1 0.5 |" in page
   assert "p v1 with schedule.epochs=1 " in page and "not run" in page
+
+
+def test_a_damaged_file_does_not_end_a_run(tmp_path):
+  workdir = epath.Path(tmp_path)
+  (tmp_path / "metrics.jsonl").write_text("")
+  for file in ("card.json", "evaluations/a/result.json"):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('{"version": 1, "pro')
+  assert card.read(workdir) is None
+  card.write(workdir, FACTS)
+  assert card.read(workdir)["evaluations"] == []
 
 
 def test_the_card_of_an_interrupted_run_has_no_first_evaluation(tmp_path):
@@ -211,7 +232,7 @@ def test_a_run_is_evaluated_and_its_card_says_so(tmp_path):
   assert one["changed"] == ["schedule.epochs=2", "data.batch_size=512"]
   assert one["before"].keys() == {"top1", "top5"} == one["results"].keys()
   assert two["protocol"] == "semisup-quick-10pct"
-  assert two["data"] == "shapes" and two["step"] == 4
+  assert two["data"] == "shapes (train[:10%])" and two["step"] == 4
   last = [json.loads(row) for row in rows.splitlines()][-1]
   assert one["results"]["top1"] == last["eval/top1"]
   assert np.isclose(one["results"]["top5"], last["eval/top5"])
