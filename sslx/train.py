@@ -103,23 +103,28 @@ def _run(
     job.at("restoring", slow=True, finish=lambda: None)
     state, resumed = _start(experiment, checkpoints, data, progress.note)
     first = int(parallel.to_host(state.step))
-    writer = None
     try:
-      if parallel.is_main_process():
-        writer = metrics.Writer(
-          workdir,
-          first,
-          config_hash,
-          resumed=resumed,
-          boards=experiment.runtime.boards,
-          note=progress.note,
-        )
-        for note in (*experiment.notes, summary.of_start(experiment, workdir)):
-          progress.note(note)
-        facts = card.of_run(experiment, config)
-        card.write(workdir, facts)
-      evaluated = agree.is_evaluated(job, workdir, first, progress.note)
-      with _closing(writer):
+      with contextlib.ExitStack() as stack:
+        writer = None
+        if parallel.is_main_process():
+          facts = card.of_run(experiment, config)
+          writer = stack.enter_context(
+            _closing(
+              metrics.Writer(
+                workdir,
+                first,
+                config_hash,
+                resumed=resumed,
+                boards=experiment.runtime.boards,
+                note=progress.note,
+              )
+            )
+          )
+          notes = *experiment.notes, summary.of_start(experiment, workdir)
+          for note in notes:
+            progress.note(note)
+          card.write(workdir, facts)
+        evaluated = agree.is_evaluated(job, workdir, first, progress.note)
         results = _loop(
           experiment, state, evaluated, checkpoints, writer, progress, job
         )
@@ -135,17 +140,15 @@ def _run(
 
 
 @contextlib.contextmanager
-def _closing(writer: metrics.Writer | None) -> Iterator[None]:
+def _closing(writer: metrics.Writer) -> Iterator[metrics.Writer]:
   """Closes the writer; an error in closing does not hide an earlier error."""
   try:
-    yield
+    yield writer
   except BaseException:
-    if writer:
-      with contextlib.suppress(storage.StorageError):
-        writer.close()
+    with contextlib.suppress(storage.StorageError):
+      writer.close()
     raise
-  if writer:
-    writer.close()
+  writer.close()
 
 
 def _start(

@@ -98,7 +98,8 @@ def facts(config: ConfigDict) -> dict[str, str]:
     # A linked view is the same crop once more.
     linked = view.get("link") is not None
     if view.get("kind", "crop") == "crop" and not linked:
-      sizes[view.size] = sizes.get(view.size, 0) + view.get("count", 1)
+      size = view["size"]  # A config built in Python may hold plain dicts.
+      sizes[size] = sizes.get(size, 0) + view.get("count", 1)
   crops = "-".join(map(str, ["mcrop", *sizes.values()]))
   accumulation = schedule.get("accumulate", 1)
   dataset = re.split("[/:]", data.source)[0]

@@ -27,6 +27,13 @@ def test_the_convention_expresses_the_recipes(stem):
   assert names.full_name(config, groups) == stem
 
 
+def test_a_config_built_in_python_may_hold_plain_dicts():
+  config = content(SWAV)
+  with config.unlocked():
+    config.data.views = tuple(view.to_dict() for view in config.data.views)
+  assert names.full_name(config, 8) == SWAV
+
+
 MOCO = "mocov2_resnet50_8xb32-coslr-200e_in1k"
 SWAV = "swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96"
 MAE = "mae_vit-base-p16_8xb512-bf16-coslr-800e_in1k"

@@ -143,13 +143,21 @@ def job(slurm, number):
 
 
 def is_queued_again(slurm, number):
-  """Waits until it is, and lets it start at once, not after two minutes."""
+  """Waits until it is, and lets it start soon, not after two minutes.
+
+  SLURM waits for the node to forget the first start. A second start that comes
+  earlier fails.
+  """
   log = slurm.folder / f"{number}.log"
   wait_for(
     lambda: log.exists() and "requeued (restart 1 of 100)" in log.read_text()
   )
   wait_for(lambda: job(slurm, number)["JobState"] == "PENDING")
-  slurm("scontrol", "update", f"JobId={number}", "StartTime=now")
+  steps = ["pgrep", "--full", rf"slurmstepd: \[{number}\."]
+  wait_for(
+    lambda: not subprocess.run(steps, check=False, capture_output=True).stdout
+  )
+  slurm("scontrol", "update", f"JobId={number}", "StartTime=now+10")
 
 
 def ends_as(slurm, number):
@@ -158,6 +166,8 @@ def ends_as(slurm, number):
   wait_for(lambda: job(slurm, number)["JobState"] in over)
   found = job(slurm, number)
   log = (slurm.folder / f"{number}.log").read_text()
+  if found["JobState"] != "COMPLETED":
+    log += (slurm.folder / "daemons.log").read_text()[-4000:]
   return found["JobState"], int(found["Restarts"]), log
 
 
