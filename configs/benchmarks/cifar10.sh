@@ -70,5 +70,6 @@ done
 train back "${simclr[@]}" --config.runtime.init_from="$out/simclr_timm" \
   --config.schedule.epochs=None --config.schedule.steps=1 \
   --config.schedule.lr.warmup=0
-"$python" -m sslx.report run "$out/simclr" "$out/mae" --out="$out/report.html"
+"$python" -m sslx.report run "$out/simclr" "$out/mae" --images=500 \
+  --out="$out/report.html"
 cat "$out/simclr/CARD.md" "$out/mae/CARD.md"
