@@ -25,8 +25,9 @@ class LeJEPA(Method):
 
   There is no teacher and no stopped gradient: SIGReg alone keeps the embeddings
   from collapsing. The global views are the first ones, of one size; smaller
-  views after them are local. As in the paper, views of one size only are all
-  global, which it recommends for ResNets.
+  views after them are local. Views of one size are all global, as the paper has
+  them for ResNets. The distance to the mean is itself a mean over components,
+  as in the official code.
 
   Attributes:
     projector: maps features to embeddings. They are compared as they are:
