@@ -32,6 +32,7 @@ METHODS = (
   "simsiam",
   "barlow_twins",
   "vicreg",
+  "lejepa",
   "mae",
 )
 ENTRIES = [

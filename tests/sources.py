@@ -29,12 +29,16 @@ class Row(NamedTuple):
 
 MMSELFSUP = "MMSelfSup, open-mmlab/mmselfsup@db861f3, configs/selfsup"
 LIGHTLY = "lightly, lightly-ai/lightly@e8d317f, cifar10_benchmark.py"
+LIGHTLY_IMAGENET = (
+  "lightly, lightly-ai/lightly@e8d317f, benchmarks/imagenet/vitb16/lejepa.py"
+)
 SOLO = "solo-learn, vturrisi/solo-learn@9187ea3, scripts/pretrain"
 MOCO = "official, facebookresearch/moco@132aea9, main_moco.py"
 NOTEBOOK = "official, facebookresearch/moco@colab-notebook"
 MOCOV3 = "official, facebookresearch/moco-v3@c349e6e, CONFIG.md"
 SWAV = "official, facebookresearch/swav@06b1b7c, scripts"
 VICREG = "official, facebookresearch/vicreg@4e12602, README.md"
+LEJEPA = "official, rbalestr-lab/lejepa@eddffdd, README.md and MINIMAL.md"
 BARLOW = "official, facebookresearch/barlowtwins@8e8d284, main.py"
 MAE = "official, facebookresearch/mae@efb2a80, PRETRAIN.md"
 DEEPMIND = "official, google-deepmind/deepmind-research@f5de0ed, byol"
@@ -117,6 +121,7 @@ TARGETED |= head("projector", (4096, 256), use_bias=False, last_norm="none")
 TARGETED |= head("predictor", (4096, 256), use_bias=False, last_norm="none")
 TARGETED |= view(0, 224, 1, (0.08, 1), "bicubic", BYOL, blur=1)
 TARGETED |= view(1, 224, 1, (0.08, 1), "bicubic", BYOL, blur=0.1, solarize=0.2)
+SOLARIZED = Differs(0.0, 0.2, "solarises only one of the views")
 DECODER = under("model.decoder", width=512, depth=8, heads=16)
 DECODER |= under("model", mask_ratio=0.75, norm_pix=True)
 
@@ -480,6 +485,60 @@ TABLE = [
     | CIFAR10
     | view(0, 32, 2, (0.2, 1), "bicubic", BYOL, solarize=0.1),
   ),
+  # LeJEPA
+  *(
+    Row(
+      source,
+      f"lejepa_{recipe}-bf16-coslr-100e_in1k*",
+      under("model", norm_groups=1)
+      | under("model", dtype="bfloat16", sigreg_weight=0.05, directions=1024)
+      | head("projector", (2048, 2048, 64), use_bias=True, last_norm="none")
+      | optimizer("adamw", decay)
+      | under("schedule.optimizer", lr_scaling="none")
+      | rate("cosine", 1, start=5e-6, peak=5e-4, end=5e-7)
+      | run(512, 100)
+      | IMAGENET
+      | view(0, 224, views, (0.3, 1), "bilinear", BYOL, blur=0.5, solarize=0.2)
+      | figures,
+    )
+    for source, recipe, decay, views, figures in (
+      (
+        LIGHTLY_IMAGENET,
+        "vit-small-p16_8xb64-mcrop-2-6",
+        0.05,
+        2,
+        under("model.backbone", patch_size=16, drop_path=0.1)
+        | {"sizes": (384, 12, 6)}
+        | view(1, 96, 6, (0.05, 0.3), "bilinear", BYOL, blur=0.5)
+        | {"data.views.0.solarize": SOLARIZED}
+        | {"data.views.1.solarize": SOLARIZED}
+        | under("runtime.evaluate.knn", k=(200, 20), temperature=0.1),
+      ),
+      (
+        LEJEPA,
+        "vit-large-p14_8xb64-mcrop-2-6",
+        0.05,
+        2,
+        under("model.backbone", patch_size=14, drop_path=0.1)
+        | {"sizes": (1024, 24, 16)}
+        | view(1, 98, 6, (0.05, 0.3), "bilinear", BYOL, blur=0.5, solarize=0.2),
+      ),
+      (LEJEPA, "resnet50_8xb64", 5e-4, 4, resnet(50, True)),
+    )
+  ),
+  Row(
+    OURS,  # Its head and SIGReg, its rate, batch and views: MINIMAL.md's.
+    "lejepa_resnet18_1xb256-coslr-200e_cifar10",
+    under("model", norm_groups=1, sigreg_weight=0.02, directions=256)
+    | resnet(18, stem="cifar")
+    | head("projector", (2048, 2048, 16), use_bias=True, last_norm="none")
+    | optimizer("adamw", 5e-4)
+    | under("schedule.optimizer", lr_scaling="none")
+    | rate("cosine", 1, start=2e-5, peak=2e-3, end=2e-6)
+    | run(256, 200)
+    | CIFAR10
+    | view(0, 32, 4, (0.2, 1), "bilinear", BYOL, solarize=0.2),
+  ),
   # Relative location
   Row(
     MMSELFSUP,
@@ -530,6 +589,7 @@ TABLE = [
         {"model.redundancy_weight": 0.005},
       ),
       ("vicreg_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.variance": 25}),
+      ("lejepa_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.directions": 256}),
       ("mocov2_resnet18-w25_8xb32", 32, 3e-3, 1, {"model.queue_size": 2048}),
       ("byol_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.momentum.start": 0.97}),
       ("simsiam_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.norm_groups": 1}),

@@ -206,6 +206,19 @@ _METHODS = {
       "schedule.optimizer.lr": 2.0,
     },
   ),
+  "lejepa": (
+    "selfsup/lejepa_vit-small-p16_8xb64-mcrop-2-6-bf16-coslr-100e_in1k-224-96.py",
+    (_VIEW, _VIEW | {"size": 8, "count": 3, "crop_scale": (0.1, 0.4)}),
+    {
+      "model.projector.dims": (16, 8),
+      "model.directions": 24,
+      "model.dtype": "float32",
+      "schedule.epochs": 3,
+      "schedule.lr.warmup": 0.5,
+      "schedule.optimizer.lr": 0.02,
+      "schedule.optimizer.eps": 1e-2,
+    },
+  ),
 }
 METHODS = tuple(_METHODS)
 _ONE_VIEW = _VIEW | {"count": 1}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from sslx.benchmark import work
 from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.byol import BYOL
+from sslx.methods.lejepa import LeJEPA
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
 from sslx.methods.mocov3 import MoCoV3
@@ -84,6 +85,13 @@ def _vicreg(method: VICReg, views: list[tuple[int, ...]]) -> float:
   return network + len(views) * 3 * 2 * b * d * d
 
 
+def _lejepa(method: LeJEPA, views: list[tuple[int, ...]]) -> float:
+  b, d = views[0][0], method.projector.dims[-1]
+  network = sum(_trained(method, "projector", x) for x in views)
+  # The random directions have no gradient.
+  return network + len(views) * 2 * 2 * b * d * method.directions
+
+
 def _byol(method: BYOL, views: list[tuple[int, ...]]) -> float:
   target = sum(_forward(method, "projector", x) for x in views)
   return _siamese(method, views) + target
@@ -118,6 +126,7 @@ _COUNTS = {
   MAE: _mae,
   BarlowTwins: _barlow_twins,
   VICReg: _vicreg,
+  LeJEPA: _lejepa,
 }
 
 

@@ -13,6 +13,7 @@ from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.base import Method, Plan, check_class
 from sslx.methods.byol import BYOL
 from sslx.methods.finetune import Finetune
+from sslx.methods.lejepa import LeJEPA
 from sslx.methods.linear import Linear
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
@@ -34,6 +35,7 @@ METHODS = {
   "mae": MAE,
   "barlow_twins": BarlowTwins,
   "vicreg": VICReg,
+  "lejepa": LeJEPA,
   "linear": Linear,
   "finetune": Finetune,
 }

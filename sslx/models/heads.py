@@ -40,13 +40,14 @@ class MLP(nn.Module):
   Barlow Twins         (8192, 8192, 8192) last_norm="plain"
   VICReg               (8192, 8192, 8192)
   SimSiam, CIFAR       (2048, 2048)       last_norm="affine"
+  LeJEPA               (2048, 2048, 64)   use_bias=True
   ```
 
   Attributes:
     dims: number of outputs of each linear layer.
     use_bias: whether linear layers have biases. A layer followed by a BatchNorm
       never has one, since the BatchNorm would subtract it. (Official SwAV,
-      SimSiam, BYOL and VICReg each keep some of these useless biases.)
+      SimSiam, BYOL, VICReg and LeJEPA each keep some of these useless biases.)
     norm: whether hidden layers have a BatchNorm before their ReLU.
     last_norm: BatchNorm of the output: "none", "affine" (with scale and bias)
       or "plain" (without).

@@ -26,6 +26,11 @@ byol_resnet50_16xb256-coslr-1000e_in1k
 byol_resnet50_16xb256-coslr-100e_in1k
 byol_resnet50_16xb256-coslr-200e_in1k
 byol_resnet50_16xb256-coslr-300e_in1k
+lejepa_resnet18-w25_1xb256-coslr-24e_shapes
+lejepa_resnet18_1xb256-coslr-200e_cifar10
+lejepa_resnet50_8xb64-bf16-coslr-100e_in1k
+lejepa_vit-large-p14_8xb64-mcrop-2-6-bf16-coslr-100e_in1k-224-98
+lejepa_vit-small-p16_8xb64-mcrop-2-6-bf16-coslr-100e_in1k-224-96
 mae_vit-base-p16_8xb512-bf16-coslr-1600e_in1k
 mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k
 mae_vit-base-p16_8xb512-bf16-coslr-400e_in1k
