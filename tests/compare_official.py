@@ -53,7 +53,7 @@ def compare(
     say(_row(case.method, case.steps, _sizes(found), result, case.source))
     for mistake, known in case.mistakes.items():
       found = case.differences(taken, mistake)
-      caught += (seen := not case.fits(found))
+      caught += (seen := case.catches(found))
       variants += 1
       result = "caught" if seen else "NOT CAUGHT"
       what = f"{mistake} ({known})" if known else mistake

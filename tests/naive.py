@@ -1,9 +1,28 @@
 """Layers written out from their formulas, and how near one has to come."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erf
+
+
+def compiled(function):
+  """A formula for arrays, compiled for each of its other arguments.
+
+  What the updates of parameters do with its results, numpy's, is not: to
+  compile each of their operations would take longer than all else.
+  """
+  names = set(inspect.signature(function).parameters)
+  static = names & {"mistake", "groups", "plain"}
+  jitted = jax.jit(function, static_argnames=sorted(static))
+  return lambda *args, **kwargs: jax.device_get(jitted(*args, **kwargs))
+
+
+def gradient(loss):
+  """Of a loss that returns more than its value: ((value, more), gradient)."""
+  return compiled(jax.value_and_grad(loss, has_aux=True))
 
 
 def layer_norm(x, p):
@@ -179,7 +198,7 @@ def lars(g, p, decay, spare=True):
   if spare and p.ndim == 1:
     return g
   g = g + decay * p
-  norms = jnp.linalg.norm(p), jnp.linalg.norm(g)
+  norms = np.linalg.norm(p), np.linalg.norm(g)
   return g * (1e-3 * norms[0] / norms[1] if min(norms) > 0 else 1)
 
 
@@ -199,13 +218,13 @@ def adamw(params, moments, grads, t, rate, *, b2, decay, eps):
   Returns:
     New parameters and moments.
   """
-  first, second = moments or [jax.tree.map(jnp.zeros_like, params)] * 2
+  first, second = moments or [jax.tree.map(np.zeros_like, params)] * 2
   first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
   second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, second, grads)
 
   def update(p, m, v):
     m, v = m / (1 - 0.9 ** (t + 1)), v / (1 - b2 ** (t + 1))
-    return p * (1 - rate * decay(p)) - rate * m / (jnp.sqrt(v) + eps)
+    return p * (1 - rate * decay(p)) - rate * m / (np.sqrt(v) + eps)
 
   return jax.tree.map(update, params, first, second), (first, second)
 

@@ -34,7 +34,7 @@ class Told(official.Case):
   [
     ({"": 1e-6, "sign": 0.5}, 0, ["equal", "caught"]),
     ({"": 1e-2, "sign": 0.5}, 1, ["NOT EQUAL", "caught"]),
-    ({"": np.nan, "sign": np.nan}, 1, ["NOT EQUAL", "caught"]),
+    ({"": np.nan, "sign": np.nan}, 1, ["NOT EQUAL", "NOT CAUGHT"]),
     ({"": 1e-6, "sign": 1e-5}, 1, ["equal", "NOT CAUGHT"]),
   ],
 )

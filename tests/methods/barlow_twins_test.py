@@ -150,10 +150,9 @@ def official_steps(taken, loss, weights, biases):
     z, seen = zip(*[naive.siamese(x, params) for x in views], strict=True)
     return loss(*z), (z, seen)
 
+  gradient = naive.gradient(loss_of)
   for i, views in enumerate(taken.views):
-    (value, (z, seen)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-      params, views
-    )
+    (value, (z, seen)), grads = gradient(params, views)
     for out, given in zip(z, seen, strict=True):
       if "bn2" in stats["projector"]:
         given["projector"]["bn2"] = out
@@ -228,13 +227,13 @@ def taken():
 
 
 def test_four_steps_equal_the_official_algorithm(taken):
-  OFFICIAL.check(taken)
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
 
 
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
-  with pytest.raises(AssertionError):
-    OFFICIAL.check(taken, mistake)
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
 
 
 def test_embeddings_that_are_not_normalised_are_refused():

@@ -13,6 +13,11 @@ STEPS, TOTAL = 3, 8
 LR, DECAY, BASE_EMA = 50 * tiny.BATCH / 256, 1e-3, 0.8
 
 
+project = naive.compiled(naive.siamese)
+predict = naive.compiled(naive.head)
+
+
+@naive.compiled
 def gradient(online, views, projections):
   """Of `regression_loss` in both directions, with what BatchNorm is given."""
 
@@ -40,10 +45,10 @@ def official_steps(taken, mistake=""):
   for step, pair in enumerate(taken.views):
     projections = []
     for x in pair:
-      z, given = naive.siamese(x, target)
+      z, given = project(x, target)
       target_stats = naive.moments(target_stats, given)
       if mistake == "a predictor of the target":
-        z, _ = naive.head(z, online["predictor"])
+        z, _ = predict(z, online["predictor"])
       projections.append(z)
     if mistake != "the same view":
       projections = projections[::-1]
@@ -93,7 +98,7 @@ OFFICIAL = official.Case(
     "twice as many steps": "solo-learn#248, #286",
     "before the optimiser": "",
   },
-  accepted={"parameters": 3e-3, "teacher": 3e-3},
+  accepted={"gradient": 1e-3, "parameters": 3e-3, "teacher": 3e-3},
 )
 
 
@@ -103,7 +108,8 @@ def taken():
 
 
 def test_three_steps_equal_the_official_algorithm(taken):
-  OFFICIAL.check(taken)
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
   assert taken.experiment.total_steps == TOTAL
   assert "predictor" not in taken.start.aux["params"]
   # Its loss is 4 at first, of directions that have nothing in common.
@@ -117,8 +123,7 @@ def test_three_steps_equal_the_official_algorithm(taken):
 
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
-  with pytest.raises(AssertionError):
-    OFFICIAL.check(taken, mistake)
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
 
 
 def test_other_widths_of_predictions_and_targets_are_refused():

@@ -93,6 +93,7 @@ def official_loss(
   return (error * mask).sum() / mask.sum()
 
 
+gradient = naive.compiled(jax.value_and_grad(official_loss))
 STEPS, TOTAL, WARMUP = 4, 8, 2
 LR, DECAY, EPS = 0.1 * tiny.BATCH / 256, 0.05, 1e-3
 
@@ -109,9 +110,7 @@ def official_steps(taken, mistake=""):
 
   b2 = 0.999 if mistake == "the second beta of AdamW" else 0.95
   for step, (images,) in enumerate(taken.views):
-    loss, grads = jax.value_and_grad(official_loss)(
-      params, images, taken.keys[step], mistake=mistake
-    )
+    loss, grads = gradient(params, images, taken.keys[step], mistake=mistake)
     rate = LR * step / WARMUP
     if step >= WARMUP:
       rate = LR * naive.cosine((step - WARMUP) / (TOTAL - WARMUP))
@@ -135,6 +134,7 @@ OFFICIAL = official.Case(
   "facebookresearch/mae: models_mae.py, main_pretrain.py, util/lr_sched.py",
   lambda: tiny.vit_config(
     "mae",
+    model__backbone__depth=1,
     schedule__epochs=2,
     schedule__lr__warmup=0.5,
     schedule__optimizer__lr=0.1,
@@ -163,13 +163,13 @@ def taken():
 
 
 def test_four_steps_equal_the_official_algorithm(taken):
-  OFFICIAL.check(taken)
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
 
 
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
-  with pytest.raises(AssertionError):
-    OFFICIAL.check(taken, mistake)
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
 
 
 @pytest.mark.parametrize(("ratio", "norm_pix"), [(0.75, True), (0.5, False)])

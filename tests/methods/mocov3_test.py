@@ -19,7 +19,7 @@ STEPS, TOTAL, WARMUP = 4, 8, 2
 LR, DECAY, EPS, BASE = 0.03 * tiny.BATCH / 256, 0.1, 1e-3, 0.8
 
 
-def encoder(params, images, mistake=""):
+def encoder(params, images, mistake):
   """Keys, or queries before the predictor; and what BatchNorm is given."""
   b = len(images)
   x = images.reshape(b, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5)
@@ -45,6 +45,7 @@ def contrast(q, k, mistake):
   return loss * 2 * TEMPERATURE
 
 
+@naive.compiled
 def gradient(params, frozen, views, keys, mistake):
   """Of the loss in both directions, with what BatchNorm is given."""
 
@@ -67,6 +68,10 @@ def with_patches(params, patches):
   if patches is None:
     return params
   return params | {"backbone": params["backbone"] | {"patch_embed": patches}}
+
+
+encode = naive.compiled(encoder)
+predict = naive.compiled(naive.head)
 
 
 def official_steps(taken, mistake=""):
@@ -96,10 +101,10 @@ def official_steps(taken, mistake=""):
     momentum_encoder = follow(step)
     keys = []
     for x in views:
-      k, given = encoder(momentum_encoder, x, mistake)
+      k, given = encode(momentum_encoder, x, mistake)
       key_stats = naive.moments(key_stats, {"projector": given})
       if mistake == "a predictor of the keys":
-        k, _ = naive.head(k, params["predictor"], plain=True)
+        k, _ = predict(k, params["predictor"], plain=True)
       keys.append(k)
     (loss, seen), grads = gradient(params, frozen, views, keys, mistake)
     for given in seen:
@@ -113,7 +118,7 @@ def official_steps(taken, mistake=""):
     losses.append(loss)
     rates.append(rate)
     if frozen is not None:  # Its gradient is zero.
-      grads = with_patches(grads, jax.tree.map(jnp.zeros_like, frozen))
+      grads = with_patches(grads, jax.tree.map(np.zeros_like, frozen))
     gradients.append(grads)
   return {
     "loss": losses,
@@ -132,6 +137,7 @@ OFFICIAL = official.Case(
   "facebookresearch/moco-v3: main_moco.py, moco/builder.py, vits.py",
   lambda: tiny.vit_config(
     "mocov3",
+    model__backbone__depth=1,
     model__momentum__start=BASE,
     schedule__epochs=2,
     schedule__lr__warmup=0.5,
@@ -160,13 +166,13 @@ def taken():
 
 
 def test_four_steps_equal_the_official_algorithm(taken):
-  OFFICIAL.check(taken)
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
 
 
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
-  with pytest.raises(AssertionError):
-    OFFICIAL.check(taken, mistake)
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
 
 
 def test_the_frozen_projection_stays_and_has_no_optimiser_state(taken):

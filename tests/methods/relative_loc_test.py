@@ -25,9 +25,13 @@ def build(devices=1, **changes):
   )
 
 
+def groups_of(mistake):
+  return 1 if mistake == "BatchNorm of the whole batch" else GROUPS
+
+
 def loss_of(params, patches, mistake):
   """Cross-entropy of the places, and what each BatchNorm is given."""
-  groups = 1 if mistake == "BatchNorm of the whole batch" else GROUPS
+  groups = groups_of(mistake)
   x = patches.reshape(-1, *patches.shape[2:])
   h, given = naive.convs(x, params["backbone"], groups)
   h = h.reshape(BATCH, 9, -1)
@@ -42,7 +46,10 @@ def loss_of(params, patches, mistake):
   logits, of_head = naive.head(pairs, params["head"], groups)
   p = jnp.exp(logits) / jnp.exp(logits).sum(axis=1, keepdims=True)
   right = p[np.arange(len(labels)), labels]
-  return -jnp.log(right).mean(), (given, of_head, groups)
+  return -jnp.log(right).mean(), (given, of_head)
+
+
+gradient = naive.gradient(loss_of)
 
 
 def official_steps(taken, mistake=""):
@@ -59,9 +66,8 @@ def official_steps(taken, mistake=""):
   velocity = jax.tree.map(np.zeros_like, params)
   losses, rates, gradients = [], [], []
   for i, (patches,) in enumerate(taken.views):
-    (loss, (given, of_head, groups)), grads = jax.value_and_grad(
-      loss_of, has_aux=True
-    )(params, patches, mistake)
+    (loss, (given, of_head)), grads = gradient(params, patches, mistake)
+    groups = groups_of(mistake)
     stats = {
       "backbone": naive.running(stats["backbone"], given, groups),
       "head": naive.running(stats["head"], of_head, groups, kept),
@@ -121,14 +127,14 @@ def taken():
 
 
 def test_ten_steps_equal_the_official_algorithm(taken):
-  OFFICIAL.check(taken)
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
   assert set(taken.start.params["head"]) == {"fc1", "bn1", "fc2"}
 
 
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
-  with pytest.raises(AssertionError):
-    OFFICIAL.check(taken, mistake)
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
 
 
 class Answers:

@@ -48,6 +48,7 @@ def nt_xent(z1, z2, mistake):
   return loss
 
 
+@naive.compiled
 def gradient(params, views, mistake):
   """Of the loss, with what BatchNorm is given, call by call."""
 
@@ -134,10 +135,10 @@ def taken():
 
 
 def test_six_steps_equal_the_official_algorithm(taken):
-  OFFICIAL.check(taken)
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
 
 
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
-  with pytest.raises(AssertionError):
-    OFFICIAL.check(taken, mistake)
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))

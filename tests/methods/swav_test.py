@@ -73,9 +73,13 @@ def loss_of(params, views, queue, mistake):
   return loss / 2, (embedding, passes, given)
 
 
+gradient = naive.gradient(loss_of)
+unit = naive.compiled(naive.unit)
+
+
 def direction(g, p):
   """LARC(trust_coefficient=0.001, clip=False)."""
-  norms = jnp.linalg.norm(p), jnp.linalg.norm(g)
+  norms = np.linalg.norm(p), np.linalg.norm(g)
   if min(norms) == 0:
     return g
   return (
@@ -92,15 +96,15 @@ def official_steps(taken, mistake=""):
   losses, rates, gradients = [], [], []
   for iteration, views in enumerate(taken.views):
     if mistake != "prototypes of any length":
-      params["prototypes"] = naive.unit(params["prototypes"])
+      params["prototypes"] = unit(params["prototypes"])
     if queue is None and iteration >= START:
       queue = np.zeros((2, QUEUE, 8))
     full = queue is not None and (queue[:, -1] != 0).any()
     if mistake == "a queue that is not full":
       full = queue is not None
-    (loss, (embedding, passes, given)), grads = jax.value_and_grad(
-      loss_of, has_aux=True
-    )(params, views, queue if full else None, mistake)
+    (loss, (embedding, passes, given)), grads = gradient(
+      params, views, queue if full else None, mistake
+    )
     if queue is not None:
       new = embedding[: 2 * BATCH].reshape(2, BATCH, -1)
       queue = np.concatenate([new, queue[:, :-BATCH]], axis=1)
@@ -120,7 +124,7 @@ def official_steps(taken, mistake=""):
     rates.append(rate)
   filled = min(max(len(losses) - START, 0) * BATCH, QUEUE)
   if mistake != "prototypes of any length":
-    params["prototypes"] = naive.unit(params["prototypes"])
+    params["prototypes"] = unit(params["prototypes"])
   return {
     "loss": losses,
     "rate": rates,
@@ -160,13 +164,13 @@ def taken():
 
 def test_eight_steps_equal_the_official_algorithm(taken):
   """Prototypes frozen, then not; no queue, one that fills, one in use."""
-  OFFICIAL.check(taken)
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
 
 
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
-  with pytest.raises(AssertionError):
-    OFFICIAL.check(taken, mistake)
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
 
 
 @pytest.fixture(scope="module")
