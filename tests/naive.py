@@ -39,7 +39,7 @@ def gelu(x):
   return 0.5 * x * (1 + erf(x / 2**0.5))
 
 
-def block(x, p, heads, activation=gelu):
+def block(x, p, heads, *, activation=gelu):
   b, t, d = x.shape
   qkv = linear(layer_norm(x, p["norm1"]), p["attn"]["qkv"])
   q, k, v = qkv.reshape(b, t, 3, heads, d // heads).transpose(2, 0, 3, 1, 4)
@@ -53,10 +53,10 @@ def block(x, p, heads, activation=gelu):
   return x + linear(y, p["mlp"]["fc2"])
 
 
-def blocks(x, params, heads, activation=gelu):
+def blocks(x, params, heads, *, activation=gelu):
   """All blocks of a tree, and its last LayerNorm."""
   for i in range(sum(name.startswith("blocks_") for name in params)):
-    x = block(x, params[f"blocks_{i}"], heads, activation)
+    x = block(x, params[f"blocks_{i}"], heads, activation=activation)
   return layer_norm(x, params["norm"])
 
 

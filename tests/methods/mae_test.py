@@ -69,7 +69,7 @@ def official_loss(
   x = gather(x, shuffle[:, :visible])
   cls = jnp.tile(encoder["cls_token"], (b, 1, 1))
   x = jnp.concatenate([cls, x], 1)
-  x = naive.blocks(x, encoder, heads, activation)
+  x = naive.blocks(x, encoder, heads, activation=activation)
 
   x = naive.linear(x, decoder["embed"])
   hidden = jnp.tile(decoder["mask_token"], (b, n - visible, 1))
@@ -79,7 +79,7 @@ def official_loss(
   x = jnp.concatenate([x[:, :1], whole], 1)
   places = official_positions(16, 4, order)
   x = x + np.concatenate([np.zeros((1, 16)), places])
-  x = naive.blocks(x, decoder, heads, activation)
+  x = naive.blocks(x, decoder, heads, activation=activation)
   predicted = naive.linear(x, decoder["pred"])[:, 1:]
 
   if norm_pix and mistake != "pixels as they are":
@@ -167,6 +167,7 @@ def test_four_steps_equal_the_official_algorithm(taken):
   assert OFFICIAL.fits(found), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
   assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))

@@ -32,7 +32,7 @@ def encoder(params, images, mistake):
   if mistake == "GELU by tanh":
     activation = jax.nn.gelu
   x = jnp.concatenate([cls, x], 1)
-  x = naive.blocks(x, vit, HEADS, activation)
+  x = naive.blocks(x, vit, HEADS, activation=activation)
   return naive.head(x[:, 0], params["projector"], plain=True)
 
 
@@ -170,6 +170,7 @@ def test_four_steps_equal_the_official_algorithm(taken):
   assert OFFICIAL.fits(found), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
   assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
