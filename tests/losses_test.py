@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 from sslx import losses
 from sslx.axis import Axis
 from sslx.parallel import Parallel, Partitioner
+from tests import naive
 
 
 def nt_xent(z1, z2, temperature):
@@ -95,20 +96,6 @@ def test_info_nce_is_a_cross_entropy_over_positive_and_queue(temperature):
   np.testing.assert_allclose(accuracy, correct, rtol=1e-6)
 
 
-def official_sinkhorn(scores, iterations):
-  """SwAV's code on one process, in float64: codes of scores / epsilon."""
-  q = np.exp(np.float64(scores) - np.max(scores)).T
-  k, b = q.shape
-  q /= q.sum()
-  for _ in range(iterations):
-    q /= q.sum(axis=1, keepdims=True)
-    q /= k
-    q /= q.sum(axis=0, keepdims=True)
-    q /= b
-  q *= b
-  return q.T
-
-
 def sinkhorn(scores, past, devices, iterations=3):
   """Codes of ours, in the per-device view; the global one for 0 devices."""
   if not devices:
@@ -142,10 +129,10 @@ def test_sinkhorn_is_the_official_one_over_the_global_batch(
   found = sinkhorn(
     scores[:16], scores[16:] if past else None, devices, iterations
   )
-  expected = official_sinkhorn(scores, iterations)[:16]
+  expected = naive.sinkhorn(scores, iterations)[:16]
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
   # With sums over the samples of each of 8 processes they are others.
-  alone = [official_sinkhorn(s, iterations) for s in np.split(scores, 8)]
+  alone = [naive.sinkhorn(s, iterations) for s in np.split(scores, 8)]
   assert abs(np.concatenate(alone)[:16] - expected).max() > 0.1
 
 
@@ -161,7 +148,7 @@ def test_sinkhorn_leaves_out_rows_that_are_no_sample():
   for devices in (0, 8):
     found = sinkhorn(scores, empty, devices)
     np.testing.assert_allclose(
-      found, official_sinkhorn(scores, 3), rtol=1e-4, atol=1e-7
+      found, naive.sinkhorn(scores, 3), rtol=1e-4, atol=1e-7
     )
 
 
@@ -182,7 +169,7 @@ def test_sinkhorn_of_scores_in_float16_overflows_there_but_not_here():
     assert np.isinf(np.exp(scores)).any()
   np.testing.assert_allclose(
     sinkhorn(np.float32(scores), None, 0),
-    official_sinkhorn(scores, 3),
+    naive.sinkhorn(scores, 3),
     rtol=1e-4,
     atol=1e-7,
   )

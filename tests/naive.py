@@ -1,9 +1,28 @@
 """Layers written out from their formulas, and how near one has to come."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erf
+
+
+def compiled(function):
+  """A formula for arrays, compiled for each of its other arguments.
+
+  What the updates of parameters do with its results, numpy's, is not: to
+  compile each of their operations would take longer than all else.
+  """
+  names = set(inspect.signature(function).parameters)
+  static = names & {"mistake", "groups", "plain"}
+  jitted = jax.jit(function, static_argnames=sorted(static))
+  return lambda *args, **kwargs: jax.device_get(jitted(*args, **kwargs))
+
+
+def gradient(loss):
+  """Of a loss that returns more than its value: ((value, more), gradient)."""
+  return compiled(jax.value_and_grad(loss, has_aux=True))
 
 
 def layer_norm(x, p):
@@ -16,7 +35,11 @@ def linear(x, p):
   return x @ p["kernel"].reshape(x.shape[-1], -1) + p["bias"].reshape(-1)
 
 
-def block(x, p, heads):
+def gelu(x):
+  return 0.5 * x * (1 + erf(x / 2**0.5))
+
+
+def block(x, p, heads, *, activation=gelu):
   b, t, d = x.shape
   qkv = linear(layer_norm(x, p["norm1"]), p["attn"]["qkv"])
   q, k, v = qkv.reshape(b, t, 3, heads, d // heads).transpose(2, 0, 3, 1, 4)
@@ -26,54 +49,62 @@ def block(x, p, heads):
   mixed = (weights @ v).transpose(0, 2, 1, 3).reshape(b, t, d)
   proj = p["attn"]["proj"]
   x = x + mixed @ proj["kernel"].reshape(d, d) + proj["bias"]
-  y = linear(layer_norm(x, p["norm2"]), p["mlp"]["fc1"])
-  y = 0.5 * y * (1 + erf(y / 2**0.5))
+  y = activation(linear(layer_norm(x, p["norm2"]), p["mlp"]["fc1"]))
   return x + linear(y, p["mlp"]["fc2"])
 
 
-def blocks(x, params, heads):
+def blocks(x, params, heads, *, activation=gelu):
   """All blocks of a tree, and its last LayerNorm."""
   for i in range(sum(name.startswith("blocks_") for name in params)):
-    x = block(x, params[f"blocks_{i}"], heads)
+    x = block(x, params[f"blocks_{i}"], heads, activation=activation)
   return layer_norm(x, params["norm"])
 
 
-def batch_norm(x, p=None):
-  """By the batch's own statistics."""
-  x = (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-5)
+def batch_norm(x, p=None, groups=1):
+  """By the statistics of the batch [n, c], or of consecutive parts of it."""
+  parts = x.reshape(groups, -1, x.shape[-1])
+  mean, var = parts.mean(1, keepdims=True), parts.var(1, keepdims=True)
+  x = ((parts - mean) / jnp.sqrt(var + 1e-5)).reshape(x.shape)
   return x if p is None else x * p["scale"] + p["bias"]
 
 
-def mlp(x, params):
-  """Linear layers without bias, BatchNorm after each, the last one plain."""
-  depth = sum(name.startswith("fc") for name in params)
-  for i in range(1, depth):
-    x = batch_norm(x @ params[f"fc{i}"]["kernel"], params[f"bn{i}"])
-    x = jnp.maximum(x, 0)
-  return batch_norm(x @ params[f"fc{depth}"]["kernel"])
-
-
-def siamese(x, params):
+def siamese(x, params, groups=1):
   """`tiny.Convs` and a head, by the batch's own statistics.
 
   Returns:
     The head's output; and what each BatchNorm is given, for its statistics.
   """
-  given = {"backbone": {}, "projector": {}}
+  h, given = convs(x, params["backbone"], groups)
+  z, last = head(h, params["projector"], groups)
+  return z, {"backbone": given, "projector": last}
+
+
+def convs(x, params, groups=1):
+  """`tiny.Convs`.
+
+  Returns:
+    As `siamese`.
+  """
+  given = {}
   for i in (1, 2):
-    layer = params["backbone"][f"conv{i}"]["kernel"]
+    layer = params[f"conv{i}"]["kernel"]
     x = jax.lax.conv_general_dilated(
       x, layer, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    given["backbone"][f"bn{i}"] = flat = x.reshape(-1, x.shape[-1])
-    flat = batch_norm(flat, params["backbone"][f"bn{i}"])
+    given[f"bn{i}"] = flat = x.reshape(-1, x.shape[-1])
+    flat = batch_norm(flat, params[f"bn{i}"], groups)
     x = jnp.log1p(jnp.exp(flat)).reshape(x.shape)
-  z, given["projector"] = head(x.mean((1, 2)), params["projector"])
-  return z, given
+  return x.mean((1, 2)), given
 
 
-def head(x, params):
-  """Linear layers with BatchNorm and ReLU between.
+def head(x, params, groups=1, plain=False):
+  """Linear layers, ReLU between; BatchNorm where there are parameters of it.
+
+  Args:
+    x: [n, d].
+    params: of the head.
+    groups: see `batch_norm`.
+    plain: whether the output has a BatchNorm without parameters.
 
   Returns:
     As `siamese`.
@@ -81,42 +112,151 @@ def head(x, params):
   given = {}
   depth = sum(name.startswith("fc") for name in params)
   for i in range(1, depth + 1):
-    layer = params[f"fc{i}"]
+    layer, bn = params[f"fc{i}"], f"bn{i}"
     x = x @ layer["kernel"] + layer.get("bias", 0)
-    if i < depth:
-      given[f"bn{i}"] = x
-      x = jnp.maximum(batch_norm(x, params[f"bn{i}"]), 0)
+    if bn in params or (plain and i == depth):
+      given[bn] = x
+      x = batch_norm(x, params.get(bn), groups)
+    x = jnp.maximum(x, 0) if i < depth else x
   return x, given
 
 
-def running(old, given):
-  """The running statistics after a batch, as torch has them."""
-  momentum = 0.9
-  return {
-    name: {
-      "mean": momentum * old[name]["mean"] + (1 - momentum) * x.mean(0),
-      "var": momentum * old[name]["var"] + (1 - momentum) * x.var(0, ddof=1),
-    }
-    for name, x in given.items()
-  }
+def running(old, given, groups=1, momentum=0.9):
+  """The running statistics of a network after a batch, as torch has them.
+
+  With groups, the mean of the devices that have one each.
+  """
+  new = {}
+  for name, x in given.items():
+    parts = x.reshape(groups, -1, x.shape[-1])
+    of = {"mean": parts.mean((0, 1)), "var": parts.var(1, ddof=1).mean(0)}
+    new[name] = jax.tree.map(
+      lambda a, b: momentum * a + (1 - momentum) * b, old[name], of
+    )
+  return new
+
+
+def moments(stats, given, groups=1):
+  """`running` of several networks."""
+  moved = {name: running(stats[name], x, groups) for name, x in given.items()}
+  return {**stats, **moved}
+
+
+def sinkhorn(scores, iterations):
+  """SwAV's code on one process: codes [b, K] of scores over epsilon [b, K].
+
+  In numpy and float64, or in jax.numpy.
+  """
+  xp = scores.__array_namespace__()
+  q = xp.exp(xp.astype(scores, xp.float64) - scores.max()).T
+  k, b = q.shape
+  q = q / q.sum()
+  for _ in range(iterations):
+    q = q / q.sum(axis=1, keepdims=True) / k
+    q = q / q.sum(axis=0, keepdims=True) / b
+  return (q * b).T
+
+
+def cosine(done):
+  """Half a cosine, from 1 to 0."""
+  return 0.5 * (1 + np.cos(np.pi * done))
+
+
+def follow(old, new, kept):
+  """The moving average of a teacher, of which a share is kept."""
+  return jax.tree.map(lambda a, b: kept * a + (1 - kept) * b, old, new)
+
+
+def descend(
+  params, velocity, grads, rate, direction=lambda g, p: g, vectors=None
+):
+  """torch's SGD with a momentum of 0.9.
+
+  Args:
+    params: before the step.
+    velocity: of the same structure.
+    grads: the gradients.
+    rate: the learning rate.
+    direction: what becomes of a gradient and its parameter.
+    vectors: the rate of biases and norms, if they have another.
+
+  Returns:
+    New parameters and velocity.
+  """
+  velocity = jax.tree.map(
+    lambda v, g, p: 0.9 * v + direction(g, p), velocity, grads, params
+  )
+  rates = {1: rate if vectors is None else vectors}
+  params = jax.tree.map(
+    lambda p, v: p - rates.get(p.ndim, rate) * v, params, velocity
+  )
+  return params, velocity
+
+
+def lars(g, p, decay, spare=True):
+  """The direction of LARS; biases and norms have neither decay nor trust."""
+  if spare and p.ndim == 1:
+    return g
+  g = g + decay * p
+  norms = np.linalg.norm(p), np.linalg.norm(g)
+  return g * (1e-3 * norms[0] / norms[1] if min(norms) > 0 else 1)
+
+
+def adamw(params, moments, grads, t, rate, *, b2, decay, eps):
+  """torch's AdamW with a first beta of 0.9.
+
+  Args:
+    params: before the step.
+    moments: first and second, of the same structure; None at first.
+    grads: the gradients.
+    t: steps taken before.
+    rate: the learning rate.
+    b2: the second beta.
+    decay: of a parameter.
+    eps: added to the root.
+
+  Returns:
+    New parameters and moments.
+  """
+  first, second = moments or [jax.tree.map(np.zeros_like, params)] * 2
+  first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
+  second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, second, grads)
+
+  def update(p, m, v):
+    m, v = m / (1 - 0.9 ** (t + 1)), v / (1 - b2 ** (t + 1))
+    return p * (1 - rate * decay(p)) - rate * m / (np.sqrt(v) + eps)
+
+  return jax.tree.map(update, params, first, second), (first, second)
 
 
 def unit(x):
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def assert_near(new, old, tolerance):
-  """Each array is near; what is far smaller than the rest is rounding.
+def difference(new, old):
+  """The largest relative difference of two trees of arrays, and where it is.
 
-  BatchNorm takes out what the bias of the last LayerNorm does, and softmax that
-  of the keys: their gradients are zero.
+  Each array's is the norm of the error over its own; of one that is far smaller
+  than the rest, it is over a hundredth of the norm of all. BatchNorm takes out
+  what the bias of the last LayerNorm does, and softmax that of the keys: their
+  gradients are zero but for rounding.
   """
   whole = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(old)))
 
-  def check(path, a, b):
-    error, norm = np.linalg.norm(a - b), np.linalg.norm(b)
-    name = jax.tree_util.keystr(path)
-    accepted = tolerance * (norm + 1e-2 * whole)
-    assert error <= accepted, f"{name}: {error} of {norm}"
+  def relative(path, a, b):
+    error, norm = np.linalg.norm(np.subtract(a, b)), np.linalg.norm(b)
+    size = error / (norm + 1e-2 * whole) if error else 0.0
+    return size, jax.tree_util.keystr(path)
 
-  jax.tree.map_with_path(check, new, old)
+  found = jax.tree.leaves(
+    jax.tree.map_with_path(relative, new, old),
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+  # What is not a number is no equality.
+  return max(found, key=lambda x: (not np.isfinite(x[0]), x[0]))
+
+
+def assert_near(new, old, tolerance):
+  """Checks `difference`."""
+  largest, name = difference(new, old)
+  assert largest <= tolerance, f"{name}: {largest}"

@@ -12,7 +12,7 @@ from sslx.config import ConfigError
 from sslx.data import augment
 from sslx.methods.run import Run
 from sslx.models import patches
-from tests import naive, tiny
+from tests import naive, official, tiny
 from tests.models.vit_test import official_positions
 
 PLAN = methods.Plan(batch_size=16, steps_per_epoch=10, total_steps=10)
@@ -38,18 +38,23 @@ def case():
   return method, tree.unflatten(moved), state, aux, batch
 
 
-def official_loss(params, images, rng, *, ratio, norm_pix, heads=2):
+def official_loss(
+  params, images, rng, *, ratio=0.75, norm_pix=True, mistake=""
+):
   """As `models_mae.py` has it: every patch embedded, then most thrown away."""
+  heads = 2
   b, n, d = len(images), 16, 32
   noise = jnp.stack(
-    [jax.random.uniform(jax.random.fold_in(rng, i), (n,)) for i in range(b)]
+    [
+      jax.random.uniform(jax.random.fold_in(rng, i), (n,), np.float32)
+      for i in range(b)
+    ]
   )
   shuffle = jnp.argsort(noise, axis=1)
   restore = jnp.argsort(shuffle, axis=1)
   visible = int(n * (1 - ratio))
-  mask = jnp.ones((b, n)).at[:, :visible].set(0)
-  gather = lambda x, ids: jnp.stack([x[i][ids[i]] for i in range(b)])
-  mask = gather(mask, restore)
+  gather = lambda x, ids: jnp.take_along_axis(x, ids[..., None], axis=1)
+  mask = restore >= visible
 
   # patchify: nchpwq->nhwpqc
   x = images.reshape(b, 4, 4, 4, 4, 3)
@@ -57,27 +62,115 @@ def official_loss(params, images, rng, *, ratio, norm_pix, heads=2):
   target = x.reshape(b, n, 48)
 
   encoder, decoder = params["backbone"], params["decoder"]
+  order = "row" if mistake == "MoCo v3's order of positions" else "column"
+  activation = jax.nn.gelu if mistake == "GELU by tanh" else naive.gelu
   x = naive.linear(target, encoder["patch_embed"]["proj"])
-  x = x + official_positions(d, 4, "column")
+  x = x + official_positions(d, 4, order)
   x = gather(x, shuffle[:, :visible])
   cls = jnp.tile(encoder["cls_token"], (b, 1, 1))
-  x = naive.blocks(jnp.concatenate([cls, x], 1), encoder, heads)
+  x = jnp.concatenate([cls, x], 1)
+  x = naive.blocks(x, encoder, heads, activation=activation)
 
   x = naive.linear(x, decoder["embed"])
   hidden = jnp.tile(decoder["mask_token"], (b, n - visible, 1))
-  whole = gather(jnp.concatenate([x[:, 1:], hidden], 1), restore)
+  whole = jnp.concatenate([x[:, 1:], hidden], 1)
+  if mistake != "tokens left in their random order":
+    whole = gather(whole, restore)
   x = jnp.concatenate([x[:, :1], whole], 1)
-  places = official_positions(16, 4, "column")
+  places = official_positions(16, 4, order)
   x = x + np.concatenate([np.zeros((1, 16)), places])
-  x = naive.blocks(x, decoder, heads)
+  x = naive.blocks(x, decoder, heads, activation=activation)
   predicted = naive.linear(x, decoder["pred"])[:, 1:]
 
-  if norm_pix:
+  if norm_pix and mistake != "pixels as they are":
     mean = target.mean(-1, keepdims=True)
-    var = ((target - mean) ** 2).sum(-1, keepdims=True) / (48 - 1)
+    degrees = 48 if mistake == "a biased variance" else 48 - 1
+    var = ((target - mean) ** 2).sum(-1, keepdims=True) / degrees
     target = (target - mean) / (var + 1e-6) ** 0.5
   error = ((predicted - target) ** 2).mean(-1)
+  if mistake == "the loss of all patches":
+    return error.mean()
   return (error * mask).sum() / mask.sum()
+
+
+gradient = naive.compiled(jax.value_and_grad(official_loss))
+STEPS, TOTAL, WARMUP = 4, 8, 2
+LR, DECAY, EPS = 0.1 * tiny.BATCH / 256, 0.05, 1e-3
+
+
+def official_steps(taken, mistake=""):
+  """`main_pretrain.py` and `util/lr_sched.py`, with torch's AdamW."""
+  params, moments = taken.start.params, None
+  losses, rates, gradients = [], [], []
+
+  def decay(p):
+    return (
+      0 if p.ndim == 1 and mistake != "decay of biases and norms" else DECAY
+    )
+
+  b2 = 0.999 if mistake == "the second beta of AdamW" else 0.95
+  for step, (images,) in enumerate(taken.views):
+    loss, grads = gradient(params, images, taken.keys[step], mistake=mistake)
+    rate = LR * step / WARMUP
+    if step >= WARMUP:
+      rate = LR * naive.cosine((step - WARMUP) / (TOTAL - WARMUP))
+    params, moments = naive.adamw(
+      params, moments, grads, step, rate, b2=b2, decay=decay, eps=EPS
+    )
+    losses.append(loss)
+    rates.append(rate)
+    gradients.append(grads)
+  return {
+    "loss": losses,
+    "rate": rates,
+    "gradient": gradients,
+    "parameters": params,
+    "statistics": taken.start.model_state,  # There is no BatchNorm.
+  }
+
+
+OFFICIAL = official.Case(
+  "mae",
+  "facebookresearch/mae: models_mae.py, main_pretrain.py, util/lr_sched.py",
+  lambda: tiny.vit_config(
+    "mae",
+    model__backbone__depth=1,
+    schedule__epochs=2,
+    schedule__lr__warmup=0.5,
+    schedule__optimizer__lr=0.1,
+    schedule__optimizer__lr_scaling="linear",
+    schedule__optimizer__b2=0.95,
+    schedule__optimizer__weight_decay=DECAY,
+  ),
+  STEPS,
+  official_steps,
+  {
+    "the loss of all patches": "",
+    "a biased variance": "jnp.var's default",
+    "pixels as they are": "",
+    "tokens left in their random order": "",
+    "MoCo v3's order of positions": "",
+    "GELU by tanh": "jax.nn.gelu's default",
+    "decay of biases and norms": "",
+    "the second beta of AdamW": "",
+  },
+)
+
+
+@pytest.fixture(scope="module")
+def taken():
+  return OFFICIAL.take()
+
+
+def test_four_steps_equal_the_official_algorithm(taken):
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
+def test_a_known_mistake_is_seen(taken, mistake):
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
 
 
 @pytest.mark.parametrize(("ratio", "norm_pix"), [(0.75, True), (0.5, False)])

@@ -1,24 +1,20 @@
 """MoCo against its official algorithm, written out; shuffling and its cost."""
 
 import dataclasses
-import functools
-import math
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from sslx import train
 from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.data.views import unshuffled
-from sslx.step import step_keys
 from sslx.weights import load, names
 from sslx.weights.source import Taken
-from tests import tiny
+from tests import naive, official, tiny
 
 BATCH, QUEUE, MOMENTUM, TEMPERATURE = tiny.BATCH, 64, 0.9, 0.2
 
@@ -46,122 +42,157 @@ def first_step(experiment):
   return jax.device_get(metrics), jax.device_get(state)
 
 
-def official(experiment, state, batches):
-  """The official training loop: a line of it for each of its lines.
+STEPS, EPOCHS, EPOCH, PEAK, DECAY = 5, 2, 4, 20.0 * BATCH / 256, 0.01
 
-  The networks are ours, on one device; so is the augmentation. Yields what the
-  state holds after each step.
-  """
-  method, axis = experiment.step.method, Axis()
+
+def in_order(experiment, batch, key):
+  """Views in the order of the batch: the loader shuffled the second one."""
+  if "place" not in batch:
+    return official.preprocess(experiment, batch, key)
+  back = jnp.argsort(batch["place"])
+  first, last = batch["views"][0], batch["views"][-1][back]
+  ordered = {"views": (first, last), "label": batch["label"]}
   plain = dataclasses.replace(experiment.step, slots=unshuffled(2))
+  return plain.preprocess(ordered, key, Axis())
 
-  @jax.jit
-  def forward(params, stats, x):
-    """Output before normalisation, and new running statistics."""
-    h, new_f = method.backbone.apply(
-      {"params": params["backbone"], "batch_stats": stats["backbone"]},
-      x, train=True, mutable="batch_stats",
-    )  # fmt: skip
-    z = method.projector.apply({"params": params["projector"]}, h, train=True)
-    return z, {"backbone": new_f["batch_stats"], "projector": {}}
 
-  def normalized(z):
-    return z / jnp.sqrt(jnp.sum(z**2, axis=1, keepdims=True))
+def loss_of(params, x, keys, queue, groups, mistake):
+  """Cross-entropy with the positive in the first place."""
+  z, given = naive.siamese(x, params, groups)
+  q = naive.unit(z)
+  l_pos = jnp.einsum("nc,nc->n", q, keys)[:, None]
+  l_neg = jnp.einsum("nc,kc->nk", q, queue)
+  if mistake == "no positive in the denominator":
+    losses = jax.nn.logsumexp(l_neg / TEMPERATURE, axis=1)
+    return (losses - l_pos[:, 0] / TEMPERATURE).mean(), given
+  logits = jnp.concatenate([l_pos, l_neg], axis=1) / TEMPERATURE
+  softmax = jnp.exp(logits) / jnp.exp(logits).sum(axis=1, keepdims=True)
+  return -jnp.log(softmax[:, 0]).mean(), given
 
-  @jax.jit
-  @jax.value_and_grad
-  def query_loss(params, stats, x, k, queue):
-    q = normalized(forward(params, stats, x)[0])
-    l_pos = jnp.einsum("nc,nc->n", q, k)[:, None]
-    l_neg = jnp.einsum("nc,kc->nk", q, queue)
-    logits = jnp.concatenate([l_pos, l_neg], axis=1) / TEMPERATURE
-    softmax = jnp.exp(logits) / jnp.exp(logits).sum(axis=1, keepdims=True)
-    return -jnp.log(softmax[:, 0]).mean()
 
-  def contrast(im_q, im_k, place):
-    """Loss, gradient and keys of one direction."""
-    z, stats["k"] = forward(key_params, stats["k"], im_k[place])
-    k = normalized(z)[np.argsort(place)]
-    loss, gradient = query_loss(params, stats["q"], im_q, k, queue)
-    stats["q"] = forward(params, stats["q"], im_q)[1]
-    return loss, gradient, k
+encode = naive.compiled(naive.siamese)
+gradient = naive.gradient(loss_of)
 
-  params, queue, pointer = state.params, state.aux["queue"], 0
-  key_params = state.aux["params"]
-  stats = {"q": state.model_state, "k": state.model_state}
+
+def official_steps(taken, mistake=""):
+  """The training loop of `main_moco.py`: a line of it for each of its lines."""
+  start, method = taken.start, taken.experiment.step.method
+  groups = method.projector.norm_groups
+  if mistake == "BatchNorm of the whole batch":
+    groups = 1
+  params, key_params = start.params, start.aux["params"]
+  stats, key_stats = start.model_state, start.aux["model_state"]
+  queue, pointer = start.aux["queue"], 0
   velocity = jax.tree.map(np.zeros_like, params)
-  rng = jax.random.wrap_key_data(state.rng)
-  for i, batch in enumerate(batches):
-    key_params = jax.tree.map(
-      lambda k, q: MOMENTUM * k + (1 - MOMENTUM) * q, key_params, params
-    )
-    place = np.asarray(batch["place"])
-    # In the order of the batch: the loader put the keys in that of `place`.
-    first, last = batch["views"][0], batch["views"][-1][np.argsort(place)]
-    order = {"views": (first, last), "label": batch["label"]}
-    views = plain.preprocess(order, step_keys(rng, i)[0], axis)
-    loss, gradient, k = contrast(*views, place)
-    if method.symmetric:
-      loss_2, gradient_2, k1 = contrast(*views[::-1], place)
-      loss += loss_2
-      gradient = jax.tree.map(np.add, gradient, gradient_2)
-      k = np.concatenate([k1, k])
+  losses, rates, gradients = [], [], []
+  spared = mistake == "norms without decay"
+  direction = lambda g, p: g + (0 if spared and p.ndim == 1 else DECAY) * p
+  for i, views in enumerate(taken.views):
+    # Any permutation would do, if nothing is shuffled.
+    place = taken.batches[i].get("place", np.roll(np.arange(BATCH), 3))
+    if mistake == "keys in the order of the batch":
+      place = np.arange(BATCH)
+    late = mistake == "keys before the momentum update"
+    if not late:
+      key_params = naive.follow(key_params, params, MOMENTUM)
+    pairs = [views, views[::-1]] if method.symmetric else [views]
+    loss, grads, new = 0.0, jax.tree.map(np.zeros_like, params), []
+    for im_q, im_k in pairs:
+      z, given = encode(im_k[place], key_params, groups)
+      key_stats = naive.moments(key_stats, given, groups)
+      k = z[np.argsort(place)]
+      new.append(k if mistake == "a queue of any length" else naive.unit(k))
+      held = queue
+      if mistake == "enqueued before the loss":
+        held = np.concatenate([queue[:pointer], k, queue[pointer + len(k) :]])
+        held = naive.unit(held)
+      (one, given), more = gradient(
+        params, im_q, naive.unit(k), held, groups, mistake
+      )
+      stats = naive.moments(stats, given, groups)
+      loss, grads = loss + one, jax.tree.map(np.add, grads, more)
+    if late:
+      key_params = naive.follow(key_params, params, MOMENTUM)
+    new = np.concatenate(new[::-1])
     queue = np.array(queue)
-    queue[pointer : pointer + len(k)] = k
-    pointer = (pointer + len(k)) % QUEUE
+    queue[pointer : pointer + len(new)] = new
+    pointer = (pointer + len(new)) % QUEUE
 
-    # torch.optim.SGD; a cosine that falls once an epoch of four steps.
-    lr = 1.0 * BATCH / 256 * 0.5 * (1 + math.cos(math.pi * (i // 4) / 200))
-    gradient = jax.tree.map(lambda g, p: g + 1e-4 * p, gradient, params)
-    velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, gradient)
-    change = jax.tree.map(functools.partial(np.multiply, -lr), velocity)
-    params = jax.tree.map(np.add, params, change)
-    followed = jax.tree.map(  # The update at the head of the next step.
-      lambda k, q: MOMENTUM * k + (1 - MOMENTUM) * q, key_params, params
-    )
-    yield {
-      "loss": loss,
-      "params": params,
-      "velocity": velocity,
-      "model_state": stats["q"],
-      "key params": followed,
-      "key model_state": stats["k"],
-      "queue": queue,
-      "pointer": pointer,
-    }
+    whole = i if mistake == "a rate by steps" else i // EPOCH * EPOCH
+    rate = PEAK * naive.cosine(whole / (EPOCHS * EPOCH))
+    params, velocity = naive.descend(params, velocity, grads, rate, direction)
+    losses.append(loss)
+    rates.append(rate)
+    gradients.append(grads)
+  # The update at the head of the next step.
+  followed = key_params if late else naive.follow(key_params, params, MOMENTUM)
+  return {
+    "loss": losses,
+    "rate": rates,
+    "gradient": gradients,
+    "parameters": params,
+    "statistics": stats,
+    "teacher": followed,
+    "teacher's statistics": key_stats,
+    "queue": queue,
+    "pointer": pointer,
+  }
+
+
+def config(**changes):
+  return tiny.method_config(
+    "mocov2",
+    schedule__epochs=EPOCHS,
+    schedule__optimizer__lr=20.0,
+    schedule__optimizer__weight_decay=DECAY,
+    **changes,
+  )
+
+
+OFFICIAL = official.Case(
+  "mocov2",
+  "facebookresearch/moco: main_moco.py, moco/builder.py",
+  config,
+  STEPS,
+  official_steps,
+  {
+    "enqueued before the loss": "lightly#564",
+    "keys before the momentum update": "",
+    "a queue of any length": "",
+    "keys in the order of the batch": "",
+    "BatchNorm of the whole batch": "",
+    "no positive in the denominator": "",
+    "norms without decay": "",
+    "a rate by steps": "",
+  },
+  views=in_order,
+)
+
+
+@pytest.fixture(scope="module")
+def taken():
+  return OFFICIAL.take()
+
+
+def test_five_steps_equal_the_official_algorithm(taken):
+  """The queue of four batches goes round."""
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
+
+
+@pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
+def test_a_known_mistake_is_seen(taken, mistake):
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
 
 
 @pytest.mark.parametrize(
-  ("symmetric", "groups"), [(False, 8), (True, 8), (False, 1)]
+  "changes", [{"model__symmetric": True}, {"model__norm_groups": 1}]
 )
-def test_five_steps_are_those_of_the_official_code(symmetric, groups):
-  """The queue of four batches (two, if symmetric) goes round."""
-  experiment = build(model__symmetric=symmetric, model__norm_groups=groups)
-  state = jax.device_get(experiment.init_state())
-  batches = tiny.batches(experiment, 5)
-  step = tiny.compile_step(experiment, batches[0])
-  if groups == 1:  # Nothing is shuffled; any permutation would do.
-    place = np.roll(np.arange(BATCH), 3)
-    shuffled = [
-      b | {"place": place, "views": (b["views"][0], b["views"][1][place])}
-      for b in batches
-    ]
-  expected = official(experiment, state, shuffled if groups == 1 else batches)
-  sharded = jax.device_put(state, experiment.state_shardings)
-  for batch, want in zip(batches, expected, strict=True):
-    sharded, metrics = step(sharded, batch)
-    found = jax.device_get(sharded)
-    got = {
-      "loss": metrics["loss"],
-      "params": found.params,
-      "velocity": optax.tree.get(found.opt_state, "trace"),
-      "model_state": found.model_state,
-      "key params": found.aux["params"],
-      "key model_state": found.aux["model_state"],
-      "queue": found.aux["queue"],
-      "pointer": found.aux["pointer"],
-    }
-    tiny.assert_close(got, want, 1e-4)
+def test_so_do_five_steps_of_the_other_forms(changes):
+  """The queue holds two batches, if symmetric."""
+  case = dataclasses.replace(OFFICIAL, config=lambda: config(**changes))
+  found = case.differences(case.take())
+  assert case.fits(found), found
 
 
 def test_the_key_encoder_starts_as_a_copy_and_the_queue_on_the_sphere():

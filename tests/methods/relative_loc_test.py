@@ -1,134 +1,140 @@
 """Relative location against MMSelfSup's algorithm, written out."""
 
 import dataclasses
+import functools
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from sslx.axis import Axis
 from sslx.config import ConfigError
 from sslx.methods.run import Run
-from sslx.step import step_keys
-from tests import tiny
+from tests import naive, official, tiny
 
 BATCH, GROUPS, HIDDEN = tiny.BATCH, 8, 24
-DECAY, PEAK = 1e-4, BATCH / 512  # A base rate of 1, for a batch of 512.
+# Base rate of 8, for a batch of 512.
+DECAY, PEAK, EPOCH = 0.02, 8.0 * BATCH / 512, 4
 
 
 def build(devices=1, **changes):
-  settings = {"schedule__epochs": 3, **changes}
-  settings = {
-    "schedule__lr__warmup": 1.0,
-    "schedule__lr__milestones": (2,),
-    **settings,
-  }
   return tiny.build_method(
-    tiny.method_config("relative_loc", **settings), devices
+    tiny.method_config("relative_loc", **changes), devices
   )
 
 
-def mmselfsup(experiment, state, batches):
-  """Losses and states, with the head and the optimiser written out."""
-  method = experiment.step.method
+def groups_of(mistake):
+  return 1 if mistake == "BatchNorm of the whole batch" else GROUPS
+
+
+def loss_of(params, patches, mistake):
+  """Cross-entropy of the places, and what each BatchNorm is given."""
+  groups = groups_of(mistake)
+  x = patches.reshape(-1, *patches.shape[2:])
+  h, given = naive.convs(x, params["backbone"], groups)
+  h = h.reshape(BATCH, 9, -1)
+  places = (0, 1, 2, 3, 5, 6, 7, 8)
+  if mistake == "places column by column":
+    places = (0, 3, 6, 1, 7, 2, 5, 8)
+  pair = [jnp.repeat(h[:, 4:5], 8, axis=1), h[:, np.array(places)]]
+  if mistake == "the neighbour first":
+    pair = pair[::-1]
+  pairs = jnp.concatenate(pair, axis=-1).reshape(8 * BATCH, -1)
+  labels = np.tile(np.arange(8), BATCH)
+  logits, of_head = naive.head(pairs, params["head"], groups)
+  p = jnp.exp(logits) / jnp.exp(logits).sum(axis=1, keepdims=True)
+  right = p[np.arange(len(labels)), labels]
+  return -jnp.log(right).mean(), (given, of_head)
+
+
+gradient = naive.gradient(loss_of)
+
+
+def official_steps(taken, mistake=""):
+  """MMSelfSup's model, its optimiser and its schedule."""
   decays = {"backbone": DECAY, "head": 5 * DECAY}
-
-  def head(p, stats, pairs):
-    """Linear, BatchNorm of each group alone, ReLU, Linear."""
-    hidden, means, variances = [], [], []
-    for group in jnp.split(pairs @ p["fc1"]["kernel"], GROUPS):
-      mean, n = group.sum(axis=0) / len(group), len(group)
-      square = ((group - mean) ** 2).sum(axis=0)
-      normed = (group - mean) / jnp.sqrt(square / n + 1e-5)
-      hidden.append(normed * p["bn1"]["scale"] + p["bn1"]["bias"])
-      means.append(mean)
-      variances.append(square / (n - 1))  # Unbiased, as in torch.
-    x = jnp.maximum(jnp.concatenate(hidden), 0)
-    new = {
-      "mean": 0.997 * stats["bn1"]["mean"] + 0.003 * sum(means) / GROUPS,
-      "var": 0.997 * stats["bn1"]["var"] + 0.003 * sum(variances) / GROUPS,
-    }
-    return x @ p["fc2"]["kernel"] + p["fc2"]["bias"], {"bn1": new}
-
-  @jax.jit
-  def loss_of(params, stats, patches):
-    x = patches.reshape(-1, *patches.shape[2:])
-    h, new = method.backbone.apply(
-      {"params": params["backbone"], "batch_stats": stats["backbone"]},
-      x, train=True, mutable="batch_stats",
-    )  # fmt: skip
-    pairs, labels = [], []
-    for image in h.reshape(BATCH, 9, -1):
-      places = (0, 1, 2, 3, 5, 6, 7, 8)
-      for label, place in enumerate(places):
-        pairs.append(jnp.concatenate([image[4], image[place]]))
-        labels.append(label)
-    logits, head_stats = head(params["head"], stats["head"], jnp.stack(pairs))
-    p = jnp.exp(logits) / jnp.exp(logits).sum(axis=1, keepdims=True)
-    right = p[jnp.arange(len(labels)), jnp.array(labels)]
-    correct = p.argmax(axis=1) == jnp.array(labels)
-    stats = {"backbone": new["batch_stats"], "head": head_stats}
-    return -jnp.log(right).mean(), (stats, correct.mean())
-
-  grad = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
-  params, stats = state.params, state.model_state
+  if mistake == "one decay for all":
+    decays["head"] = DECAY
+  directions = {
+    name: functools.partial(lambda g, p, decay: g + decay * p, decay=decay)
+    for name, decay in decays.items()
+  }
+  kept = 0.9 if mistake == "the head's BatchNorm forgets as any" else 0.997
+  params, stats = taken.start.params, taken.start.model_state
   velocity = jax.tree.map(np.zeros_like, params)
-  rng = jax.random.wrap_key_data(state.rng)
-  for i, batch in enumerate(batches):
-    key = step_keys(rng, i)[0]
-    (patches,) = experiment.step.preprocess(batch, key, Axis())
-    (loss, (stats, accuracy)), gradient = grad(params, stats, patches)
+  losses, rates, gradients = [], [], []
+  for i, (patches,) in enumerate(taken.views):
+    (loss, (given, of_head)), grads = gradient(params, patches, mistake)
+    groups = groups_of(mistake)
+    stats = {
+      "backbone": naive.running(stats["backbone"], given, groups),
+      "head": naive.running(stats["head"], of_head, groups, kept),
+    }
     # One epoch of warm-up from a tenth, then a tenth from epoch 2 on.
-    lr = PEAK * (0.1 + 0.9 * i / 4 if i < 4 else 0.1 if i >= 8 else 1)
-
-    def update(p, g, v, decay, lr=lr):
-      v = 0.9 * v + g + decay * p
-      return p - lr * v, v
-
-    new = {
-      name: jax.tree.map(
-        lambda p, g, v, decay=decay: update(p, g, v, decay),
-        params[name],
-        gradient[name],
-        velocity[name],
+    rate = PEAK * (0.1 if i >= 2 * EPOCH else 1)
+    if i < EPOCH:
+      climbed = 0 if mistake == "a warm-up by epochs" else i / EPOCH
+      rate = PEAK * (0.1 + 0.9 * climbed)
+    for name, direction in directions.items():
+      new = naive.descend(
+        params[name], velocity[name], grads[name], rate, direction
       )
-      for name, decay in decays.items()
-    }
-    pick = lambda n, new=new: jax.tree.map(
-      lambda x: x[n], new, is_leaf=lambda x: isinstance(x, tuple)
-    )
-    params, velocity = pick(0), pick(1)
-    yield {
-      "loss": loss,
-      "accuracy": accuracy,
-      "params": params,
-      "velocity": velocity,
-      "model_state": stats,
-    }
+      params = params | {name: new[0]}
+      velocity = velocity | {name: new[1]}
+    losses.append(loss)
+    rates.append(rate)
+    gradients.append(grads)
+  return {
+    "loss": losses,
+    "rate": rates,
+    "gradient": gradients,
+    "parameters": params,
+    "statistics": stats,
+  }
 
 
-@pytest.mark.slow
-def test_ten_steps_are_those_of_mmselfsup():
-  """Through the warm-up and past a step of the rate; dropout apart."""
-  experiment = build(model__dropout=0.0)
-  batches = tiny.batches(experiment, 10)
-  step = tiny.compile_step(experiment, batches[0])
-  state = jax.device_get(experiment.init_state())
-  assert set(state.params["head"]) == {"fc1", "bn1", "fc2"}
-  expected = mmselfsup(experiment, state, batches)
-  for batch, want in zip(batches, expected, strict=True):
-    (metrics,), state = tiny.run_steps(experiment, state, [batch], step)
-    got = {
-      "loss": metrics["loss"],
-      "accuracy": metrics["pretext_accuracy"],
-      "params": state.params,
-      "velocity": optax.tree.get(state.opt_state, "trace"),
-      "model_state": state.model_state,
-    }
-    tiny.assert_close(got, want, 1e-4)
+OFFICIAL = official.Case(
+  "relative_loc",
+  "open-mmlab/mmselfsup: models/algorithms/relative_loc.py,"
+  " configs/selfsup/relative_loc; dropout apart",
+  lambda: tiny.method_config(
+    "relative_loc",
+    model__dropout=0.0,
+    schedule__epochs=3,
+    schedule__lr__warmup=1.0,
+    schedule__lr__milestones=(2,),
+    schedule__optimizer__lr=8.0,
+    schedule__optimizer__weight_decay=DECAY,
+  ),
+  10,  # Through the warm-up and past a step of the rate.
+  official_steps,
+  {
+    "places column by column": "",
+    "the neighbour first": "",
+    "BatchNorm of the whole batch": "",
+    "one decay for all": "",
+    "the head's BatchNorm forgets as any": "",
+    "a warm-up by epochs": "",
+  },
+)
+
+
+@pytest.fixture(scope="module")
+def taken():
+  return OFFICIAL.take()
+
+
+def test_ten_steps_equal_the_official_algorithm(taken):
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
+  assert set(taken.start.params["head"]) == {"fc1", "bn1", "fc2"}
+
+
+@pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
+def test_a_known_mistake_is_seen(taken, mistake):
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
 
 
 class Answers:

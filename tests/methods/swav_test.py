@@ -1,7 +1,6 @@
 """SwAV against its official algorithm, written out; queue and prototypes."""
 
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from sslx.axis import Axis
 from sslx.config import ConfigError
-from sslx.step import step_keys
-from tests import tiny
-from tests.losses_test import official_sinkhorn
+from tests import naive, official, tiny
 
 BATCH, QUEUE, FREEZE, START = tiny.BATCH, 2 * tiny.BATCH, 2, 4
 STEPS = 8
-TEMPERATURE, EPSILON, DECAY = 0.1, 0.05, 1e-6
+TEMPERATURE, EPSILON, DECAY, PEAK = 0.1, 0.05, 1e-6, 200 * BATCH / 256
 
 
 def build(devices=1, **changes):
@@ -26,105 +22,155 @@ def build(devices=1, **changes):
   return tiny.build_method(tiny.method_config("swav", **settings), devices)
 
 
-def official(experiment, state, batches):
-  """The official training loop: a line of it for each of its lines.
+def scores_of(params, views):
+  """Embeddings and scores of all views, and what BatchNorm is given."""
+  passes = [
+    naive.convs(jnp.concatenate(x), params["backbone"])
+    for x in (views[:2], views[2:])
+  ]
+  h = jnp.concatenate([x for x, _ in passes])
+  z, given = naive.head(h, params["projector"])
+  z = naive.unit(z)
+  return z, z @ params["prototypes"].T, [x for _, x in passes], given
 
-  The networks are ours, on one device; so is the augmentation. Yields what the
-  state holds after each step, with the prototypes as the next one has them.
-  """
-  method = experiment.step.method
-  unit = lambda x: x / np.sqrt((x**2).sum(axis=1, keepdims=True))
 
-  @jax.jit
-  def forward(params, stats, views):
-    """Embeddings and scores, [views * B, ...], view by view, and statistics."""
-    f_stats, h = stats["backbone"], []
-    for x in (jnp.concatenate(views[:2]), jnp.concatenate(views[2:])):
-      y, new = method.backbone.apply(
-        {"params": params["backbone"], "batch_stats": f_stats},
-        x, train=True, mutable="batch_stats",
-      )  # fmt: skip
-      f_stats = new["batch_stats"]
-      h.append(y)
-    z, new = method.projector.apply(
-      {
-        "params": params["projector"],
-        "batch_stats": stats["projector"],
-      },
-      jnp.concatenate(h), train=True, mutable="batch_stats",
-    )  # fmt: skip
-    z = z / jnp.sqrt((z**2).sum(axis=1, keepdims=True))
-    stats = {"backbone": f_stats, "projector": new["batch_stats"]}
-    return z, z @ params["prototypes"].T, stats
+def codes_of(scores, past, mistake):
+  """Codes of a view's scores, with those of its queue."""
+  both = scores if past is None else jnp.concatenate([past, scores])
+  if mistake == "each device's own codes":
+    parts = [naive.sinkhorn(x, 3) for x in jnp.split(both / EPSILON, 2)]
+    return jnp.concatenate(parts)[-BATCH:]
+  if mistake == "rows and columns changed":
+    return naive.sinkhorn(both.T / EPSILON, 3).T[-BATCH:]
+  return naive.sinkhorn(both / EPSILON, 3)[-BATCH:]
 
-  @jax.jit
-  @jax.value_and_grad
-  def loss_of(params, stats, views, codes):
-    _, output, _ = forward(params, stats, views)
-    loss, crops = 0.0, len(views)
-    for i, q in enumerate(codes):
-      subloss = 0.0
-      for v in np.delete(np.arange(crops), i):
-        p = jnp.exp(output[BATCH * v : BATCH * (v + 1)] / TEMPERATURE)
-        p = p / p.sum(axis=1, keepdims=True)
-        subloss -= jnp.mean(jnp.sum(q * jnp.log(p), axis=1))
-      loss += subloss / (crops - 1)
-    return loss / len(codes)
 
-  params, stats = dict(state.params), state.model_state
+def loss_of(params, views, queue, mistake):
+  """The loss of `main_swav.py`, and what the loop keeps of the batch."""
+  if mistake == "prototypes normalised with a gradient":
+    prototypes = naive.unit(params["prototypes"])
+    params = params | {"prototypes": prototypes}
+  embedding, output, passes, given = scores_of(params, views)
+  rows = lambda v: output[BATCH * v : BATCH * (v + 1)]
+  fixed = jax.lax.stop_gradient
+  if mistake == "a gradient through the codes":
+    fixed = lambda x: x
+  loss, crops = 0.0, len(views)
+  for i in range(2):
+    past = None
+    if queue is not None:
+      past = fixed(queue[i] @ params["prototypes"].T)
+    q = codes_of(fixed(rows(i)), past, mistake)
+    others = np.delete(np.arange(crops), i)
+    if mistake == "a view predicts its own code":
+      others = np.arange(crops)
+    subloss = 0.0
+    for v in others:
+      p = jnp.exp(rows(v) / TEMPERATURE)
+      p = p / p.sum(axis=1, keepdims=True)
+      subloss -= jnp.mean(jnp.sum(q * jnp.log(p), axis=1))
+    loss += subloss / len(others)
+  return loss / 2, (embedding, passes, given)
+
+
+gradient = naive.gradient(loss_of)
+unit = naive.compiled(naive.unit)
+
+
+def direction(g, p):
+  """LARC(trust_coefficient=0.001, clip=False)."""
+  norms = np.linalg.norm(p), np.linalg.norm(g)
+  if min(norms) == 0:
+    return g
+  return (
+    0.001 * norms[0] / (norms[1] + norms[0] * DECAY + 1e-8) * (g + DECAY * p)
+  )
+
+
+def official_steps(taken, mistake=""):
+  """The training loop of `main_swav.py`: a line of it for each of its lines."""
+  start, total = taken.start, taken.experiment.total_steps
+  params, stats = dict(start.params), start.model_state
   velocity = jax.tree.map(np.zeros_like, params)
-  queue, rng = None, jax.random.wrap_key_data(state.rng)
-  for iteration, batch in enumerate(batches):
-    params["prototypes"] = unit(params["prototypes"])
-    views = experiment.step.preprocess(
-      batch, step_keys(rng, iteration)[0], Axis()
-    )
-    embedding, output, new_stats = map(
-      jax.device_get, forward(params, stats, views)
-    )
+  queue = None
+  losses, rates, gradients = [], [], []
+  for iteration, views in enumerate(taken.views):
+    if mistake != "prototypes of any length":
+      params["prototypes"] = unit(params["prototypes"])
     if queue is None and iteration >= START:
-      queue = np.zeros((2, QUEUE, embedding.shape[1]), np.float32)
-    codes = []
-    for i in range(2):
-      rows = slice(i * BATCH, (i + 1) * BATCH)
-      out = output[rows]
-      if queue is not None:
-        if not (queue[i, -1] == 0).all():
-          out = np.concatenate([queue[i] @ params["prototypes"].T, out])
-        queue[i, BATCH:] = queue[i, :-BATCH].copy()
-        queue[i, :BATCH] = embedding[rows]
-      codes.append(np.float32(official_sinkhorn(out / EPSILON, 3)[-BATCH:]))
-    loss, gradient = loss_of(params, stats, views, codes)
-    stats = new_stats
+      queue = np.zeros((2, QUEUE, 8))
+    full = queue is not None and (queue[:, -1] != 0).any()
+    if mistake == "a queue that is not full":
+      full = queue is not None
+    (loss, (embedding, passes, given)), grads = gradient(
+      params, views, queue if full else None, mistake
+    )
+    if queue is not None:
+      new = embedding[: 2 * BATCH].reshape(2, BATCH, -1)
+      queue = np.concatenate([new, queue[:, :-BATCH]], axis=1)
+    for one in passes:
+      stats = naive.moments(stats, {"backbone": one})
+    stats = naive.moments(stats, {"projector": given})
+    gradients.append(grads)
 
-    # LARC(SGD(momentum=0.9), trust_coefficient=0.001, clip=False).
-    total = experiment.total_steps
-    wave = 0.5 * (1 + math.cos(math.pi * iteration / total))
-    lr = 200.0 * BATCH / 256 * (0.001 + 0.999 * wave)
+    rate = PEAK * (0.001 + 0.999 * naive.cosine(iteration / total))
+    moved, momentum = naive.descend(params, velocity, grads, rate, direction)
+    if iteration < FREEZE and mistake != "prototypes that are never frozen":
+      moved["prototypes"] = params["prototypes"]
+      if mistake != "momentum of frozen prototypes":
+        momentum["prototypes"] = velocity["prototypes"]
+    params, velocity = moved, momentum
+    losses.append(loss)
+    rates.append(rate)
+  filled = min(max(len(losses) - START, 0) * BATCH, QUEUE)
+  if mistake != "prototypes of any length":
+    params["prototypes"] = unit(params["prototypes"])
+  return {
+    "loss": losses,
+    "rate": rates,
+    "gradient": gradients,
+    "parameters": params,
+    "statistics": stats,
+    "queue": queue,
+    "filled": filled,
+  }
 
-    def update(path, p, g, v, frozen=iteration < FREEZE, lr=lr):
-      if frozen and "prototypes" in jax.tree_util.keystr(path):
-        return p, v
-      p_norm, g_norm = np.linalg.norm(p), np.linalg.norm(g)
-      if p_norm and g_norm:
-        ratio = 0.001 * p_norm / (g_norm + p_norm * DECAY + 1e-8)
-        g = ratio * (g + DECAY * p)
-      v = 0.9 * v + g
-      return p - lr * v, v
 
-    both = jax.tree.map_with_path(update, params, gradient, velocity)
-    is_pair = lambda x: isinstance(x, tuple)
-    params = jax.tree.map(lambda x: np.asarray(x[0]), both, is_leaf=is_pair)
-    velocity = jax.tree.map(lambda x: x[1], both, is_leaf=is_pair)
-    filled = min(max(iteration + 1 - START, 0) * BATCH, QUEUE)
-    yield {
-      "loss": loss,
-      "params": params | {"prototypes": unit(params["prototypes"])},
-      "velocity": velocity,
-      "model_state": stats,
-      "queue": np.zeros((2, QUEUE, 8)) if queue is None else queue.copy(),
-      "filled": filled,
-    }
+OFFICIAL = official.Case(
+  "swav",
+  "facebookresearch/swav: main_swav.py; apex/parallel/LARC.py",
+  # The queue is filled from the second epoch on, which is step 4.
+  lambda: tiny.method_config("swav", model__queue_start=1),
+  STEPS,
+  official_steps,
+  {
+    "prototypes of any length": "",
+    "prototypes normalised with a gradient": "solo-learn",
+    "prototypes that are never frozen": "",
+    "momentum of frozen prototypes": "optax.set_to_zero after the optimiser",
+    "rows and columns changed": "",
+    "each device's own codes": "MMSelfSup",
+    "a gradient through the codes": "",
+    "a view predicts its own code": "",
+    "a queue that is not full": "",
+  },
+)
+
+
+@pytest.fixture(scope="module")
+def taken():
+  return OFFICIAL.take()
+
+
+def test_eight_steps_equal_the_official_algorithm(taken):
+  """Prototypes frozen, then not; no queue, one that fills, one in use."""
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
+
+
+@pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
+def test_a_known_mistake_is_seen(taken, mistake):
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
 
 
 @pytest.fixture(scope="module")
@@ -148,21 +194,6 @@ def velocity(state):
     key=lambda x: str(x[0]),
   )
   return trained | {"prototypes": late["prototypes"]}
-
-
-def test_eight_steps_are_those_of_the_official_code(trajectory):
-  """Prototypes frozen, then not; no queue, one that fills, one in use."""
-  experiment, _, batches, states, metrics = trajectory
-  expected = official(experiment, states[0], batches)
-  for state, out, want in zip(states[1:], metrics, expected, strict=True):
-    got = {
-      "loss": out["loss"],
-      "params": state.params,
-      "velocity": velocity(state),
-      "model_state": state.model_state,
-      **state.aux,
-    }
-    tiny.assert_close(got, want, 1e-4)
 
 
 def test_frozen_prototypes_do_not_move_and_gather_no_momentum(trajectory):

@@ -1,13 +1,15 @@
 """VICReg against `main_vicreg.py` of facebookresearch/vicreg@4e12602."""
 
-import jax
+import functools
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sslx.config import ConfigError
 from sslx.methods.vicreg import VICReg
 from sslx.models import heads
-from tests import tiny
+from tests import official, tiny
 from tests.methods import barlow_twins_test as barlow
 
 WEIGHTS = (25.0, 25.0, 1.0)
@@ -29,7 +31,7 @@ def official_loss(
     slices: devices with statistics of their own.
   """
   if slices > 1:
-    parts = zip(np.split(x, slices), np.split(y, slices), strict=True)
+    parts = zip(jnp.split(x, slices), jnp.split(y, slices), strict=True)
     return sum(official_loss(*z, weights) for z in parts) / slices
   sim, std, cov = ((x - y) ** 2).mean(), 0.0, 0.0
   for z in (x, y):
@@ -58,25 +60,53 @@ def test_loss_and_gradients_are_the_official_ones_of_the_global_batch():
       )
 
 
-def test_steps_are_the_official_ones_and_wrong_ones_are_found():
-  experiment = tiny.build_method(tiny.method_config("vicreg"))
-  start = jax.device_get(experiment.init_state())
-  batches = tiny.batches(experiment, barlow.STEPS)
-  found = tiny.run_steps(experiment, start, batches)
-  peak = experiment.schedule.optimizer.lr * tiny.BATCH / 256
-  official = barlow.Official(experiment, start, batches, official_loss)
+# Mistakes in the loss.
+OF_LOSS = {
+  "a biased variance": {"ddof": 0},
+  "the root's epsilon outside": {"root": 0.0, "outside": 1e-2},
+  "both hinges in full": {"half": 1.0},
+  "half of the covariances": {"weights": (25.0, 25.0, 0.5)},
+  "each device's own statistics": {"slices": 4},
+}
 
-  def steps(ratio=1.0, warmup=2):
-    rate = lambda i: (
-      peak * barlow.official_rate(i, experiment.total_steps, warmup)
-    )
-    return official.steps(rate, lambda i: ratio * rate(i))
 
-  barlow.check_steps(start, found, steps())
-  # The rate that Barlow Twins has for biases; another length of the warm-up.
-  for wrong in ({"ratio": 0.024}, {"warmup": 3}):
-    with pytest.raises(AssertionError):
-      barlow.check_steps(start, found, steps(**wrong))
+def reference(taken, mistake=""):
+  peak = 2.0 * tiny.BATCH / 256
+  loss = functools.partial(official_loss, **OF_LOSS.get(mistake, {}))
+  warmup = 3 if mistake == "another warm-up" else 2
+  total = taken.experiment.total_steps
+  rate = lambda i: peak * barlow.official_rate(i, total, warmup)
+  ratio = 0.024 if mistake == "Barlow Twins' rate of biases" else 1.0
+  return barlow.official_steps(taken, loss, rate, lambda i: ratio * rate(i))
+
+
+OFFICIAL = official.Case(
+  "vicreg",
+  "facebookresearch/vicreg@4e12602: main_vicreg.py",
+  lambda: tiny.method_config("vicreg"),
+  barlow.STEPS,
+  reference,
+  {
+    **dict.fromkeys(OF_LOSS, ""),
+    "Barlow Twins' rate of biases": "",
+    "another warm-up": "",
+  },
+)
+
+
+@pytest.fixture(scope="module")
+def taken():
+  return OFFICIAL.take()
+
+
+def test_four_steps_equal_the_official_algorithm(taken):
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
+
+
+@pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
+def test_a_known_mistake_is_seen(taken, mistake):
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
 
 
 def test_negative_weights_are_refused():
