@@ -13,6 +13,7 @@ from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.base import Method, Plan, check_class
 from sslx.methods.byol import BYOL
 from sslx.methods.finetune import Finetune
+from sslx.methods.ijepa import IJEPA
 from sslx.methods.linear import Linear
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
@@ -32,6 +33,7 @@ METHODS = {
   "byol": BYOL,
   "simsiam": SimSiam,
   "mae": MAE,
+  "ijepa": IJEPA,
   "barlow_twins": BarlowTwins,
   "vicreg": VICReg,
   "linear": Linear,
