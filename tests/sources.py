@@ -474,9 +474,9 @@ TABLE = [
   ),
   Row(
     OURS,
-    "ijepa_vit-tiny-p4-w96-d4_1xb256-coslr-24e_shapes",
+    "ijepa_vit-tiny-p4-w64-d4-h2_1xb256-coslr-24e_shapes",
     BLOCKS
-    | {"sizes": (96, 4, 3), "data.views.0.size": 32}
+    | {"sizes": (64, 4, 2), "data.views.0.size": 32}
     | blocks_optimizer()
     | rate("cosine", 2, start=4e-4, peak=2e-3, end=2e-6)
     | run(256, 24),

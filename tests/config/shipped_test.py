@@ -29,7 +29,7 @@ byol_resnet50_16xb256-coslr-300e_in1k
 ijepa_vit-base-p16_16xb128-bf16-coslr-600e_in1k
 ijepa_vit-huge-p14_16xb128-bf16-coslr-300e_in1k
 ijepa_vit-large-p16_16xb128-bf16-coslr-600e_in1k
-ijepa_vit-tiny-p4-w96-d4_1xb256-coslr-24e_shapes
+ijepa_vit-tiny-p4-w64-d4-h2_1xb256-coslr-24e_shapes
 ijepa_vit-tiny-p4_1xb256-coslr-200e_cifar10
 mae_vit-base-p16_8xb512-bf16-coslr-1600e_in1k
 mae_vit-base-p16_8xb512-bf16-coslr-300e_in1k

@@ -14,8 +14,8 @@ def get_config() -> ConfigDict:
     "../_base_/schedules/adamw_ijepa.py",
     "../_base_/shapes_runtime.py",
     model={
-      "backbone": {"width": 96, "depth": 4, "heads": 3},
-      "predictor": {"width": 48, "depth": 2, "heads": 3},
+      "backbone": {"width": 64, "depth": 4, "heads": 2},
+      "predictor": {"width": 32, "depth": 2, "heads": 2},
       # A target that is near in a run of 384 steps.
       "momentum": {"start": 0.98},
     },
