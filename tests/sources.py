@@ -123,7 +123,7 @@ DECODER = under("model.decoder", width=512, depth=8, heads=16)
 DECODER |= under("model", mask_ratio=0.75, norm_pix=True)
 BLOCKS = under("model", targets=4, target_scale=(0.15, 0.2), norm_groups=1)
 BLOCKS |= under("model", target_aspect=(0.75, 1.5), context_scale=(0.85, 1))
-BLOCKS |= under("model.backbone", class_token=False, weight_init="normal_all")
+BLOCKS |= under("model.backbone", class_token=False)
 BLOCKS |= under("data.views.0", flip=0)
 RISING_DECAY = {
   k: x
@@ -429,6 +429,7 @@ TABLE = [
     BLOCKS
     | under("model.momentum", kind="linear", start=0.996, final=1.0)
     | under("model", context_least=10, dtype="bfloat16")
+    | under("model.backbone", weight_init="normal_all")
     | under("model.predictor", width=384)
     | rate("cosine", 40, start=2e-4, peak=1e-3)
     | IMAGENET
