@@ -41,6 +41,15 @@ def cosine(predictions: jax.Array, targets: jax.Array) -> jax.Array:
   return jnp.mean(jnp.sum(l2_normalize(predictions) * targets, axis=-1))
 
 
+def smooth_l1(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+  """Huber's function of the differences, f32: |x| - 1/2, and x^2 / 2 below 1.
+
+  torch calls it the smooth L1 loss; beta, where the square ends, is 1.
+  """
+  size = jnp.abs(predictions.astype(jnp.float32) - targets)
+  return jnp.where(size < 1, 0.5 * size * size, size - 0.5)
+
+
 def nt_xent(
   z: jax.Array, temperature: float, axis: Axis
 ) -> tuple[jax.Array, jax.Array]:

@@ -36,6 +36,22 @@ def feature_std(features: jax.Array, axis: Axis) -> jax.Array:
   return jnp.mean(jnp.sqrt(var)) * x.shape[-1] ** 0.5
 
 
+def token_std(tokens: jax.Array) -> jax.Array:
+  """Measures how far the tokens of an image point in different directions.
+
+  Args:
+    tokens: [b, n, d], any norm; computed in float32.
+
+  Returns:
+    f32[], the mean over images of the standard deviation of tokens of unit
+    length, in all dimensions together: 0 if all tokens of an image point the
+    same way, about 1 if their directions have nothing in common.
+  """
+  centre = jnp.mean(losses.l2_normalize(tokens), axis=1)
+  variance = 1 - jnp.sum(jnp.square(centre), axis=-1)
+  return jnp.mean(jnp.sqrt(jnp.maximum(variance, 0)))
+
+
 def code_usage(codes: jax.Array, axis: Axis) -> dict[str, jax.Array]:
   """Measures how evenly codes f32[b, K] use the prototypes.
 

@@ -34,6 +34,7 @@ METHODS = (
   "vicreg",
   "lejepa",
   "mae",
+  "ijepa",
 )
 ENTRIES = [
   f"{method}.py:{name}"
@@ -75,8 +76,9 @@ def decayed(spec):
   config = settings.load(str(CONFIGS / "selfsup" / spec)).unlock()
   small = {"width": 16, "depth": 1, "heads": 2}
   config.model.backbone.update(small)
-  if "decoder" in config.model:
-    config.model.decoder.update(small)
+  for head in {"decoder", "predictor"} & set(config.model):
+    if "depth" in config.model[head]:
+      config.model[head].update(small)
   schedule = config_lib.build(Schedule, config.schedule, "schedule")
   plan = methods.Plan(16, 10, 10)
   method = methods.build(config.model, plan)
@@ -99,6 +101,13 @@ def test_mae_decays_all_but_biases_and_norms():
   for path, shrinks in found.items():
     assert shrinks == (not path.endswith(("bias", "scale"))), path
   assert found["backbone/cls_token"] and found["decoder/mask_token"]
+
+
+def test_ijepa_decays_all_but_biases_and_norms():
+  found = decayed("ijepa_vit-huge-p14_16xb128-bf16-coslr-300e_in1k.py")
+  for path, shrinks in found.items():
+    assert shrinks == (not path.endswith(("bias", "scale"))), path
+  assert found["predictor/mask_token"]
 
 
 def test_mae_of_solo_learn_decays_all():

@@ -195,3 +195,13 @@ def test_cosine_and_its_gradient_equal_their_formulas():
     shift[i] = 1e-5
     differences[i] = (value(p + shift) - value(p - shift)) / 2e-5
   np.testing.assert_allclose(to_p, differences, rtol=1e-3, atol=1e-6)
+
+
+def test_smooth_l1_and_its_gradient_equal_their_formulas():
+  x = np.array([-3.0, -1.0, -0.4, 0.0, 0.3, 1.0, 2.5])
+  found, slope = jax.vmap(jax.value_and_grad(losses.smooth_l1))(
+    jnp.float32(x + 5), jnp.full(7, 5.0)
+  )
+  expected = [2.5, 0.5, 0.08, 0, 0.045, 0.5, 2]
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  np.testing.assert_allclose(slope, np.clip(x, -1, 1), atol=1e-6)

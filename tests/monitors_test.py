@@ -49,6 +49,17 @@ def test_feature_std_limits():
   assert measure(np.zeros((4, 8), np.float32)) == 0
 
 
+def test_token_std_is_of_the_tokens_of_one_image():
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(5, 40, DIM)) + rng.normal(size=(5, 1, DIM))
+  unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
+  expected = np.sqrt(np.var(unit, axis=1).sum(-1)).mean()
+  np.testing.assert_allclose(monitors.token_std(x), expected, rtol=1e-5)
+  # Images that differ do not hide tokens that are alike.
+  alike = np.repeat(x[:, :1], 40, axis=1)
+  assert monitors.token_std(alike) < 1e-3
+
+
 def effective_rank(x, devices):
   """The function under test, on rows padded with loud ones."""
   mesh = mesh_of(devices)

@@ -39,11 +39,14 @@ def gelu(x):
   return 0.5 * x * (1 + erf(x / 2**0.5))
 
 
-def block(x, p, heads, *, activation=gelu):
+def block(x, p, heads, seen=None, *, activation=gelu):
+  """As in timm; attention is to the tokens in `seen` bool[b, t]."""
   b, t, d = x.shape
   qkv = linear(layer_norm(x, p["norm1"]), p["attn"]["qkv"])
   q, k, v = qkv.reshape(b, t, 3, heads, d // heads).transpose(2, 0, 3, 1, 4)
   logits = q @ k.swapaxes(-1, -2) / (d // heads) ** 0.5
+  if seen is not None:
+    logits = jnp.where(seen[:, None, None], logits, -jnp.inf)
   weights = jnp.exp(logits - logits.max(-1, keepdims=True))
   weights = weights / weights.sum(-1, keepdims=True)
   mixed = (weights @ v).transpose(0, 2, 1, 3).reshape(b, t, d)
@@ -53,10 +56,10 @@ def block(x, p, heads, *, activation=gelu):
   return x + linear(y, p["mlp"]["fc2"])
 
 
-def blocks(x, params, heads, *, activation=gelu):
+def blocks(x, params, heads, seen=None, *, activation=gelu):
   """All blocks of a tree, and its last LayerNorm."""
   for i in range(sum(name.startswith("blocks_") for name in params)):
-    x = block(x, params[f"blocks_{i}"], heads, activation=activation)
+    x = block(x, params[f"blocks_{i}"], heads, seen, activation=activation)
   return layer_norm(x, params["norm"])
 
 

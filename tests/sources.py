@@ -6,6 +6,7 @@ the first step, after the warm-up, and when the last step is done; `sizes` are
 width, depth and heads of a ViT.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from sslx.schedules import Schedule
@@ -41,6 +42,7 @@ VICREG = "official, facebookresearch/vicreg@4e12602, README.md"
 LEJEPA = "official, rbalestr-lab/lejepa@eddffdd, README.md and MINIMAL.md"
 BARLOW = "official, facebookresearch/barlowtwins@8e8d284, main.py"
 MAE = "official, facebookresearch/mae@efb2a80, PRETRAIN.md"
+IJEPA = "official, facebookresearch/ijepa@52c1ae9, in1k_vith14_ep300.yaml"
 DEEPMIND = "official, google-deepmind/deepmind-research@f5de0ed, byol"
 SIMSIAM = "official, facebookresearch/simsiam@a7bc177, main_simsiam.py"
 OURS = "our figures"
@@ -124,6 +126,22 @@ TARGETED |= view(1, 224, 1, (0.08, 1), "bicubic", BYOL, blur=0.1, solarize=0.2)
 SOLARIZED = Differs(0.0, 0.2, "solarises only one of the views")
 DECODER = under("model.decoder", width=512, depth=8, heads=16)
 DECODER |= under("model", mask_ratio=0.75, norm_pix=True)
+BLOCKS = under("model", targets=4, target_scale=(0.15, 0.2), norm_groups=1)
+BLOCKS |= under("model", target_aspect=(0.75, 1.5), context_scale=(0.85, 1))
+BLOCKS |= under("model.backbone", class_token=False)
+BLOCKS |= under("data.views.0", flip=0)
+RISING_DECAY = {
+  k: x
+  for k, x in vars(Schedule(start=0.04, final=0.4)).items()
+  if x is not None
+}
+STRETCHED = {"over": {"share": 1.25}}  # the paper's
+
+
+def blocks_optimizer(**decay):
+  figures = optimizer("adamw", RISING_DECAY | decay, exclude_1d=True)
+  return figures | {"schedule.optimizer.lr_scaling": "none"}
+
 
 TABLE = [
   # SimCLR
@@ -408,6 +426,66 @@ TABLE = [
     | run(256, LONGER)
     | CIFAR10
     | view(0, 32, 1, (0.08, 1), "bicubic"),
+  ),
+  # I-JEPA
+  Row(
+    IJEPA,
+    "ijepa_vit-*_in1k",
+    BLOCKS
+    | under("model.momentum", kind="linear", start=0.996, final=1.0)
+    | under("model", context_least=10, dtype="bfloat16")
+    | under("model.backbone", weight_init="normal_all")
+    | under("model.predictor", width=384)
+    | rate("cosine", 40, start=2e-4, peak=1e-3)
+    | IMAGENET
+    | view(0, 224, 1, (0.3, 1), "bilinear", flip=0),
+  ),
+  Row(
+    IJEPA,
+    "ijepa_vit-huge-p14_*_in1k",
+    blocks_optimizer()
+    | {"sizes": (1280, 32, 16), "end": 1e-6}
+    | under("model.predictor", depth=12, heads=16)
+    | run(2048, 300),
+  ),
+  Row(
+    IJEPA,
+    "ijepa_vit-*-600e_in1k",
+    blocks_optimizer(**STRETCHED)
+    | under("model.momentum", **STRETCHED)
+    | {"end": 1e-6 + (1e-3 - 1e-6) * (1 + math.cos(math.pi * 560 / 710)) / 2}
+    | run(2048, 600),
+  ),
+  Row(
+    IJEPA,
+    "ijepa_vit-large-p16_*_in1k",
+    {"sizes": (1024, 24, 16)} | under("model.predictor", depth=12, heads=16),
+  ),
+  Row(
+    IJEPA,
+    "ijepa_vit-base-p16_*_in1k",
+    {"sizes": (768, 12, 12)} | under("model.predictor", depth=6, heads=12),
+  ),
+  Row(
+    OURS,
+    "ijepa_vit-tiny-p4_1xb256-coslr-200e_cifar10",
+    BLOCKS
+    | {"sizes": (192, 12, 3)}
+    | under("model.predictor", width=96, depth=6, heads=3)
+    | blocks_optimizer()
+    | rate("cosine", 20, start=1e-4, peak=5e-4, end=5e-7)
+    | run(256, 200)
+    | CIFAR10
+    | view(0, 32, 1, (0.3, 1), "bilinear", flip=0),
+  ),
+  Row(
+    OURS,
+    "ijepa_vit-tiny-p4-w64-d4-h2_1xb256-coslr-24e_shapes",
+    BLOCKS
+    | {"sizes": (64, 4, 2), "data.views.0.size": 32}
+    | blocks_optimizer()
+    | rate("cosine", 2, start=4e-4, peak=2e-3, end=2e-6)
+    | run(256, 24),
   ),
   # Barlow Twins
   Row(

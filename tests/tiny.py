@@ -51,7 +51,7 @@ def vit_config(method: str, **changes) -> ConfigDict:
   """A method on a ViT of width 32, with 16 patches of 4 px, batch 16.
 
   Args:
-    method: "mae" or "mocov3".
+    method: "mae", "mocov3", or "ijepa", which has 64 patches of 2 px.
     **changes: as of `config`.
   """
   tiny = {
@@ -72,6 +72,13 @@ def vit_config(method: str, **changes) -> ConfigDict:
       "model.decoder.width": 16,
       "model.decoder.depth": 1,
       "model.decoder.heads": 2,
+    }
+  elif method == "ijepa":
+    tiny |= {
+      "model.backbone.patch_size": 2,
+      "model.predictor.width": 16,
+      "model.predictor.depth": 1,
+      "model.predictor.heads": 2,
     }
   else:
     tiny |= {

@@ -18,13 +18,11 @@ from sslx.weights.source import Taken
 from tests import tiny
 
 
-@pytest.mark.parametrize("method", [*tiny.METHODS, "mae", "mocov3"])
+@pytest.mark.parametrize("method", [*tiny.METHODS, "mae", "mocov3", "ijepa"])
 def test_every_method_starts_with_the_weights_of_another_run(
   method, monkeypatch
 ):
-  config = (
-    tiny.vit_config if method in ("mae", "mocov3") else tiny.method_config
-  )
+  config = tiny.method_config if method in tiny.METHODS else tiny.vit_config
   changed = config(method, runtime__init_from="elsewhere")
   build = (
     tiny.build_method if config is tiny.method_config else experiment.build

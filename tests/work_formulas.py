@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from sslx.benchmark import work
 from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.byol import BYOL
+from sslx.methods.ijepa import IJEPA
 from sslx.methods.lejepa import LeJEPA
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
@@ -115,6 +116,33 @@ def _mae(method: MAE, views: list[tuple[int, ...]]) -> float:
   return encoder + 3 * decoder
 
 
+def _ijepa(method: IJEPA, views: list[tuple[int, ...]]) -> float:
+  """Encoder of the room for a context, target encoder, m sequences each."""
+  b, images = views[0][0], jax.ShapeDtypeStruct(views[0], jnp.float32)
+  grid = method.backbone.grid(images)
+  sizes, _, room = method.room(grid)
+  m, t = method.targets, int(sizes.prod(axis=1).max())
+  places, targets = (
+    jnp.zeros(shape, jnp.int32) for shape in ((b, room), (b, m, t))
+  )
+  shown = places == 0
+  whole, _ = _matmuls(method.backbone, views[0], method="tokens")
+  _, encoder = _matmuls(
+    method.backbone, views[0], method="tokens", keep=places, valid=shown
+  )
+  predictor, _ = _matmuls(
+    method.predictor,
+    (b, room, method.backbone.sizes[0]),
+    places=places,
+    valid=shown,
+    targets=targets,
+    predicted=targets[0, 0] == 0,
+    grid=grid,
+    trained=method.backbone.trained_grid,
+  )
+  return whole + encoder + 3 * predictor
+
+
 _COUNTS = {
   SimCLR: _simclr,
   MoCo: _moco,
@@ -124,6 +152,7 @@ _COUNTS = {
   BYOL: _byol,
   SimSiam: _siamese,
   MAE: _mae,
+  IJEPA: _ijepa,
   BarlowTwins: _barlow_twins,
   VICReg: _vicreg,
   LeJEPA: _lejepa,

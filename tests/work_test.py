@@ -45,7 +45,7 @@ def test_the_step_does_at_most_a_tenth_more_than_the_method_needs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("method", ["mocov3", "mae"])
+@pytest.mark.parametrize("method", ["mocov3", "mae", "ijepa"])
 def test_nor_does_that_of_a_vit(method, devices):
   # Of one block: its width is what a matrix product outweighs the rest by.
   smaller = {"data.views.0.size": 32, "model.backbone.depth": 1}
@@ -53,6 +53,9 @@ def test_nor_does_that_of_a_vit(method, devices):
   if method == "mae":
     smaller |= {"model.decoder.width": 384, "model.decoder.depth": 1}
     smaller |= {"model.decoder.heads": 6}
+  if method == "ijepa":
+    smaller |= {"model.predictor.width": 384, "model.predictor.depth": 1}
+    smaller |= {"model.predictor.heads": 6}
   experiment = build(f"{method}.py:quickstart", devices, **smaller)
   compiled = work.compile_step(experiment)
   needed = work.required(experiment) / devices
@@ -102,7 +105,7 @@ def test_operations_of_a_convolution(stride, padding):
   assert counted == 2 * products
 
 
-@pytest.mark.parametrize("method", tiny.METHODS + ("mocov3", "mae"))
+@pytest.mark.parametrize("method", tiny.METHODS + ("mocov3", "mae", "ijepa"))
 def test_what_a_method_requires_is_what_its_paper_says(method):
   if method in tiny.METHODS:
     experiment = tiny.build_method(tiny.method_config(method))

@@ -13,6 +13,7 @@ from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.base import Method, Plan, check_class
 from sslx.methods.byol import BYOL
 from sslx.methods.finetune import Finetune
+from sslx.methods.ijepa import IJEPA
 from sslx.methods.lejepa import LeJEPA
 from sslx.methods.linear import Linear
 from sslx.methods.mae import MAE
@@ -33,6 +34,7 @@ METHODS = {
   "byol": BYOL,
   "simsiam": SimSiam,
   "mae": MAE,
+  "ijepa": IJEPA,
   "barlow_twins": BarlowTwins,
   "vicreg": VICReg,
   "lejepa": LeJEPA,

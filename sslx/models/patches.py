@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from sslx.axis import Axis
 from sslx.models import heads, transformer
 
+WeightInit = Literal["xavier", "xavier_qkv", "normal", "normal_all"]
 FEATURES = ("cls", "pooled", "cls+pooled")
 
 
@@ -57,6 +59,23 @@ def taken(x: jax.Array, indices: jax.Array) -> jax.Array:
   return jnp.take_along_axis(
     x, indices[..., None], axis=1, mode="promise_in_bounds"
   )
+
+
+def masked(
+  patches: jax.Array, mask: jax.Array, token: jax.Array, axis: Axis
+) -> jax.Array:
+  """Replaces the patches of [b, k, d] in a mask bool[b, k] by f32[1, 1, d].
+
+  Raises:
+    ValueError: the mask has another shape.
+  """
+  if mask.shape != patches.shape[:2]:
+    raise ValueError(
+      f"mask has shape {mask.shape}; it must be {patches.shape[:2]}, a truth"
+      " value for each encoded patch."
+    )
+  hidden = transformer.repeated(token, patches.shape, patches.dtype, axis)
+  return jnp.where(mask[..., None], hidden, patches)
 
 
 def random_order(keys: jax.Array, patches: int) -> tuple[jax.Array, jax.Array]:
@@ -187,6 +206,7 @@ class PatchEmbed(nn.Module):
       "xavier": (xavier, torch),
       "xavier_qkv": (xavier, zeros),
       "normal": (torch, torch),
+      "normal_all": (nn.initializers.normal(0.02), zeros),
     }[self.weight_init]
     dense = transformer.dense(
       self.width, self.dtype, "proj", self.axis, kernel, bias_init=bias

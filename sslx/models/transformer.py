@@ -1,4 +1,4 @@
-"""Transformer blocks, used by the ViT encoder and by MAE's decoder.
+"""Transformer blocks, of the ViT, of MAE's decoder and of I-JEPA's predictor.
 
 Parameters have timm's names, with `/` between modules and `_` before a block
 number: `blocks.0.attn.proj.weight` is `blocks_0/attn/proj/kernel`. In timm
@@ -54,10 +54,15 @@ class Block(nn.Module):
   layer_scale: float | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, drop: jax.Array | None) -> jax.Array:
+  def __call__(
+    self,
+    x: jax.Array,
+    drop: jax.Array | None,
+    valid: jax.Array | None = None,
+  ) -> jax.Array:
     """Maps tokens [b, t, d] to the same shape.
 
-    `drop` f32[b, 2] holds drop path's factors of the two branches.
+    `drop` f32[b, 2] has drop path's factors of the branches; see `Attention`.
     """
     branches = (
       Attention(
@@ -77,7 +82,8 @@ class Block(nn.Module):
       ),
     )
     for i, branch in enumerate(branches):
-      y = branch(norm(x, self.dtype, f"norm{i + 1}"))
+      seen = () if i else (valid,)
+      y = branch(norm(x, self.dtype, f"norm{i + 1}"), *seen)
       if self.layer_scale is not None:
         y = LayerScale(self.layer_scale, name=f"ls{i + 1}")(y)
       if drop is not None:
@@ -99,7 +105,7 @@ class LayerScale(nn.Module):
 
 
 class Attention(nn.Module):
-  """Multi-head self-attention without a mask."""
+  """Multi-head self-attention, to all tokens or to `valid` bool[b, t] ones."""
 
   heads: int
   weight_init: str
@@ -108,7 +114,7 @@ class Attention(nn.Module):
   axis: Axis
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     """Maps [b, t, d] to the same shape; logits and softmax are float32.
 
     Raises:
@@ -129,7 +135,10 @@ class Attention(nn.Module):
       **linear.dense(self.axis),
     )(x).astype(self.dtype)
     q, k, v = (qkv[:, :, i] for i in range(3))
-    x = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
+    mask = None if valid is None else valid[:, None, None, :]
+    x = jax.nn.dot_product_attention(
+      q, k, v, mask=mask, implementation=self.attention
+    )
     return nn.DenseGeneral(
       width,
       axis=(-2, -1),
@@ -228,6 +237,7 @@ def blocks(
   depth: int,
   drop: jax.Array | None,
   axis: Axis,
+  valid: jax.Array | None = None,
   last: int | None = None,
   last_norm: bool = True,
   **settings: Any,
@@ -247,7 +257,7 @@ def blocks(
       dtype=module.dtype,
       axis=axis,
       name=f"blocks_{i}",
-    )(x, None if drop is None else drop[:, i])
+    )(x, None if drop is None else drop[:, i], valid)
     outputs.append(x)
   x = x if last is None else jnp.stack(outputs[-last:], axis=2)
   x = norm(x, "float32", "norm") if last_norm else x.astype(jnp.float32)
@@ -317,7 +327,7 @@ def require_kernel(settings: Any) -> None:
 
 def initial(weight_init: str, matrices: int = 1) -> nn.initializers.Initializer:
   """Returns the initialiser of a block's matrices; see `ViT.weight_init`."""
-  if weight_init == "normal":
+  if weight_init in ("normal", "normal_all"):
     # torch's `trunc_normal_` cuts at 2, which is 100 deviations away.
     return nn.initializers.normal(0.02)
   return xavier(matrices)

@@ -44,7 +44,7 @@ class ViT(nn.Module):
       matrix; class token N(0, 0.02^2); bias of the patch projection as torch's
       of a convolution (MAE). "xavier_qkv": three matrices, N(0, 1e-6^2), bias 0
       (MoCo v3). "normal": N(0, 0.02^2) but for the patch projection, which is
-      as torch's convolution (DINO).
+      as torch's convolution (DINO); "normal_all": that too, bias 0 (I-JEPA).
     positions: "sincos" are fixed sines and cosines, none for the class token;
       "learned" are parameters `pos_embed`, one for each token, which are
       resized to the grid of an image of another size.
@@ -88,7 +88,7 @@ class ViT(nn.Module):
   mlp: Literal["gelu", "swiglu"] = "gelu"
   patch_size: int = 16
   image_size: int = 224
-  weight_init: Literal["xavier", "xavier_qkv", "normal"] = "xavier"
+  weight_init: patches_lib.WeightInit = "xavier"
   positions: Literal["sincos", "learned"] = "sincos"
   position_order: Literal["column", "row"] = "column"
   class_token: bool = True
@@ -210,6 +210,7 @@ class ViT(nn.Module):
     train: bool,
     axis: Axis = Axis(),
     keep: jax.Array | None = None,
+    valid: jax.Array | None = None,
     mask: jax.Array | None = None,
     keys: jax.Array | None = None,
     last: int | None = None,
@@ -222,6 +223,8 @@ class ViT(nn.Module):
       axis: the data axis that the batch is split over.
       keep: i32[b, k], the patches to encode; the others are skipped and cost
         nothing.
+      valid: bool[b, k], the encoded patches that tokens attend to; the others
+        are padding, so that images may have different numbers of patches.
       mask: bool[b, k], the encoded patches that are replaced by the mask token;
         their positions stay.
       keys: [b] keys of the examples, for drop path.
@@ -260,12 +263,16 @@ class ViT(nn.Module):
     tokens = self._masked(patches, mask, axis) + positions
     if before:
       tokens = patches_lib.prepend(jnp.concatenate(before, axis=1), tokens)
+      if valid is not None:
+        added = ((0, 0), (self.before, 0))
+        valid = jnp.pad(valid, added, constant_values=True)
     return transformer.blocks(
       self,
       tokens,
       depth=depth,
       drop=self._drop(depth, train, keys),
       axis=axis,
+      valid=valid,
       last=last,
       last_norm=not self.pool_norm,
       heads=heads,
@@ -302,13 +309,7 @@ class ViT(nn.Module):
     token = self.param("mask_token", nn.initializers.zeros, shape)
     if mask is None:
       return patches
-    if mask.shape != patches.shape[:2]:
-      raise ValueError(
-        f"mask has shape {mask.shape}; it must be {patches.shape[:2]}, a truth"
-        " value for each encoded patch."
-      )
-    hidden = transformer.repeated(token, patches.shape, patches.dtype, axis)
-    return jnp.where(mask[..., None], hidden, patches)
+    return patches_lib.masked(patches, mask, token, axis)
 
   def _positions(
     self, grid: tuple[int, int], width: int

@@ -26,6 +26,11 @@ byol_resnet50_16xb256-coslr-1000e_in1k
 byol_resnet50_16xb256-coslr-100e_in1k
 byol_resnet50_16xb256-coslr-200e_in1k
 byol_resnet50_16xb256-coslr-300e_in1k
+ijepa_vit-base-p16_16xb128-bf16-coslr-600e_in1k
+ijepa_vit-huge-p14_16xb128-bf16-coslr-300e_in1k
+ijepa_vit-large-p16_16xb128-bf16-coslr-600e_in1k
+ijepa_vit-tiny-p4-w64-d4-h2_1xb256-coslr-24e_shapes
+ijepa_vit-tiny-p4_1xb256-coslr-200e_cifar10
 lejepa_resnet18-w25_1xb256-coslr-24e_shapes
 lejepa_resnet18_1xb256-coslr-200e_cifar10
 lejepa_resnet50_8xb64-bf16-coslr-100e_in1k
@@ -64,8 +69,8 @@ simsiam_resnet18_1xb128-coslr-200e_cifar10
 simsiam_resnet50_8xb32-coslr-100e_in1k
 simsiam_resnet50_8xb32-coslr-200e_in1k
 simsiam_resnet50_8xb64-coslr-100e_in1k
-swav_resnet18_1xb256-coslr-200e_cifar10
 swav_resnet18-w25_1xb256-coslr-24e_shapes
+swav_resnet18_1xb256-coslr-200e_cifar10
 swav_resnet18_1xb256-mcrop-2-6-coslr-200e_cifar10-32-18
 swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96
 swav_resnet50_8xb512-mcrop-2-6-coslr-200e_in1k-224-96

@@ -123,6 +123,27 @@ def test_registers_and_masks_equal_numpy(class_token):
   assert tokens_of(module, params, keep=keep).shape == (2, first + 4, 16)
 
 
+@pytest.mark.parametrize("class_token", [True, False])
+def test_padding_changes_no_token(class_token):
+  module = vit.ViT(
+    **TINY, class_token=class_token, features="pooled", registers=2, remat=True
+  )
+  params = random_params(module, 16)
+  keep = np.array([[3, 8, 1, 15, 0], [0, 2, 9, 4, 4]])
+  valid = np.array([[1, 1, 0, 1, 1], [1, 1, 1, 0, 0]], bool)
+  found = tokens_of(module, params, keep=keep, valid=valid)
+  for i in range(2):
+    wanted = module.apply(
+      {"params": params},
+      IMAGES[i : i + 1],
+      train=False,
+      method="tokens",
+      keep=keep[i, valid[i]][None],
+    )[0]
+    shown = np.r_[np.ones(module.before, bool), valid[i]]
+    np.testing.assert_allclose(found[i, shown], wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize(
   ("width", "ratio", "units"),
   [(16, 4.0, 48), (1536, 4.0, 4096), (384, 4.0, 1024), (100, 2.5, 168)],

@@ -233,7 +233,7 @@ def test_bfloat16_keeps_its_islands(tiny):
 
 def test_initial_weights_by_each_rule():
   bound, deviation = {}, {}
-  for rule in ("xavier", "xavier_qkv", "normal"):
+  for rule in ("xavier", "xavier_qkv", "normal", "normal_all"):
     module = vit.ViT(width=64, depth=1, heads=4, weight_init=rule)
     images = jnp.zeros((1, 224, 224, 3))
     params = module.init(jax.random.key(0), images, train=False)["params"]
@@ -243,6 +243,7 @@ def test_initial_weights_by_each_rule():
       "proj": jnp.std(block["attn"]["proj"]["kernel"]),
       "fc1": jnp.std(block["mlp"]["fc1"]["kernel"]),
       "fc2": jnp.std(block["mlp"]["fc2"]["kernel"]),
+      "embed": jnp.std(embed["kernel"]),
     }
     bound[rule] = {
       "qkv": jnp.abs(block["attn"]["qkv"]["kernel"]).max(),
@@ -265,8 +266,11 @@ def test_initial_weights_by_each_rule():
     for key, value in (same | own).items():
       tolerance = 0.25 if key == "cls" else 0.1
       assert bound[rule][key] == pytest.approx(value, rel=tolerance), key
-  for key, value in deviation["normal"].items():
-    assert value == pytest.approx(0.02, rel=0.05), key
+  for rule in ("normal", "normal_all"):
+    for key, value in deviation[rule].items():
+      if (rule, key) != ("normal", "embed"):
+        assert value == pytest.approx(0.02, rel=0.05), key
+  assert bound["normal_all"]["embed_bias"] == 0
   conv = 768**-0.5  # torch's convolution.
   dino = {"cls": 0.02, "bias": 0.0, "embed": conv, "embed_bias": conv}
   for key, value in dino.items():
