@@ -153,6 +153,26 @@ def batch_nce(
   return loss, jnp.mean(correct.astype(jnp.float32))
 
 
+def cross_views(targets: jax.Array, log_p: jax.Array) -> jax.Array:
+  """Mean cross-entropy of predictions to targets of other views of the image.
+
+  Args:
+    targets: f32[b, t, K], probabilities for the first t views.
+    log_p: f32[b, v, K], logarithms of the predictions from all v views.
+
+  Returns:
+    f32 scalar, the mean over the rows given and over the t (v - 1) pairs of a
+    target and a prediction from another view.
+
+  References:
+    Caron et al., DINO, 2021, eq. 3.
+  """
+  # The entropies of each target with all predictions, less that with its own.
+  t, v = targets.shape[1], log_p.shape[1]
+  others = jnp.sum(log_p, axis=1, keepdims=True) - log_p[:, :t]
+  return -jnp.mean(jnp.sum(targets * others, axis=-1)) / (v - 1)
+
+
 def sinkhorn(
   scores: jax.Array, past: jax.Array | None, iterations: int, axis: Axis
 ) -> jax.Array:

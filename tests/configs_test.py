@@ -33,6 +33,7 @@ METHODS = (
   "barlow_twins",
   "vicreg",
   "mae",
+  "dino",
 )
 ENTRIES = [
   f"{method}.py:{name}"

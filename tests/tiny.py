@@ -51,7 +51,7 @@ def vit_config(method: str, **changes) -> ConfigDict:
   """A method on a ViT of width 32, with 16 patches of 4 px, batch 16.
 
   Args:
-    method: "mae" or "mocov3".
+    method: "mae", "mocov3" or "dino".
     **changes: as of `config`.
   """
   tiny = {
@@ -72,6 +72,15 @@ def vit_config(method: str, **changes) -> ConfigDict:
       "model.decoder.width": 16,
       "model.decoder.depth": 1,
       "model.decoder.heads": 2,
+    }
+  elif method == "dino":
+    tiny |= {
+      "data.views.1.size": 16,
+      "data.views.2.size": 8,
+      "data.views.2.count": 2,
+      "model.head.dims": (32, 32, 8),
+      "model.head.prototypes": 24,
+      "schedule.optimizer.rules.1.1.freeze": 0.25,
     }
   else:
     tiny |= {
@@ -193,6 +202,18 @@ _METHODS = {
       "schedule.epochs": 3,
       "schedule.lr.warmup": 0.5,
       "schedule.optimizer.lr": 40.0,  # Of which LARS takes a thousandth.
+    },
+  ),
+  "dino": (
+    "selfsup/dino_vit-small-p16_8xb64-mcrop-2-8-bf16-coslr-100e_in1k-224-96.py",
+    (_VIEW, _VIEW | {"size": 8, "crop_scale": (0.1, 0.4), "count": 3}),
+    {
+      "model.head": {"dims": (16, 16, 8), "prototypes": 12},
+      "model.momentum.start": 0.8,
+      "model.dtype": "float32",
+      "schedule.lr.warmup": 0.0,
+      "schedule.optimizer.rules.1.1.freeze": 0.5,
+      "schedule.optimizer.eps": 1e-3,
     },
   ),
   "vicreg": (

@@ -7,6 +7,7 @@ and none at all if it is frozen.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import jax
@@ -15,13 +16,15 @@ import jax.numpy as jnp
 from sslx.benchmark import work
 from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.byol import BYOL
+from sslx.methods.dino import DINO
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
 from sslx.methods.mocov3 import MoCoV3
+from sslx.methods.multicrop import TARGETS
 from sslx.methods.relative_loc import PATCHES, RelativeLoc
 from sslx.methods.simclr import SimCLR
 from sslx.methods.simsiam import SimSiam
-from sslx.methods.swav import CODE_VIEWS, SwAV
+from sslx.methods.swav import SwAV
 from sslx.methods.vicreg import VICReg
 
 
@@ -49,7 +52,7 @@ def _moco(method: MoCo, slots: list[tuple[int, ...]]) -> float:
 def _swav(method: SwAV, views: list[tuple[int, ...]]) -> float:
   b, d = views[0][0], method.projector.dims[-1]
   network = sum(_trained(method, "projector", x) for x in views)
-  past = 2 * CODE_VIEWS * method.queue_size * d * method.prototypes
+  past = 2 * TARGETS * method.queue_size * d * method.prototypes
   return network + 3 * 2 * b * len(views) * d * method.prototypes + past
 
 
@@ -95,6 +98,20 @@ def _siamese(method: Any, views: list[tuple[int, ...]]) -> float:
   return sum(_trained(method, "projector", x) + 3 * predictor for x in views)
 
 
+def _dino(method: DINO, views: list[tuple[int, ...]]) -> float:
+  sizes, teacher = _multicrop(views)
+  trained = sum(_trained(method, "head", x) for x in sizes)
+  return trained + _forward(method, "head", teacher)
+
+
+def _multicrop(
+  views: list[tuple[int, ...]],
+) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+  """All crops of each size as a batch; those that the teacher sees."""
+  sizes = [(b * n, *shape) for (b, *shape), n in Counter(views).items()]
+  return sizes, (2 * views[0][0], *views[0][1:])
+
+
 def _mae(method: MAE, views: list[tuple[int, ...]]) -> float:
   b, images = views[0][0], jax.ShapeDtypeStruct(views[0], jnp.float32)
   visible, patches = method.visible(images)
@@ -116,6 +133,7 @@ _COUNTS = {
   BYOL: _byol,
   SimSiam: _siamese,
   MAE: _mae,
+  DINO: _dino,
   BarlowTwins: _barlow_twins,
   VICReg: _vicreg,
 }
@@ -157,6 +175,9 @@ def _matmuls(
   module: Any, shape: tuple[int, ...], **arguments: Any
 ) -> tuple[float, float]:
   """FLOPs of the forward pass alone, and of forward and backward together."""
+  if getattr(module, "positions", "") == "learned":
+    # Resizing them costs next to nothing, and is not the first layer.
+    module = module.clone(positions="sincos")
   apply, *shapes = _bound(module, shape, **arguments)
   counts = list(work._counts(jax.make_jaxpr(apply)(*shapes).jaxpr))
   forward = sum(counts)

@@ -12,6 +12,7 @@ from sslx.config import Choice
 from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.base import Method, Plan, check_class
 from sslx.methods.byol import BYOL
+from sslx.methods.dino import DINO
 from sslx.methods.finetune import Finetune
 from sslx.methods.linear import Linear
 from sslx.methods.mae import MAE
@@ -32,6 +33,7 @@ METHODS = {
   "byol": BYOL,
   "simsiam": SimSiam,
   "mae": MAE,
+  "dino": DINO,
   "barlow_twins": BarlowTwins,
   "vicreg": VICReg,
   "linear": Linear,
