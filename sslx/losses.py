@@ -173,6 +173,28 @@ def cross_views(targets: jax.Array, log_p: jax.Array) -> jax.Array:
   return -jnp.mean(jnp.sum(targets * others, axis=-1)) / (v - 1)
 
 
+def masked_patches(
+  targets: jax.Array, log_p: jax.Array, weights: jax.Array
+) -> jax.Array:
+  """Mean cross-entropy of predictions of masked patches to their targets.
+
+  Args:
+    targets: f32[..., m, K], probabilities.
+    log_p: f32[..., m, K], logarithms of the predictions.
+    weights: f32[..., m], those of `masks.indices`: their sum is 1 for a view
+      with a mask, and 0 for one without.
+
+  Returns:
+    f32 scalar, the mean over the views given of the mean over their masked
+    patches. A view without a mask adds 0.
+
+  References:
+    Zhou et al., iBOT, 2022, eq. 2.
+  """
+  entropies = -jnp.sum(targets * log_p, axis=-1)
+  return jnp.mean(jnp.sum(entropies * weights, axis=-1))
+
+
 def sinkhorn(
   scores: jax.Array, past: jax.Array | None, iterations: int, axis: Axis
 ) -> jax.Array:

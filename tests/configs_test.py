@@ -34,6 +34,7 @@ METHODS = (
   "vicreg",
   "mae",
   "dino",
+  "ibot",
 )
 ENTRIES = [
   f"{method}.py:{name}"

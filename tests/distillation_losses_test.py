@@ -1,4 +1,4 @@
-"""The loss of DINO against numpy, in float64."""
+"""The losses of DINO and iBOT against numpy, in float64."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +26,22 @@ def test_cross_views_is_a_mean_over_pairs_of_different_views(views):
   assert len(pairs) == 2 * views - 2  # 18 with eight small crops.
   found = losses.cross_views(jnp.float32(targets), jnp.float32(np.log(p)))
   np.testing.assert_allclose(found, np.mean(pairs), rtol=1e-5)
+
+
+def test_masked_patches_is_a_mean_of_means():
+  rng = np.random.default_rng(0)
+  targets, p = probabilities(rng, 2, 4, 9, 5)
+  counts = (0, 1, 3, 9)
+  weights = np.zeros((4, 9))
+  means = []
+  for row, n in enumerate(counts):
+    weights[row, :n] = 1 / max(n, 1)
+    entropies = [-targets[row, i] @ np.log(p[row, i]) for i in range(n)]
+    means.append(np.mean(entropies) if n else 0)
+  found = losses.masked_patches(
+    jnp.float32(targets), jnp.float32(np.log(p)), jnp.float32(weights)
+  )
+  np.testing.assert_allclose(found, np.mean(means), rtol=1e-5)
 
 
 def test_the_parts_of_a_cross_entropy():

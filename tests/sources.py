@@ -40,6 +40,7 @@ MAE = "official, facebookresearch/mae@efb2a80, PRETRAIN.md"
 DEEPMIND = "official, google-deepmind/deepmind-research@f5de0ed, byol"
 SIMSIAM = "official, facebookresearch/simsiam@a7bc177, main_simsiam.py"
 DINO = "official, facebookresearch/dino@7c446df, main_dino.py and README"
+IBOT = "official, bytedance/ibot, README and main_ibot.py"
 OURS = "our figures"
 
 
@@ -591,6 +592,27 @@ TABLE = [
     | IMAGENET
     | crops(224, 96, 8, 0.14, 0.05),
   ),
+  # iBOT
+  Row(
+    IBOT,
+    "ibot_vit-small-p16_*",
+    under("model", temperature=0.1, center_momentum=0.9, norm_groups=1)
+    | {"model.teacher_temperature": WARMED}
+    | under("model", mask_probability=0.5, mask_ratio=(0.1, 0.5))
+    | under("model.momentum", kind="cosine", start=0.996, final=1.0)
+    | under("model.backbone", patch_size=16, drop_path=0.1)
+    | under("model.backbone", weight_init="normal", positions="learned")
+    | {"sizes": (384, 12, 6)}
+    | head("head", (2048, 2048, 256), norm=False, prototypes=8192)
+    | {"model.head.trained_scale": True}
+    | BFLOAT16
+    | optimizer("adamw", RISING_DECAY, exclude_1d=True)
+    | {"schedule.optimizer.rules": (CLIP, *SCALED)}
+    | rate("cosine", 10, start=0, peak=2e-3, end=1e-6)
+    | run(1024, 800)
+    | IMAGENET
+    | crops(224, 96, 10, 0.25, 0.05),
+  ),
   *(
     Row(
       OURS,
@@ -606,7 +628,7 @@ TABLE = [
       | CIFAR10
       | crops(32, 16, 6, 0.4, 0.1, blur=(0, 0, 0)),
     )
-    for name, prototypes in (("dino", 4096),)
+    for name, prototypes in (("dino", 4096), ("ibot", 2048))
   ),
   *(
     Row(
@@ -622,7 +644,7 @@ TABLE = [
       | run(256, 24)
       | crops(32, 16, 4, 0.5, 0.2, blur=(0, 0, 0)),
     )
-    for name in ("dino",)
+    for name in ("dino", "ibot")
   ),
   # The generated shapes
   *(

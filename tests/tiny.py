@@ -51,7 +51,7 @@ def vit_config(method: str, **changes) -> ConfigDict:
   """A method on a ViT of width 32, with 16 patches of 4 px, batch 16.
 
   Args:
-    method: "mae", "mocov3" or "dino".
+    method: "mae", "mocov3", "dino" or "ibot".
     **changes: as of `config`.
   """
   tiny = {
@@ -73,7 +73,7 @@ def vit_config(method: str, **changes) -> ConfigDict:
       "model.decoder.depth": 1,
       "model.decoder.heads": 2,
     }
-  elif method == "dino":
+  elif method in ("dino", "ibot"):
     tiny |= {
       "data.views.1.size": 16,
       "data.views.2.size": 8,

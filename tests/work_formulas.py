@@ -17,6 +17,7 @@ from sslx.benchmark import work
 from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.byol import BYOL
 from sslx.methods.dino import DINO
+from sslx.methods.ibot import IBOT
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
 from sslx.methods.mocov3 import MoCoV3
@@ -104,12 +105,39 @@ def _dino(method: DINO, views: list[tuple[int, ...]]) -> float:
   return trained + _forward(method, "head", teacher)
 
 
+def _ibot(method: IBOT, views: list[tuple[int, ...]]) -> float:
+  networks, b, patches = _of_tokens(method, views)
+  # The teacher's centre is of all patches; the student predicts the masked.
+  masked = int(method.mask_ratio[1] * patches)
+  return networks + _heads(
+    method, "head", b * len(views) + 2 * b * masked, 2 * b * (1 + patches)
+  )
+
+
 def _multicrop(
   views: list[tuple[int, ...]],
 ) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
   """All crops of each size as a batch; those that the teacher sees."""
   sizes = [(b * n, *shape) for (b, *shape), n in Counter(views).items()]
   return sizes, (2 * views[0][0], *views[0][1:])
+
+
+def _of_tokens(
+  method: Any, views: list[tuple[int, ...]]
+) -> tuple[float, int, int]:
+  """FLOPs of both backbones; images; patches of a crop."""
+  sizes, teacher = _multicrop(views)
+  trained = sum(_matmuls(method.backbone, x)[1] for x in sizes)
+  side = views[0][1] // method.backbone.patch_size
+  forward, _ = _matmuls(method.backbone, teacher)
+  return trained + forward, views[0][0], side**2
+
+
+def _heads(method: Any, name: str, trained: int, teacher: int) -> float:
+  """FLOPs of the student's and the teacher's head, for numbers of tokens."""
+  d, head = method.backbone.sizes[0], getattr(method, name)
+  count = lambda rows: _matmuls(head, (rows, d))[0]
+  return 3 * count(trained) + count(teacher)
 
 
 def _mae(method: MAE, views: list[tuple[int, ...]]) -> float:
@@ -134,6 +162,7 @@ _COUNTS = {
   SimSiam: _siamese,
   MAE: _mae,
   DINO: _dino,
+  IBOT: _ibot,
   BarlowTwins: _barlow_twins,
   VICReg: _vicreg,
 }

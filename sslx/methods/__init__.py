@@ -14,6 +14,7 @@ from sslx.methods.base import Method, Plan, check_class
 from sslx.methods.byol import BYOL
 from sslx.methods.dino import DINO
 from sslx.methods.finetune import Finetune
+from sslx.methods.ibot import IBOT
 from sslx.methods.linear import Linear
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
@@ -34,6 +35,7 @@ METHODS = {
   "simsiam": SimSiam,
   "mae": MAE,
   "dino": DINO,
+  "ibot": IBOT,
   "barlow_twins": BarlowTwins,
   "vicreg": VICReg,
   "linear": Linear,
