@@ -242,3 +242,38 @@ def sinkhorn(
     # A row that is not a sample stays at -inf.
     divisors = [jnp.where(jnp.isneginf(x), 0, x) for x in divisors]
   return jax.nn.softmax(scores - prototype)
+
+
+def koleo(
+  x: jax.Array, groups: int, axis: Axis, eps: float = 1e-8
+) -> tuple[jax.Array, jax.Array]:
+  """Kozachenko-Leonenko regulariser: spreads unit vectors evenly.
+
+  The gradient flows into both vectors of a pair; it is of the global mean.
+
+  Args:
+    x: [b, d]; normalised here.
+    groups: groups of the global batch; each vector's nearest neighbour is
+      sought in its group.
+    axis: the batch axis.
+    eps: added to each coordinate of a difference, and to a distance.
+
+  Returns:
+    f32 scalar loss, the mean over the rows given of -log of the distance to the
+    nearest neighbour; f32 scalar, the mean of the distance.
+
+  References:
+    Sablayrolles et al., Spreading vectors for similarity search, 2019, eq. 2;
+    DINOv2's code.
+  """
+  x = l2_normalize(x, eps)
+  everyone = axis.all_gather(x)  # [B, d]
+  row, column = axis.positions(len(x))[:, None], jnp.arange(len(everyone))
+  size = len(everyone) // groups
+  others = (row // size == column // size) & (row != column)
+  similar = jnp.matmul(
+    *jax.lax.stop_gradient((x, everyone.T)), precision=jax.lax.Precision.HIGHEST
+  )
+  nearest = jnp.argmax(jnp.where(others, similar, -jnp.inf), axis=1)
+  distance = jnp.linalg.norm(x - everyone[nearest] + eps, axis=-1)
+  return -jnp.mean(jnp.log(distance + eps)), jnp.mean(distance)

@@ -35,6 +35,7 @@ METHODS = (
   "mae",
   "dino",
   "ibot",
+  "dinov2",
 )
 ENTRIES = [
   f"{method}.py:{name}"

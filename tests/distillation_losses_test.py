@@ -1,10 +1,14 @@
-"""The losses of DINO and iBOT against numpy, in float64."""
+"""The losses of DINO, iBOT and DINOv2 against numpy, in float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from sslx import losses, monitors
+from sslx.axis import Axis
+from sslx.parallel import Parallel, Partitioner
 
 
 def probabilities(rng, *shape):
@@ -42,6 +46,68 @@ def test_masked_patches_is_a_mean_of_means():
     jnp.float32(targets), jnp.float32(np.log(p)), jnp.float32(weights)
   )
   np.testing.assert_allclose(found, np.mean(means), rtol=1e-5)
+
+
+def koleo(x, groups):
+  """DINOv2's, a group at a time, in float64; and the mean distance."""
+  x = np.float64(x) / np.linalg.norm(np.float64(x), axis=1, keepdims=True)
+  terms, distances = [], []
+  for group in np.split(x, groups):
+    dots = group @ group.T
+    np.fill_diagonal(dots, -1)
+    for row, nearest in zip(group, group[dots.argmax(1)], strict=True):
+      distance = np.linalg.norm(row - nearest + 1e-8)
+      distances.append(distance)
+      terms.append(-np.log(distance + 1e-8))
+  return np.mean(terms), np.mean(distances)
+
+
+def of_devices(x, groups, devices):
+  """Loss, distance and gradient."""
+  if not devices:
+    loss = lambda x: losses.koleo(x, groups, Axis())
+  else:
+    axis = Axis("data")
+    loss = jax.shard_map(
+      lambda x: axis.pmean(losses.koleo(x, groups, axis)),
+      mesh=Partitioner.create(Parallel(), jax.devices()[:devices]).mesh,
+      in_specs=P("data"),
+      out_specs=P(),
+    )
+  (value, distance), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+    x
+  )
+  return value, distance, gradient
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_koleo_and_its_gradient_are_those_of_its_groups(groups):
+  x = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
+  expected = koleo(x, groups)
+  gradients = []
+  for devices in (0, 2, 8):
+    *found, gradient = of_devices(x, groups, devices)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    gradients.append(gradient)
+  for index in [(0, 0), (7, 3), (15, 5)]:
+    shift = np.zeros_like(x, np.float64)
+    shift[index] = 1e-5
+    slope = koleo(x + shift, groups)[0] - koleo(x - shift, groups)[0]
+    for gradient in gradients:
+      np.testing.assert_allclose(
+        gradient[index], slope / 2e-5, rtol=1e-3, atol=1e-6
+      )
+
+
+def test_koleo_of_groups_is_not_that_of_the_batch():
+  x = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
+  whole, parts = (losses.koleo(x, n, Axis())[0] for n in (1, 4))
+  assert whole - parts > 0.1
+
+
+def test_koleo_of_equal_rows_is_finite():
+  value, _, gradient = of_devices(np.ones((4, 3), np.float32), 1, 0)
+  assert 10 < value < 40 and np.isfinite(gradient).all()
 
 
 def test_the_parts_of_a_cross_entropy():

@@ -41,6 +41,7 @@ DEEPMIND = "official, google-deepmind/deepmind-research@f5de0ed, byol"
 SIMSIAM = "official, facebookresearch/simsiam@a7bc177, main_simsiam.py"
 DINO = "official, facebookresearch/dino@7c446df, main_dino.py and README"
 IBOT = "official, bytedance/ibot, README and main_ibot.py"
+DINOV2 = "official, facebookresearch/dinov2@b8931f7, ssl_default_config.yaml"
 OURS = "our figures"
 
 
@@ -50,6 +51,11 @@ def under(prefix, **figures):
 
 def run(batch, epochs):
   return {"data.batch_size": batch, "schedule.epochs": epochs}
+
+
+def steps(number):
+  """A duration of a config."""
+  return {"steps": number}
 
 
 def normalised(mean, std):
@@ -613,6 +619,40 @@ TABLE = [
     | IMAGENET
     | crops(224, 96, 10, 0.25, 0.05),
   ),
+  # DINOv2
+  Row(
+    DINOV2,
+    "dinov2_vit-large-p16_*",
+    under("model", temperature=0.1, center_momentum=0.9, norm_groups=1)
+    | under("model.teacher_temperature", start=0.07, warmup_from=0.04)
+    | under("model.teacher_temperature", kind="constant", warmup=steps(37500))
+    | under("model", centering="center", mask_ratio=(0.1, 0.5))
+    | under("model", koleo_weight=0.1, koleo_groups=32)
+    | {"model.patch_head": None}
+    | under("model.momentum", kind="cosine", start=0.992, final=1.0)
+    | under("model.backbone", patch_size=16, drop_path=0.3, layer_scale=1e-5)
+    | under("model.backbone", drop_path_schedule="uniform", registers=0)
+    | under("model.backbone", mlp="gelu", positions="learned")
+    | {"sizes": (1024, 24, 16)}
+    | head("head", (2048, 2048, 256), norm=False, prototypes=65536)
+    | {"model.head.trained_scale": True}
+    | BFLOAT16
+    | optimizer("adamw", RISING_DECAY, exclude_1d=True)
+    | under("schedule.optimizer", lr_scaling="sqrt", lr_batch=1024)
+    | under("schedule.optimizer", layer_decay=0.9, clip_norm=3.0)
+    | {
+      "schedule.optimizer.rules": (
+        ("backbone/patch_embed", {"lr": 0.2}),
+        ("head/(prototypes|scale)", {"freeze": steps(1250)}),
+        ("head/scale", {"exclude": False}),
+      )
+    }
+    | rate("cosine", steps(12500), start=0, peak=4e-3 * 2**0.5, end=1e-6)
+    | {"data.batch_size": 2048, "schedule.epochs": None}
+    | {"schedule.steps": 100 * 1250}
+    | IMAGENET
+    | crops(224, 96, 8, 0.32, 0.05),
+  ),
   *(
     Row(
       OURS,
@@ -628,7 +668,7 @@ TABLE = [
       | CIFAR10
       | crops(32, 16, 6, 0.4, 0.1, blur=(0, 0, 0)),
     )
-    for name, prototypes in (("dino", 4096), ("ibot", 2048))
+    for name, prototypes in (("dino", 4096), ("ibot", 2048), ("dinov2", 2048))
   ),
   *(
     Row(
@@ -644,7 +684,7 @@ TABLE = [
       | run(256, 24)
       | crops(32, 16, 4, 0.5, 0.2, blur=(0, 0, 0)),
     )
-    for name in ("dino", "ibot")
+    for name in ("dino", "ibot", "dinov2")
   ),
   # The generated shapes
   *(

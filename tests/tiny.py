@@ -51,7 +51,7 @@ def vit_config(method: str, **changes) -> ConfigDict:
   """A method on a ViT of width 32, with 16 patches of 4 px, batch 16.
 
   Args:
-    method: "mae", "mocov3", "dino" or "ibot".
+    method: "mae", "mocov3", "dino", "ibot" or "dinov2".
     **changes: as of `config`.
   """
   tiny = {
@@ -73,7 +73,7 @@ def vit_config(method: str, **changes) -> ConfigDict:
       "model.decoder.depth": 1,
       "model.decoder.heads": 2,
     }
-  elif method in ("dino", "ibot"):
+  elif method in ("dino", "ibot", "dinov2"):
     tiny |= {
       "data.views.1.size": 16,
       "data.views.2.size": 8,
@@ -82,6 +82,12 @@ def vit_config(method: str, **changes) -> ConfigDict:
       "model.head.prototypes": 24,
       "schedule.optimizer.rules.1.1.freeze": 0.25,
     }
+    if method == "dinov2":
+      tiny |= {
+        "model.patch_head.dims": (32, 16),
+        "model.patch_head.prototypes": 20,
+        "model.backbone.layer_scale": 0.5,
+      }
   else:
     tiny |= {
       "model.projector.dims": (32, 32, 16),

@@ -17,6 +17,7 @@ from sslx.benchmark import work
 from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.byol import BYOL
 from sslx.methods.dino import DINO
+from sslx.methods.dinov2 import DINOv2
 from sslx.methods.ibot import IBOT
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
@@ -114,6 +115,19 @@ def _ibot(method: IBOT, views: list[tuple[int, ...]]) -> float:
   )
 
 
+def _dinov2(method: DINOv2, views: list[tuple[int, ...]]) -> float:
+  networks, b, patches = _of_tokens(method, views)
+  masked = b * int(method.mask_ratio[1] * patches)  # Of one crop of each image.
+  of_patches = "head" if method.patch_head is None else "patch_head"
+  neighbours = 2 * 2 * b * b * method.backbone.sizes[0]
+  return (
+    networks
+    + _heads(method, "head", b * len(views), 2 * b)
+    + _heads(method, of_patches, masked, masked)
+    + neighbours
+  )
+
+
 def _multicrop(
   views: list[tuple[int, ...]],
 ) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
@@ -163,6 +177,7 @@ _COUNTS = {
   MAE: _mae,
   DINO: _dino,
   IBOT: _ibot,
+  DINOv2: _dinov2,
   BarlowTwins: _barlow_twins,
   VICReg: _vicreg,
 }

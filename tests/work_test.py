@@ -10,7 +10,7 @@ from sslx import settings
 from sslx.benchmark import work
 from tests import tiny, work_formulas
 
-VITS = ("mocov3", "mae", "dino", "ibot")
+VITS = ("mocov3", "mae", "dino", "ibot", "dinov2")
 
 
 def build(recipe, devices, **changes):

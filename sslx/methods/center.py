@@ -39,19 +39,27 @@ class Center:
     centred = logits - run.buffers[self.name]
     return jax.nn.softmax(centred / temperature)
 
-  def update(self, logits: jax.Array, run: Run) -> jax.Array:
+  def update(
+    self, logits: jax.Array, run: Run, valid: jax.Array | None = None
+  ) -> jax.Array:
     """Moves the centre towards the mean of all outputs of the global batch.
 
     Args:
       logits: f32[..., K], of the examples of this device.
       run: its buffer is replaced.
+      valid: bool[...], which outputs count; None for all.
 
     Returns:
       f32 scalar, the norm of the centre before, for the log.
     """
     old = run.buffers[self.name]
     rows = logits.reshape(-1, logits.shape[-1])
-    mean = run.axis.pmean(jnp.mean(rows, axis=0))
+    if valid is None:
+      mean = run.axis.pmean(jnp.mean(rows, axis=0))
+    else:
+      counted = valid.reshape(-1, 1).astype(rows.dtype)
+      total = run.axis.psum(jnp.sum(rows * counted, axis=0))
+      mean = total / jnp.maximum(run.axis.psum(jnp.sum(counted)), 1)
     new = self.momentum * old + (1 - self.momentum) * mean
     run.buffers = {**run.buffers, self.name: new}
     return jnp.linalg.norm(old)

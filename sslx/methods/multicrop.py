@@ -112,6 +112,8 @@ def require_masks(method: Any) -> None:
     # The statistics of masked patches would not be those of all.
     "head.norm": False,
   }
+  if getattr(method, "patch_head", None) is not None:
+    needed["patch_head.norm"] = False
   for key, value in needed.items():
     found = operator.attrgetter(key)(method)
     if found != value:

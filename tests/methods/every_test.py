@@ -24,7 +24,8 @@ def full_queue(state):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "method", [*tiny.METHODS, "linear", "finetune", "mae", "mocov3", "ibot"]
+  "method",
+  [*tiny.METHODS, "linear", "finetune", "mae", "mocov3", "ibot", "dinov2"],
 )
 def test_a_method_does_what_every_method_must(method):
   if method in tiny.METHODS or method in ("linear", "finetune"):
