@@ -205,6 +205,48 @@ def sigreg(z: jax.Array, directions: jax.Array, axis: Axis) -> jax.Array:
   return len(z) * axis.size * jnp.mean(integrals)
 
 
+def cross_views(targets: jax.Array, log_p: jax.Array) -> jax.Array:
+  """Mean cross-entropy of predictions to targets of other views of the image.
+
+  Args:
+    targets: f32[b, t, K], probabilities for the first t views.
+    log_p: f32[b, v, K], logarithms of the predictions from all v views.
+
+  Returns:
+    f32 scalar, the mean over the rows given and over the t (v - 1) pairs of a
+    target and a prediction from another view.
+
+  References:
+    Caron et al., DINO, 2021, eq. 3.
+  """
+  # The entropies of each target with all predictions, less that with its own.
+  t, v = targets.shape[1], log_p.shape[1]
+  others = jnp.sum(log_p, axis=1, keepdims=True) - log_p[:, :t]
+  return -jnp.mean(jnp.sum(targets * others, axis=-1)) / (v - 1)
+
+
+def masked_patches(
+  targets: jax.Array, log_p: jax.Array, weights: jax.Array
+) -> jax.Array:
+  """Mean cross-entropy of predictions of masked patches to their targets.
+
+  Args:
+    targets: f32[..., m, K], probabilities.
+    log_p: f32[..., m, K], logarithms of the predictions.
+    weights: f32[..., m], those of `masks.indices`: their sum is 1 for a view
+      with a mask, and 0 for one without.
+
+  Returns:
+    f32 scalar, the mean over the views given of the mean over their masked
+    patches. A view without a mask adds 0.
+
+  References:
+    Zhou et al., iBOT, 2022, eq. 2.
+  """
+  entropies = -jnp.sum(targets * log_p, axis=-1)
+  return jnp.mean(jnp.sum(entropies * weights, axis=-1))
+
+
 def sinkhorn(
   scores: jax.Array, past: jax.Array | None, iterations: int, axis: Axis
 ) -> jax.Array:
@@ -252,3 +294,38 @@ def sinkhorn(
     # A row that is not a sample stays at -inf.
     divisors = [jnp.where(jnp.isneginf(x), 0, x) for x in divisors]
   return jax.nn.softmax(scores - prototype)
+
+
+def koleo(
+  x: jax.Array, groups: int, axis: Axis, eps: float = 1e-8
+) -> tuple[jax.Array, jax.Array]:
+  """Kozachenko-Leonenko regulariser: spreads unit vectors evenly.
+
+  The gradient flows into both vectors of a pair; it is of the global mean.
+
+  Args:
+    x: [b, d]; normalised here.
+    groups: groups of the global batch; each vector's nearest neighbour is
+      sought in its group.
+    axis: the batch axis.
+    eps: added to each coordinate of a difference, and to a distance.
+
+  Returns:
+    f32 scalar loss, the mean over the rows given of -log of the distance to the
+    nearest neighbour; f32 scalar, the mean of the distance.
+
+  References:
+    Sablayrolles et al., Spreading vectors for similarity search, 2019, eq. 2;
+    DINOv2's code.
+  """
+  x = l2_normalize(x, eps)
+  everyone = axis.all_gather(x)  # [B, d]
+  row, column = axis.positions(len(x))[:, None], jnp.arange(len(everyone))
+  size = len(everyone) // groups
+  others = (row // size == column // size) & (row != column)
+  similar = jnp.matmul(
+    *jax.lax.stop_gradient((x, everyone.T)), precision=jax.lax.Precision.HIGHEST
+  )
+  nearest = jnp.argmax(jnp.where(others, similar, -jnp.inf), axis=1)
+  distance = jnp.linalg.norm(x - everyone[nearest] + eps, axis=-1)
+  return -jnp.mean(jnp.log(distance + eps)), jnp.mean(distance)

@@ -69,6 +69,27 @@ def code_usage(codes: jax.Array, axis: Axis) -> dict[str, jax.Array]:
   }
 
 
+def distillation(
+  cross_entropy: jax.Array, targets: jax.Array
+) -> dict[str, jax.Array]:
+  """Tells apart what a cross-entropy to a teacher's probabilities consists of.
+
+  Args:
+    cross_entropy: f32 scalar, the mean over all targets.
+    targets: f32[..., K], probabilities.
+
+  Returns:
+    `teacher_entropy`, the mean entropy of a target divided by log K: 0 if each
+    is one prototype, 1 if each is uniform, which is a collapse; `teacher_kl`,
+    the divergence of the student from the teacher in nats.
+  """
+  entropy = jnp.mean(-jnp.sum(jax.scipy.special.xlogy(targets, targets), -1))
+  return {
+    "teacher_entropy": entropy / jnp.log(targets.shape[-1]),
+    "teacher_kl": cross_entropy - entropy,
+  }
+
+
 def effective_rank(
   features: jax.Array, labels: jax.Array, *, mesh: Mesh
 ) -> float:

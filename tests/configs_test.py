@@ -35,6 +35,9 @@ METHODS = (
   "lejepa",
   "mae",
   "ijepa",
+  "dino",
+  "ibot",
+  "dinov2",
 )
 ENTRIES = [
   f"{method}.py:{name}"

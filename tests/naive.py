@@ -51,9 +51,10 @@ def block(x, p, heads, seen=None, *, activation=gelu):
   weights = weights / weights.sum(-1, keepdims=True)
   mixed = (weights @ v).transpose(0, 2, 1, 3).reshape(b, t, d)
   proj = p["attn"]["proj"]
-  x = x + mixed @ proj["kernel"].reshape(d, d) + proj["bias"]
+  scales = [p[key]["gamma"] if key in p else 1 for key in ("ls1", "ls2")]
+  x = x + (mixed @ proj["kernel"].reshape(d, d) + proj["bias"]) * scales[0]
   y = activation(linear(layer_norm(x, p["norm2"]), p["mlp"]["fc1"]))
-  return x + linear(y, p["mlp"]["fc2"])
+  return x + linear(y, p["mlp"]["fc2"]) * scales[1]
 
 
 def blocks(x, params, heads, seen=None, *, activation=gelu):
@@ -61,6 +62,27 @@ def blocks(x, params, heads, seen=None, *, activation=gelu):
   for i in range(sum(name.startswith("blocks_") for name in params)):
     x = block(x, params[f"blocks_{i}"], heads, seen, activation=activation)
   return layer_norm(x, params["norm"])
+
+
+def vit(images, params, patch, heads, mask=None):
+  """Tokens of a ViT with learned positions; registers follow the class token.
+
+  Masked patches, bool[b, n], are the mask token.
+  """
+  b, side = len(images), images.shape[1] // patch
+  x = images.reshape(b, side, patch, side, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+  x = linear(x.reshape(b, side**2, -1), params["patch_embed"]["proj"])
+  if mask is not None:
+    x = jnp.where(mask[..., None], params["mask_token"], x)
+  first, places = params["pos_embed"][:, :1], params["pos_embed"][0, 1:]
+  d, trained = x.shape[-1], round(len(places) ** 0.5)
+  places = places.reshape(trained, trained, d)
+  x = x + jax.image.resize(places, (side, side, d), "cubic").reshape(-1, d)
+  before = [params["cls_token"] + first]
+  if "reg_token" in params:
+    before.append(params["reg_token"])
+  before = [jnp.tile(token, (b, 1, 1)) for token in before]
+  return blocks(jnp.concatenate([*before, x], 1), params, heads)
 
 
 def batch_norm(x, p=None, groups=1):
@@ -98,6 +120,16 @@ def convs(x, params, groups=1):
     flat = batch_norm(flat, params[f"bn{i}"], groups)
     x = jnp.log1p(jnp.exp(flat)).reshape(x.shape)
   return x.mean((1, 2)), given
+
+
+def prototypes(x, params):
+  """DINO's head: an MLP with GELU, and cosines to the prototypes."""
+  depth = sum(name.startswith("fc") for name in params)
+  for i in range(1, depth + 1):
+    x = linear(x, params[f"fc{i}"])
+    if i < depth:
+      x = gelu(x)
+  return unit(x) @ unit(params["prototypes"]).T * params.get("scale", 1)
 
 
 def head(x, params, groups=1, plain=False):

@@ -45,6 +45,9 @@ MAE = "official, facebookresearch/mae@efb2a80, PRETRAIN.md"
 IJEPA = "official, facebookresearch/ijepa@52c1ae9, in1k_vith14_ep300.yaml"
 DEEPMIND = "official, google-deepmind/deepmind-research@f5de0ed, byol"
 SIMSIAM = "official, facebookresearch/simsiam@a7bc177, main_simsiam.py"
+DINO = "official, facebookresearch/dino@7c446df, main_dino.py and README"
+IBOT = "official, bytedance/ibot, README and main_ibot.py"
+DINOV2 = "official, facebookresearch/dinov2@b8931f7, ssl_default_config.yaml"
 OURS = "our figures"
 
 
@@ -54,6 +57,11 @@ def under(prefix, **figures):
 
 def run(batch, epochs):
   return {"data.batch_size": batch, "schedule.epochs": epochs}
+
+
+def steps(number):
+  """A duration of a config."""
+  return {"steps": number}
 
 
 def normalised(mean, std):
@@ -71,6 +79,17 @@ def view(n, size, count, scale, interpolation, jitter=None, **figures):
     figures |= {"blur_sigma": (0.1, 2.0), "blur_kernel": 23}
   figures |= {"size": size, "count": count, "crop_scale": scale}
   return under(f"data.views.{n}", interpolation=interpolation, **figures)
+
+
+def crops(size, small, count, between, least, blur=(1, 0.1, 0.5)):
+  """DINO's views: two large ones of two kinds, and small ones."""
+  return (
+    view(0, size, 1, (between, 1), "bicubic", BYOL, blur=blur[0])
+    | view(
+      1, size, 1, (between, 1), "bicubic", BYOL, blur=blur[1], solarize=0.2
+    )
+    | view(2, small, count, (least, between), "bicubic", BYOL, blur=blur[2])
+  )
 
 
 def optimizer(name, weight_decay, **figures):
@@ -114,6 +133,17 @@ CONSTANT = {
   k: x for k, x in vars(Schedule("constant")).items() if x is not None
 }
 FIXED_PREDICTOR = (("predictor/", {"schedule": CONSTANT}),)
+RISING_DECAY = {"kind": "cosine", "start": 0.04, "final": 0.4}
+WARMED = {"kind": "linear", "start": 0.04, "final": 0.07, "over": 29.0}
+RISING_DECAY, WARMED = (
+  {k: x for k, x in vars(Schedule(**given)).items() if x is not None}
+  for given in (RISING_DECAY, WARMED | {"per": "epoch"})
+)
+CLIP, FROZEN = ("", {"clip": 3.0}), {"freeze": 1.0}
+SCALED = (
+  ("head/(prototypes|scale)", FROZEN),
+  ("head/scale", {"exclude": False}),
+)
 CODES = under("model", prototypes=3000, temperature=0.1, epsilon=0.05)
 CODES |= {"model.sinkhorn_iterations": 3}
 CODES |= head("projector", (2048, 128), use_bias=True, last_norm="none")
@@ -645,6 +675,153 @@ TABLE = [
     | {"model.head.hidden": 1024}
     | run(512, 70)
     | under("data.views.0", size=9, resize=36, crop=33),
+  ),
+  # DINO
+  Row(
+    DINO,
+    "dino_vit-small-p16_*",
+    under("model", temperature=0.1, center_momentum=0.9, norm_groups=1)
+    | under("model.momentum", kind="cosine", start=0.996, final=1.0)
+    | under("model.backbone", patch_size=16, drop_path=0.1)
+    | under("model.backbone", weight_init="normal", positions="learned")
+    | {"sizes": (384, 12, 6)}
+    | head("head", (2048, 2048, 256), norm=False, prototypes=65536)
+    | optimizer("adamw", RISING_DECAY, exclude_1d=True)
+    | rate("cosine", 10, start=0)
+    | IMAGENET,
+  ),
+  Row(
+    DINO,
+    "dino_vit-small-p16_8xb64-*-100e_in1k-224-96",
+    {"model.teacher_temperature": 0.04, "model.head.trained_scale": False}
+    | BFLOAT16
+    | {"schedule.optimizer.rules": (CLIP, ("head/prototypes", FROZEN))}
+    | run(512, 100)
+    | {"peak": 1e-3, "end": 1e-6}
+    | crops(224, 96, 8, 0.4, 0.05),
+  ),
+  Row(
+    DINO,
+    "dino_vit-small-p16_16xb64-*-300e_in1k-224-96",
+    {"model.teacher_temperature": WARMED, "model.head.trained_scale": True}
+    | BFLOAT16
+    | {"schedule.optimizer.rules": (CLIP, *SCALED)}
+    | run(1024, 300)
+    | {"peak": 2e-3, "end": 1e-6}
+    | crops(224, 96, 8, 0.4, 0.05),
+  ),
+  Row(
+    DINO,
+    "dino_vit-small-p16_16xb64-*-800e_in1k-224-96",
+    {"model.teacher_temperature": WARMED, "model.head.trained_scale": True}
+    | {"model.dtype": "float32", "schedule.optimizer.rules": SCALED}
+    | run(1024, 800)
+    | {"peak": 2e-3, "end": 1e-5}
+    | crops(224, 96, 10, 0.25, 0.05),
+  ),
+  Row(
+    DINO,
+    "dino_resnet50_*",
+    under("model", temperature=0.1, center_momentum=0.9, norm_groups=1)
+    | under("model.momentum", kind="cosine", start=0.996, final=1.0)
+    | {"model.teacher_temperature": 0.04, "model.head.trained_scale": False}
+    | resnet(50)
+    | head("head", (2048, 2048, 256), norm=False, prototypes=65536)
+    | BFLOAT16
+    | optimizer("sgd", 1e-4, exclude_1d=True)
+    | {"schedule.optimizer.rules": (CLIP, ("head/prototypes", FROZEN))}
+    | rate("cosine", 10, start=0, peak=0.06, end=1e-6)
+    | run(512, 100)
+    | IMAGENET
+    | crops(224, 96, 8, 0.14, 0.05),
+  ),
+  # iBOT
+  Row(
+    IBOT,
+    "ibot_vit-small-p16_*",
+    under("model", temperature=0.1, center_momentum=0.9, norm_groups=1)
+    | {"model.teacher_temperature": WARMED}
+    | under("model", mask_probability=0.5, mask_ratio=(0.1, 0.5))
+    | under("model.momentum", kind="cosine", start=0.996, final=1.0)
+    | under("model.backbone", patch_size=16, drop_path=0.1)
+    | under("model.backbone", weight_init="normal", positions="learned")
+    | {"sizes": (384, 12, 6)}
+    | head("head", (2048, 2048, 256), norm=False, prototypes=8192)
+    | {"model.head.trained_scale": True}
+    | BFLOAT16
+    | optimizer("adamw", RISING_DECAY, exclude_1d=True)
+    | {"schedule.optimizer.rules": (CLIP, *SCALED)}
+    | rate("cosine", 10, start=0, peak=2e-3, end=1e-6)
+    | run(1024, 800)
+    | IMAGENET
+    | crops(224, 96, 10, 0.25, 0.05),
+  ),
+  # DINOv2
+  Row(
+    DINOV2,
+    "dinov2_vit-large-p16_*",
+    under("model", temperature=0.1, center_momentum=0.9, norm_groups=1)
+    | under("model.teacher_temperature", start=0.07, warmup_from=0.04)
+    | under("model.teacher_temperature", kind="constant", warmup=steps(37500))
+    | under("model", centering="center", mask_ratio=(0.1, 0.5))
+    | under("model", koleo_weight=0.1, koleo_groups=32)
+    | {"model.patch_head": None}
+    | under("model.momentum", kind="cosine", start=0.992, final=1.0)
+    | under("model.backbone", patch_size=16, drop_path=0.3, layer_scale=1e-5)
+    | under("model.backbone", drop_path_schedule="uniform", registers=0)
+    | under("model.backbone", mlp="gelu", positions="learned")
+    | {"sizes": (1024, 24, 16)}
+    | head("head", (2048, 2048, 256), norm=False, prototypes=65536)
+    | {"model.head.trained_scale": True}
+    | BFLOAT16
+    | optimizer("adamw", RISING_DECAY, exclude_1d=True)
+    | under("schedule.optimizer", lr_scaling="sqrt", lr_batch=1024)
+    | under("schedule.optimizer", layer_decay=0.9, clip_norm=3.0)
+    | {
+      "schedule.optimizer.rules": (
+        ("backbone/patch_embed", {"lr": 0.2}),
+        ("head/(prototypes|scale)", {"freeze": steps(1250)}),
+        ("head/scale", {"exclude": False}),
+      )
+    }
+    | rate("cosine", steps(12500), start=0, peak=4e-3 * 2**0.5, end=1e-6)
+    | {"data.batch_size": 2048, "schedule.epochs": None}
+    | {"schedule.steps": 100 * 1250}
+    | IMAGENET
+    | crops(224, 96, 8, 0.32, 0.05),
+  ),
+  *(
+    Row(
+      OURS,
+      f"{name}_vit-tiny-p4_1xb256-mcrop-2-6-coslr-200e_cifar10-32-16",
+      under("model", temperature=0.1, teacher_temperature=0.04, norm_groups=1)
+      | under("model.momentum", kind="cosine", start=0.99, final=1.0)
+      | {"sizes": (192, 12, 3), "model.backbone.drop_path": 0}
+      | head("head", (512, 512, 128), norm=False, prototypes=prototypes)
+      | optimizer("adamw", RISING_DECAY, exclude_1d=True)
+      | {"schedule.optimizer.rules": (CLIP, ("head/prototypes", FROZEN))}
+      | rate("cosine", 10, start=0, peak=5e-4, end=5e-7)
+      | run(256, 200)
+      | CIFAR10
+      | crops(32, 16, 6, 0.4, 0.1, blur=(0, 0, 0)),
+    )
+    for name, prototypes in (("dino", 4096), ("ibot", 2048), ("dinov2", 2048))
+  ),
+  *(
+    Row(
+      OURS,
+      f"{name}_vit-tiny-p8-w96-d4_1xb256-mcrop-2-2-coslr-24e_shapes-32-16",
+      under("model", temperature=0.1, teacher_temperature=0.04, norm_groups=1)
+      | under("model.momentum", kind="cosine", start=0.97, final=1.0)
+      | {"sizes": (96, 4, 3)}
+      | head("head", (256, 256, 64), norm=False, prototypes=1024)
+      | optimizer("adamw", 0.01, exclude_1d=True)
+      | {"schedule.optimizer.rules": (CLIP, ("head/prototypes", FROZEN))}
+      | rate("cosine", 2, start=0, peak=1e-3)
+      | run(256, 24)
+      | crops(32, 16, 2, 0.5, 0.2, blur=(0, 0, 0)),
+    )
+    for name in ("dino", "ibot", "dinov2")
   ),
   # The generated shapes
   *(

@@ -51,7 +51,8 @@ def vit_config(method: str, **changes) -> ConfigDict:
   """A method on a ViT of width 32, with 16 patches of 4 px, batch 16.
 
   Args:
-    method: "mae", "mocov3", or "ijepa", which has 64 patches of 2 px.
+    method: "mae", "mocov3", "dino", "ibot", "dinov2", or "ijepa", which has 64
+      patches of 2 px.
     **changes: as of `config`.
   """
   tiny = {
@@ -80,6 +81,21 @@ def vit_config(method: str, **changes) -> ConfigDict:
       "model.predictor.depth": 1,
       "model.predictor.heads": 2,
     }
+  elif method in ("dino", "ibot", "dinov2"):
+    tiny |= {
+      "data.views.1.size": 16,
+      "data.views.2.size": 8,
+      "data.views.2.count": 2,
+      "model.head.dims": (32, 32, 8),
+      "model.head.prototypes": 24,
+      "schedule.optimizer.rules.1.1.freeze": 0.25,
+    }
+    if method == "dinov2":
+      tiny |= {
+        "model.patch_head.dims": (32, 16),
+        "model.patch_head.prototypes": 20,
+        "model.backbone.layer_scale": 0.5,
+      }
   else:
     tiny |= {
       "model.projector.dims": (32, 32, 16),
@@ -200,6 +216,18 @@ _METHODS = {
       "schedule.epochs": 3,
       "schedule.lr.warmup": 0.5,
       "schedule.optimizer.lr": 40.0,  # Of which LARS takes a thousandth.
+    },
+  ),
+  "dino": (
+    "selfsup/dino_vit-small-p16_8xb64-mcrop-2-8-bf16-coslr-100e_in1k-224-96.py",
+    (_VIEW, _VIEW | {"size": 8, "crop_scale": (0.1, 0.4), "count": 3}),
+    {
+      "model.head": {"dims": (16, 16, 8), "prototypes": 12},
+      "model.momentum.start": 0.8,
+      "model.dtype": "float32",
+      "schedule.lr.warmup": 0.0,
+      "schedule.optimizer.rules.1.1.freeze": 0.5,
+      "schedule.optimizer.eps": 1e-3,
     },
   ),
   "vicreg": (

@@ -7,6 +7,7 @@ and none at all if it is frozen.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import jax
@@ -15,15 +16,19 @@ import jax.numpy as jnp
 from sslx.benchmark import work
 from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.byol import BYOL
+from sslx.methods.dino import DINO
+from sslx.methods.dinov2 import DINOv2
+from sslx.methods.ibot import IBOT
 from sslx.methods.ijepa import IJEPA
 from sslx.methods.lejepa import LeJEPA
 from sslx.methods.mae import MAE
 from sslx.methods.moco import MoCo
 from sslx.methods.mocov3 import MoCoV3
+from sslx.methods.multicrop import TARGETS
 from sslx.methods.relative_loc import PATCHES, RelativeLoc
 from sslx.methods.simclr import SimCLR
 from sslx.methods.simsiam import SimSiam
-from sslx.methods.swav import CODE_VIEWS, SwAV
+from sslx.methods.swav import SwAV
 from sslx.methods.vicreg import VICReg
 
 
@@ -51,7 +56,7 @@ def _moco(method: MoCo, slots: list[tuple[int, ...]]) -> float:
 def _swav(method: SwAV, views: list[tuple[int, ...]]) -> float:
   b, d = views[0][0], method.projector.dims[-1]
   network = sum(_trained(method, "projector", x) for x in views)
-  past = 2 * CODE_VIEWS * method.queue_size * d * method.prototypes
+  past = 2 * TARGETS * method.queue_size * d * method.prototypes
   return network + 3 * 2 * b * len(views) * d * method.prototypes + past
 
 
@@ -104,6 +109,60 @@ def _siamese(method: Any, views: list[tuple[int, ...]]) -> float:
   return sum(_trained(method, "projector", x) + 3 * predictor for x in views)
 
 
+def _dino(method: DINO, views: list[tuple[int, ...]]) -> float:
+  sizes, teacher = _multicrop(views)
+  trained = sum(_trained(method, "head", x) for x in sizes)
+  return trained + _forward(method, "head", teacher)
+
+
+def _ibot(method: IBOT, views: list[tuple[int, ...]]) -> float:
+  networks, b, patches = _of_tokens(method, views)
+  # The teacher's centre is of all patches; the student predicts the masked.
+  masked = int(method.mask_ratio[1] * patches)
+  return networks + _heads(
+    method, "head", b * len(views) + 2 * b * masked, 2 * b * (1 + patches)
+  )
+
+
+def _dinov2(method: DINOv2, views: list[tuple[int, ...]]) -> float:
+  networks, b, patches = _of_tokens(method, views)
+  masked = b * int(method.mask_ratio[1] * patches)  # Of one crop of each image.
+  of_patches = "head" if method.patch_head is None else "patch_head"
+  neighbours = 2 * 2 * b * b * method.backbone.sizes[0]
+  return (
+    networks
+    + _heads(method, "head", b * len(views), 2 * b)
+    + _heads(method, of_patches, masked, masked)
+    + neighbours
+  )
+
+
+def _multicrop(
+  views: list[tuple[int, ...]],
+) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+  """All crops of each size as a batch; those that the teacher sees."""
+  sizes = [(b * n, *shape) for (b, *shape), n in Counter(views).items()]
+  return sizes, (2 * views[0][0], *views[0][1:])
+
+
+def _of_tokens(
+  method: Any, views: list[tuple[int, ...]]
+) -> tuple[float, int, int]:
+  """FLOPs of both backbones; images; patches of a crop."""
+  sizes, teacher = _multicrop(views)
+  trained = sum(_matmuls(method.backbone, x)[1] for x in sizes)
+  side = views[0][1] // method.backbone.patch_size
+  forward, _ = _matmuls(method.backbone, teacher)
+  return trained + forward, views[0][0], side**2
+
+
+def _heads(method: Any, name: str, trained: int, teacher: int) -> float:
+  """FLOPs of the student's and the teacher's head, for numbers of tokens."""
+  d, head = method.backbone.sizes[0], getattr(method, name)
+  count = lambda rows: _matmuls(head, (rows, d))[0]
+  return 3 * count(trained) + count(teacher)
+
+
 def _mae(method: MAE, views: list[tuple[int, ...]]) -> float:
   b, images = views[0][0], jax.ShapeDtypeStruct(views[0], jnp.float32)
   visible, patches = method.visible(images)
@@ -153,6 +212,9 @@ _COUNTS = {
   SimSiam: _siamese,
   MAE: _mae,
   IJEPA: _ijepa,
+  DINO: _dino,
+  IBOT: _ibot,
+  DINOv2: _dinov2,
   BarlowTwins: _barlow_twins,
   VICReg: _vicreg,
   LeJEPA: _lejepa,
@@ -195,6 +257,9 @@ def _matmuls(
   module: Any, shape: tuple[int, ...], **arguments: Any
 ) -> tuple[float, float]:
   """FLOPs of the forward pass alone, and of forward and backward together."""
+  if getattr(module, "positions", "") == "learned":
+    # Resizing them costs next to nothing, and is not the first layer.
+    module = module.clone(positions="sincos")
   apply, *shapes = _bound(module, shape, **arguments)
   counts = list(work._counts(jax.make_jaxpr(apply)(*shapes).jaxpr))
   forward = sum(counts)

@@ -10,6 +10,8 @@ from sslx import settings
 from sslx.benchmark import work
 from tests import tiny, work_formulas
 
+VITS = ("mocov3", "mae", "ijepa", "dino", "ibot", "dinov2")
+
 
 def build(recipe, devices, **changes):
   changes = {
@@ -45,10 +47,12 @@ def test_the_step_does_at_most_a_tenth_more_than_the_method_needs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("method", ["mocov3", "mae", "ijepa"])
+@pytest.mark.parametrize("method", [*VITS])
 def test_nor_does_that_of_a_vit(method, devices):
   # Of one block: its width is what a matrix product outweighs the rest by.
   smaller = {"data.views.0.size": 32, "model.backbone.depth": 1}
+  if method in VITS[3:]:
+    smaller |= {"data.views.2.count": 2, "model.head.prototypes": 256}
   smaller |= {"model.backbone.width": 384, "model.backbone.heads": 6}
   if method == "mae":
     smaller |= {"model.decoder.width": 384, "model.decoder.depth": 1}
@@ -105,9 +109,9 @@ def test_operations_of_a_convolution(stride, padding):
   assert counted == 2 * products
 
 
-@pytest.mark.parametrize("method", tiny.METHODS + ("mocov3", "mae", "ijepa"))
+@pytest.mark.parametrize("method", dict.fromkeys(tiny.METHODS + VITS))
 def test_what_a_method_requires_is_what_its_paper_says(method):
-  if method in tiny.METHODS:
+  if method not in VITS:
     experiment = tiny.build_method(tiny.method_config(method))
   else:
     # Rematerialised: what is computed again is not required.

@@ -12,7 +12,10 @@ from sslx.config import Choice
 from sslx.methods.barlow_twins import BarlowTwins
 from sslx.methods.base import Method, Plan, check_class
 from sslx.methods.byol import BYOL
+from sslx.methods.dino import DINO
+from sslx.methods.dinov2 import DINOv2
 from sslx.methods.finetune import Finetune
+from sslx.methods.ibot import IBOT
 from sslx.methods.ijepa import IJEPA
 from sslx.methods.lejepa import LeJEPA
 from sslx.methods.linear import Linear
@@ -35,6 +38,9 @@ METHODS = {
   "simsiam": SimSiam,
   "mae": MAE,
   "ijepa": IJEPA,
+  "dino": DINO,
+  "ibot": IBOT,
+  "dinov2": DINOv2,
   "barlow_twins": BarlowTwins,
   "vicreg": VICReg,
   "lejepa": LeJEPA,
@@ -84,7 +90,8 @@ def build(section: ConfigDict, plan: Plan) -> Method:
   common = dataclasses.asdict(config_lib.build(Common, common, "model"))
   method = config_lib.build(cls, section, "model", **common, plan=plan)
   for teacher in method.teachers:
-    if teacher not in method.networks:
+    left_out = getattr(method, teacher, "") is None
+    if teacher not in method.networks and not left_out:
       raise config_lib.ConfigError(
         f"config.model.method={name!r} has {teacher!r} among its `teachers`;"
         f" its networks are {', '.join(map(repr, method.networks))}."

@@ -34,7 +34,7 @@ class Method:
 
   Attributes:
     teachers: names of the networks of which a moving average, the teacher, is
-      kept.
+      kept; a field that is None, a network that is left out, may be among them.
     evaluated: the network that the paper evaluates. It is evaluated and probed
       during the run, exported, and taken by other runs.
     num_views: least and most views of each image; no bound if most is None.
@@ -213,6 +213,11 @@ class Method:
     return {k: x for k, x in values.items() if isinstance(x, models.Network)}
 
   @property
+  def taught(self) -> tuple[str, ...]:
+    """Names of the networks that have a teacher."""
+    return tuple(name for name in self.teachers if name in self.networks)
+
+  @property
   def tensor_rules(self) -> tuple[tuple[str, int], ...]:
     """Which dimensions a model axis shards; see `parallel.Rules`."""
     rules = [getattr(x, "tensor_rules", ()) for x in self.networks.values()]
@@ -231,7 +236,7 @@ class Method:
       return aux
     # A real copy in memory, because each buffer can be donated only once.
     copy = lambda tree: {
-      name: jax.tree.map(jnp.copy, tree[name]) for name in self.teachers
+      name: jax.tree.map(jnp.copy, tree[name]) for name in self.taught
     }
     return {**aux, "params": copy(params), "model_state": copy(model_state)}
 
@@ -251,7 +256,7 @@ class Method:
       return params, new
     momentum = self.momentum_at(step)
     followed = optax.incremental_update(
-      {name: params[name] for name in self.teachers},
+      {name: params[name] for name in self.taught},
       aux["params"],
       1 - momentum,
     )

@@ -115,18 +115,23 @@ class Run:
       x: its input.
       **arguments: further arguments of the module's call.
     """
+    network = getattr(self._method, name)
     y, self._model_state[name] = self._apply(
-      name, self.params, self._model_state, x, arguments
+      network, self.params[name], self._model_state[name], x, arguments
     )
     return y
 
   def teacher(self, name: str, x: jax.Array, **arguments: Any) -> Any:
     """Calls the teacher's copy of a network, in training mode, as `__call__`.
 
-    No gradient flows through the result.
+    No gradient flows through the result. Without `keys` it drops no branch.
     """
+    network = getattr(self._method, name)
+    if getattr(network, "drop_path", 0) and "keys" not in arguments:
+      network = network.clone(drop_path=0.0)
+    params, state = self._teacher_params[name], self._teacher_state[name]
     y, self._teacher_state[name] = self._apply(
-      name, self._teacher_params, self._teacher_state, x, arguments
+      network, params, state, x, arguments
     )
     return jax.lax.stop_gradient(y)
 
@@ -142,25 +147,28 @@ class Run:
     y = network.apply(variables, x, train=False, axis=self.axis, **arguments)
     return jax.lax.stop_gradient(y)
 
-  def drop(self, n: int) -> dict[str, jax.Array]:
+  def drop(self, *views: int) -> dict[str, jax.Array]:
     """Arguments with which a backbone drops branches, if it has `drop_path`.
 
     Args:
-      n: number of the view. Each has keys of its own; a teacher has the same.
+      *views: numbers of the views that the backbone is given, those of an image
+        adjacent. Each has keys of its own; a teacher has the same.
     """
     if not getattr(self._method.backbone, "drop_path", 0):
       return {}
-    return {"keys": augment.fold(self.keys, n)}
+    keys = [augment.fold(self.keys, n) for n in views]
+    return {"keys": jnp.stack(keys, axis=1).reshape(-1)}
 
   def at(self, value: Value) -> jax.Array | float:
     """Returns the value of a schedule at this step; a number as it is."""
     return schedules.curve(value, self._method.plan)(self.step)
 
   def _apply(
-    self, name: str, params: Params, state: ModelState, x: Any, arguments: dict
-  ) -> tuple[Any, Any]:
-    y, updated = getattr(self._method, name).apply(
-      {"params": params[name], "batch_stats": state[name]},
+    self, network: Any, params: Params, state: ModelState, x: Any,
+    arguments: dict[str, Any],
+  ) -> tuple[Any, Any]:  # fmt: skip
+    y, updated = network.apply(
+      {"params": params, "batch_stats": state},
       x,
       train=True,
       axis=self.axis,

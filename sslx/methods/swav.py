@@ -7,7 +7,6 @@ Visual Features by Contrasting Cluster Assignments, NeurIPS 2020.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +14,13 @@ from jax import lax
 
 from sslx import config as config_lib
 from sslx import losses, monitors, schedules
+from sslx.methods import multicrop
 from sslx.methods.base import Method
+from sslx.methods.multicrop import TARGETS
 from sslx.methods.queue import Queue
 from sslx.methods.run import Aux, Batch, ModelState, Params, Run
 from sslx.models import heads
 from sslx.schedules import Length, Value
-
-CODE_VIEWS = 2  # Only the first two views get codes; all views predict them.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class SwAV(Method):
       is full.
   """
 
-  num_views = (CODE_VIEWS, None)
+  num_views = (TARGETS, None)
 
   projector: heads.MLP
   prototypes: int = 3000
@@ -82,7 +81,7 @@ class SwAV(Method):
       rng_prototypes, (self.prototypes, d), minval=-1, maxval=1
     )  # Normalisation removes the scale.
     params["prototypes"] = losses.l2_normalize(prototypes)
-    queue = self._queue.draw(CODE_VIEWS, d)
+    queue = self._queue.draw(TARGETS, d)
     return params, model_state, {**buffers, **queue}
 
   def loss(self, run: Run) -> jax.Array:
@@ -93,7 +92,7 @@ class SwAV(Method):
     views = z.shape[1]
 
     loss, metrics = 0.0, []
-    for i in range(CODE_VIEWS):
+    for i in range(TARGETS):
       codes = losses.sinkhorn(
         lax.stop_gradient(scores[:, i]) / self.epsilon,
         self._past_scores(i, run),
@@ -101,10 +100,10 @@ class SwAV(Method):
         run.axis,
       )
       others = sum(log_p[:, v] for v in range(views) if v != i) / (views - 1)
-      loss -= jnp.mean(jnp.sum(codes * others, axis=-1)) / CODE_VIEWS
+      loss -= jnp.mean(jnp.sum(codes * others, axis=-1)) / TARGETS
       metrics.append(monitors.code_usage(codes, run.axis))
 
-    self._queue.push(lax.stop_gradient(z[:, :CODE_VIEWS]), run)
+    self._queue.push(lax.stop_gradient(z[:, :TARGETS]), run)
     run.metrics = {
       "embedding_std": monitors.feature_std(z[:, 0], run.axis),
       **jax.tree.map(lambda *x: sum(x) / len(x), *metrics),
@@ -114,17 +113,10 @@ class SwAV(Method):
   def _embeddings(self, run: Run) -> jax.Array:
     """Computes embeddings of unit length, f32[b, views, d]; sets the features.
 
-    The backbone runs once per resolution, so that its BatchNorm sees images of
-    one size. The projector runs once, so that its BatchNorm sees all crops.
-    The official code does the same. The views of an image stay adjacent, which
-    keeps them on its device.
+    The projector runs once, so that its BatchNorm sees all crops, as in the
+    official code.
     """
-    b, h = len(run.views[0]), []
-    for _, same in itertools.groupby(run.views, key=lambda x: x.shape[1:]):
-      x = jnp.stack(list(same), axis=1)
-      one = run("backbone", x.reshape(-1, *x.shape[2:]))
-      h.append(one.reshape(b, x.shape[1], -1))
-    h = jnp.concatenate(h, axis=1)
+    h = multicrop.features(run)
     run.features = h[:, 0]
     z = run("projector", h.reshape(-1, h.shape[-1]))
     return losses.l2_normalize(z.reshape(*h.shape[:2], -1))

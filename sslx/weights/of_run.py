@@ -43,7 +43,7 @@ def take(
   network = source.what or (cls.evaluated if cls else "student")
   common = ("backbone",)
   if cls is type(method):
-    common = everything if network == "student" else method.teachers
+    common = everything if network == "student" else method.taught
   parts = source.parts or common or ("backbone",)
   unknown = [part for part in parts if part not in everything]
   if unknown:

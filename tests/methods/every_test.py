@@ -24,10 +24,20 @@ def full_queue(state):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "method", [*tiny.METHODS, "linear", "finetune", "mae", "mocov3", "ijepa"]
+  "method",
+  [
+    *tiny.METHODS,
+    "linear",
+    "finetune",
+    "mae",
+    "mocov3",
+    "ijepa",
+    "ibot",
+    "dinov2",
+  ],
 )
 def test_a_method_does_what_every_method_must(method):
-  if method not in ("mae", "mocov3", "ijepa"):
+  if method in tiny.METHODS or method in ("linear", "finetune"):
     # SwAV's queue is full, and so used, from the second step on.
     queue = {"model__queue_size": tiny.BATCH} if method == "swav" else {}
     config = tiny.method_config(method, **queue)

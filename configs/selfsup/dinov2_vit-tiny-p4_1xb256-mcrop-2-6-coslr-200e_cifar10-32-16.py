@@ -1,0 +1,23 @@
+"""DINOv2, ViT-Ti/4, CIFAR-10, 200 epochs (our figures).
+
+No one has published any: those of our recipe of DINO, with four registers, two
+heads, Sinkhorn-Knopp and KoLeo.
+"""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """The primitive config of the folder's CIFAR-10 DINOv2 recipes."""
+  return inherit(
+    "../_base_/models/dinov2_vit-tiny-p4.py",
+    "../_base_/datasets/cifar10.py",
+    "../_base_/datasets/views/dino.py:32,16,6,least=0.1,blur=(0,0,0)",
+    "../_base_/schedules/adamw_dino-100e.py",
+    "../_base_/default_runtime.py",
+    data={"batch_size": 256},
+    schedule={"epochs": 200},
+    runtime={"evaluate": {"knn": {"k": (200, 20), "temperature": 0.1}}},
+  )

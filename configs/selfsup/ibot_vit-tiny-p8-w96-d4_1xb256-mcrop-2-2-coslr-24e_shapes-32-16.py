@@ -1,0 +1,31 @@
+"""iBOT on the generated shapes (our figures): minutes on a laptop's CPU."""
+
+from ml_collections import ConfigDict
+
+from sslx.config import inherit
+
+
+def get_config() -> ConfigDict:
+  """A narrow ViT of 4 blocks, a narrow head and a short schedule."""
+  return inherit(
+    "../_base_/models/ibot_vit-tiny-p4.py",
+    "../_base_/datasets/shapes.py",
+    "../_base_/datasets/views/dino.py:32,16,2,between=0.5,least=0.2,blur=(0,0,0)",
+    "../_base_/schedules/adamw_coslr-200e.py",
+    "../_base_/shapes_runtime.py",
+    model={
+      "backbone": {"width": 96, "depth": 4, "heads": 3, "patch_size": 8},
+      "head": {"dims": (256, 256, 64), "prototypes": 1024},
+      "momentum": {"start": 0.97},
+    },
+    schedule={
+      "epochs": 24,
+      "optimizer": {
+        "rules": (
+          ("", {"clip": 3.0}),
+          ("head/prototypes", {"freeze": 1.0}),
+        ),
+      },
+      "lr": {"warmup": 2.0},
+    },
+  )
