@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from sslx.axis import Axis
-from sslx.data import augment
 
 _ASPECT = (0.3, 1 / 0.3)  # Height by width of a block.
 _ATTEMPTS = 10  # In a row that fail before a mask is left as it is.
@@ -61,8 +60,8 @@ def _blocks(
     mask, tried, failed = state
     left = count - jnp.sum(mask)
     u = jax.random.uniform(jax.random.fold_in(key, tried), (4,))
-    area = augment.between(least, left, u[0])
-    aspect = jnp.exp(augment.between(low, high, u[1]))
+    area = least + (left - least) * u[0]
+    aspect = jnp.exp(low + (high - low) * u[1])
     h = jnp.round(jnp.sqrt(area * aspect))
     w = jnp.round(jnp.sqrt(area / aspect))
     top = jnp.floor(u[2] * (rows - h + 1))
