@@ -121,6 +121,12 @@ def head(name, dims, norm=True, **figures):
   return under(f"model.{name}", dims=dims, norm=norm, **figures)
 
 
+def schedule(kind, **figures):
+  """All keys of a schedule, as a resolved config has them."""
+  given = vars(Schedule(kind, **figures)).items()
+  return {k: x for k, x in given if x is not None}
+
+
 IMAGENET = normalised((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR10 = normalised((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 STRONG, WEAK = (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.4, 0.1)
@@ -129,16 +135,9 @@ BFLOAT16 = {"model.dtype": Differs("float16", "bfloat16", "mixed float16")}
 FLOAT32 = {"model.dtype": Differs("float16", "float32", "mixed float16")}
 LONGER = Differs(1000, 200, "trains for 1000 epochs")
 RISING = under("model.momentum", kind="cosine", start=0.99, final=1.0)
-CONSTANT = {
-  k: x for k, x in vars(Schedule("constant")).items() if x is not None
-}
-FIXED_PREDICTOR = (("predictor/", {"schedule": CONSTANT}),)
-RISING_DECAY = {"kind": "cosine", "start": 0.04, "final": 0.4}
-WARMED = {"kind": "linear", "start": 0.04, "final": 0.07, "over": 29.0}
-RISING_DECAY, WARMED = (
-  {k: x for k, x in vars(Schedule(**given)).items() if x is not None}
-  for given in (RISING_DECAY, WARMED | {"per": "epoch"})
-)
+FIXED_PREDICTOR = (("predictor/", {"schedule": schedule("constant")}),)
+RISING_DECAY = schedule("cosine", start=0.04, final=0.4)
+WARMED = schedule("linear", start=0.04, final=0.07, over=29.0, per="epoch")
 CLIP, FROZEN = ("", {"clip": 3.0}), {"freeze": 1.0}
 SCALED = (
   ("head/(prototypes|scale)", FROZEN),
@@ -160,11 +159,6 @@ BLOCKS = under("model", targets=4, target_scale=(0.15, 0.2), norm_groups=1)
 BLOCKS |= under("model", target_aspect=(0.75, 1.5), context_scale=(0.85, 1))
 BLOCKS |= under("model.backbone", class_token=False)
 BLOCKS |= under("data.views.0", flip=0)
-RISING_DECAY = {
-  k: x
-  for k, x in vars(Schedule(start=0.04, final=0.4)).items()
-  if x is not None
-}
 STRETCHED = {"over": {"share": 1.25}}  # the paper's
 
 
