@@ -66,9 +66,8 @@ def official_loss(z, directions, mistake="", views=GLOBAL):
     mistake: see `OFFICIAL`.
     views: how many are global.
   """
-  centre = (
-    z.mean(0) if mistake == "a centre of all views" else z[:views].mean(0)
-  )
+  seen = len(z) if mistake == "a centre of all views" else views
+  centre = z[:seen].mean(0)
   if mistake == "no gradient of the centre":
     centre = jax.lax.stop_gradient(centre)
   if mistake == "no loss of the global views":
@@ -113,7 +112,10 @@ def pull_back(params, views, slopes, groups):
 
 
 def official_steps(taken, mistake=""):
-  """Algorithm 2, and torch's AdamW with the schedule of the README."""
+  """Algorithm 2 and torch's AdamW.
+
+  The warm-up is that of MINIMAL.md, the last rate the README's.
+  """
   params, stats, moments = taken.start.params, taken.start.model_state, None
   groups = (1, 1)
   if mistake == "BatchNorm of each view alone":
@@ -152,7 +154,7 @@ def official_steps(taken, mistake=""):
 OFFICIAL = official.Case(
   "lejepa",
   "Balestriero and LeCun 2025: algorithms 1 and 2;"
-  " rbalestr-lab/lejepa@eddffdd: README.md",
+  " rbalestr-lab/lejepa@eddffdd: README.md, MINIMAL.md",
   lambda: tiny.method_config("lejepa"),
   STEPS,
   official_steps,
@@ -160,7 +162,7 @@ OFFICIAL = official.Case(
     "no loss of the global views": "lightly before #2023",
     "the distance in full": "stable-pretraining#413",
     "all views in one sample": "stable-pretraining#413",
-    "a centre of all views": "the official MINIMAL.md, lejepa#46",
+    "a centre of all views": "MINIMAL.md, lejepa#46",
     "no gradient of the centre": "",
     "half of the integral": "",
     "no factor of the batch": "",
