@@ -1,7 +1,5 @@
 """LeJEPA against the paper's algorithms, and rbalestr-lab/lejepa@eddffdd."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,109 +16,190 @@ from sslx.methods.lejepa import LeJEPA
 from sslx.methods.run import Run
 from sslx.models import heads, vit
 from sslx.parallel import Parallel, Partitioner
-from sslx.step import step_keys
-from tests import naive, tiny
+from tests import naive, official, tiny
 from tests.methods import barlow_twins_test as barlow
 
-GLOBAL, LAMBDA, STEPS = 2, 0.05, 4
+GLOBAL, LAMBDA = 2, 0.05
+STEPS, TOTAL, WARMUP, DEVICES = 4, 12, 2, 8
+LR, DECAY, EPS = 0.02, 0.05, 1e-2
 
 
 def unit_rows(key, shape):
-  x = np.asarray(jax.random.normal(key, shape))
+  x = np.asarray(jax.random.normal(key, shape, np.float32))
   return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def official_sigreg(
-  z, directions, np=np, slices=1, others=(), half=2, factor=None
-):
-  """Of embeddings [b, d] of one view. Other defaults are wrong.
+def official_sigreg(z, directions, mistake=""):
+  """Algorithm 1, over both halves of the integral.
 
   Args:
-    z: in numpy, or in jax.numpy.
-    directions: [M, d].
-    np: numpy or jax.numpy.
-    slices: devices that square their own means.
-    others: the directions of each device.
-    half: 1 for one half of the integral.
-    factor: instead of N.
+    z: [b, d], embeddings of one view.
+    directions: [1, M, d]; those of each device are wrong.
+    mistake: see `OFFICIAL`.
   """
-  n = len(z) if factor is None else factor
-  if slices > 1:
-    parts = np.split(z, slices)
-    return sum(official_sigreg(x, directions, factor=n) for x in parts) / slices
-  shares = others or (directions,)
-  parts = zip(np.split(z, len(shares)), shares, strict=True)
-  x = np.concatenate([part @ a.T for part, a in parts])
-  t = np.linspace(-3, 3, 33)[:, None]
+  n, d = z.shape
+  x = z.reshape(len(directions), -1, d) @ directions.swapaxes(1, 2)
+  devices = DEVICES if mistake == "squared before the mean of devices" else 1
+  x = x.reshape(devices, -1, x.shape[-1])
+  t = np.linspace(-3, 3, 33)[:, None, None]
   normal = np.exp(-(t**2) / 2)
-  phases = t[:, None] * x
-  errors = (np.cos(phases).mean(1) - normal) ** 2 + np.sin(phases).mean(1) ** 2
+  phases = t[..., None] * x
+  errors = (jnp.cos(phases).mean(2) - normal) ** 2
+  errors += jnp.sin(phases).mean(2) ** 2
   widths = 6 / 32 * (1 - (abs(t) == 3) / 2)
-  return n * (widths * normal * errors).sum(0).mean() * half / 2
+  statistic = (widths * normal * errors).sum(0).mean()
+  if mistake == "half of the integral":
+    statistic = statistic / 2
+  if mistake == "no factor of the batch":
+    return statistic
+  if mistake == "the factor of one device's batch":
+    return n / DEVICES * statistic
+  return n * statistic
 
 
-def official_loss(
-  *z, directions, weight=LAMBDA, np=np, inv=None, centred=GLOBAL, centre=None,
-  local=False, flat=False, **wrong,
-):  # fmt: skip
-  """Of the embeddings of all views, the global ones first.
+def official_loss(z, directions, mistake="", views=GLOBAL):
+  """Algorithm 2.
 
   Args:
-    *z: [b, d] of each view.
-    directions: [M, d].
-    weight: lambda.
-    np: numpy or jax.numpy.
-    inv: weight of the distance; other than 1 - lambda is wrong.
-    centred: how many views have the centre as their mean.
-    centre: it, without a gradient.
-    local: whether the loss leaves out the global views.
-    flat: whether all views are one sample.
-    **wrong: of `official_sigreg`.
+    z: [V, b, d], embeddings of all views, the global ones first.
+    directions: of `official_sigreg`.
+    mistake: see `OFFICIAL`.
+    views: how many are global.
   """
-  if centre is None:
-    centre = sum(z[:centred]) / centred
-  z = z[GLOBAL:] if local else z
-  distance = sum(((x - centre) ** 2).mean() for x in z) / len(z)
-  samples = [np.concatenate(z)] if flat else z
-  parts = [official_sigreg(x, directions, np, **wrong) for x in samples]
-  inv = 1 - weight if inv is None else inv
-  return inv * distance + weight * sum(parts) / len(parts)
+  seen = len(z) if mistake == "a centre of all views" else views
+  centre = z[:seen].mean(0)
+  if mistake == "no gradient of the centre":
+    centre = jax.lax.stop_gradient(centre)
+  if mistake == "no loss of the global views":
+    z = z[views:]
+  distance = ((z - centre) ** 2).mean()
+  if mistake == "all views in one sample":
+    z = z.reshape(1, -1, z.shape[-1])
+  sigreg = sum(official_sigreg(x, directions, mistake) for x in z) / len(z)
+  share = 1 if mistake == "the distance in full" else 1 - LAMBDA
+  return share * distance + LAMBDA * sigreg
 
 
-def test_loss_and_gradients_are_the_official_ones_of_the_global_batch():
-  rng = np.random.default_rng(0)
-  image = rng.normal(size=(16, 2, 2, 3))
-  noisy = lambda: np.float32(image + 0.5 * rng.normal(size=image.shape) + 0.2)
-  views = [noisy() for _ in range(4)]
-  # Local ones have another shape, but as many numbers: a linear layer sees all.
-  views[GLOBAL:] = [x.reshape(16, 1, 4, 3) for x in views[GLOBAL:]]
-  method = LeJEPA(
-    backbone=tiny.Flat(), projector=heads.MLP((6,)), directions=40
-  )
-  found = barlow.loss_and_gradients(method, views, 8)
-  # The key of the step in `loss_and_gradients`.
-  directions = unit_rows(jax.random.key(0), (40, 6))
-  official = lambda **wrong: (
-    lambda *z: official_loss(*z, directions=directions, **wrong)
-  )
-  barlow.check_loss(found, views, official())
-  others = [unit_rows(jax.random.key(i), (40, 6)) for i in range(8)]
-  _, _, params, embed = found
-  centre = sum(embed(params, x) for x in views[:GLOBAL]) / GLOBAL
-  for wrong in (
-    {"local": True},  # lightly, before its pull request 2023
-    {"inv": 1.0},  # stable-pretraining, its issue 413
-    {"flat": True},  # stable-pretraining, its issue 413
-    {"centred": 4},  # the minimal example, issue 46
-    {"slices": 8},  # squared on each device, then averaged
-    {"others": others},  # devices that draw their own
-    {"factor": 1},  # without N
-    {"factor": 2},  # with the N of a device
-    {"half": 1},
-    {"centre": centre},  # a stopped gradient
-  ):
-    with pytest.raises(AssertionError):
-      barlow.check_loss(found, views, official(**wrong))
+def networks(params, views, groups):
+  """Embeddings of all views, those of one size at once.
+
+  Args:
+    params: all parameters.
+    views: the global ones first.
+    groups: of the batch of each size, see `naive.batch_norm`.
+
+  Returns:
+    Embeddings [V, b, d]; and what each BatchNorm is given, for each size.
+  """
+  z, seen = [], []
+  for same, n in zip((views[:GLOBAL], views[GLOBAL:]), groups, strict=True):
+    y, given = naive.siamese(jnp.concatenate(same), params, n)
+    z.append(y.reshape(len(same), -1, y.shape[-1]))
+    seen.append(given)
+  return jnp.concatenate(z), seen
+
+
+embed = naive.compiled(networks)
+# Without the networks, which compile much longer than any variant of it.
+loss_and_slopes = naive.compiled(jax.value_and_grad(official_loss))
+
+
+@naive.compiled
+def pull_back(params, views, slopes, groups):
+  """The gradient, of that of the embeddings."""
+  z = lambda params: networks(params, views, groups)[0]
+  return jax.vjp(z, params)[1](slopes)[0]
+
+
+def official_steps(taken, mistake=""):
+  """Algorithm 2 and torch's AdamW.
+
+  The warm-up is that of MINIMAL.md, the last rate the README's.
+  """
+  params, stats, moments = taken.start.params, taken.start.model_state, None
+  groups = (1, 1)
+  if mistake == "BatchNorm of each view alone":
+    groups = (GLOBAL, len(taken.views[0]) - GLOBAL)
+  warmup = 3 if mistake == "another warm-up" else WARMUP
+
+  def decay(p):
+    spared = mistake == "biases and norms without decay" and p.ndim == 1
+    return 0 if spared else DECAY
+
+  out = {"loss": [], "rate": [], "gradient": []}
+  for i, views in enumerate(taken.views):
+    key = taken.keys[0 if mistake == "the same directions at each step" else i]
+    keys = [key]
+    if mistake == "directions of each device":
+      keys = jax.random.split(key, DEVICES)
+    directions = np.stack([unit_rows(key, (24, 8)) for key in keys])
+    z, seen = embed(params, views, groups)
+    loss, slopes = loss_and_slopes(z, directions, mistake)
+    grads = pull_back(params, views, slopes, groups)
+    for given, n in zip(seen, groups, strict=True):
+      stats = naive.moments(stats, given, n)
+    rate = 0.01 + 0.99 * i / warmup
+    if i >= warmup:
+      left = naive.cosine((i - warmup) / (TOTAL - warmup))
+      rate = 0.001 + 0.999 * left
+    params, moments = naive.adamw(
+      params, moments, grads, i, LR * rate, b2=0.999, decay=decay, eps=EPS
+    )
+    out["loss"].append(loss)
+    out["rate"].append(LR * rate)
+    out["gradient"].append(grads)
+  return out | {"parameters": params, "statistics": stats}
+
+
+OFFICIAL = official.Case(
+  "lejepa",
+  "Balestriero and LeCun 2025: algorithms 1 and 2;"
+  " rbalestr-lab/lejepa@eddffdd: README.md, MINIMAL.md",
+  lambda: tiny.method_config("lejepa"),
+  STEPS,
+  official_steps,
+  {
+    "no loss of the global views": "lightly before #2023",
+    "the distance in full": "stable-pretraining#413",
+    "all views in one sample": "stable-pretraining#413",
+    "a centre of all views": "MINIMAL.md, lejepa#46",
+    "no gradient of the centre": "",
+    "half of the integral": "",
+    "no factor of the batch": "",
+    "the factor of one device's batch": "",
+    "squared before the mean of devices": "",
+    "directions of each device": "",
+    "the same directions at each step": "",
+    "BatchNorm of each view alone": "",
+    "biases and norms without decay": "",
+    "another warm-up": "",
+  },
+)
+
+
+@pytest.fixture(scope="module")
+def taken():
+  return OFFICIAL.take()
+
+
+def test_four_steps_equal_the_official_algorithm(taken):
+  found = OFFICIAL.differences(taken)
+  assert OFFICIAL.fits(found), found
+  assert taken.experiment.total_steps == TOTAL
+
+
+@pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
+def test_a_known_mistake_is_seen(taken, mistake):
+  assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
+
+
+def test_eight_devices_of_pmap_take_the_official_steps_too(taken):
+  config = tiny.method_config("lejepa", runtime__parallel__mode="pmap")
+  many = tiny.build_method(config, DEVICES)
+  batches = tiny.batches(many, STEPS)
+  metrics, end = tiny.run_steps(many, many.init_state(), batches)
+  found = OFFICIAL.differences(taken._replace(metrics=metrics, end=end))
+  assert OFFICIAL.fits(found), found
 
 
 def test_views_of_one_size_are_all_global():
@@ -130,9 +209,9 @@ def test_views_of_one_size_are_all_global():
   ]
   method = LeJEPA(backbone=tiny.Flat(), projector=heads.MLP((6,)), directions=8)
   value, _, params, embed = barlow.loss_and_gradients(method, views, 1)
-  z = [embed(params, x) for x in views]
-  directions = unit_rows(jax.random.key(0), (8, 6))
-  loss = lambda n: official_loss(*z, directions=directions, centred=n)
+  z = jnp.stack([embed(params, x) for x in views])
+  directions = unit_rows(jax.random.key(0), (8, 6))[None]
+  loss = lambda n: official_loss(z, directions, views=n)
   np.testing.assert_allclose(value, loss(3), rtol=1e-4)
   assert abs(loss(2) - loss(3)) > 1e-2
 
@@ -183,72 +262,6 @@ def test_memory_is_that_of_a_few_knots():
   assert memory.temp_size_in_bytes < 5 * 4 * b * views * m  # Of 34 or more.
 
 
-@functools.cache
-def official_gradient(**wrong):
-  """Of parameters, running statistics, views and directions.
-
-  The networks, on all views of a size at once, are those of `naive`.
-  """
-
-  def loss(params, stats, views, directions):
-    z = []
-    for same in (views[:GLOBAL], views[GLOBAL:]):
-      y, given = naive.siamese(jnp.concatenate(same), params)
-      stats = {k: naive.running(stats[k], x) for k, x in given.items()}
-      z += jnp.split(y, len(same))
-    return official_loss(*z, directions=directions, np=jnp, **wrong), stats
-
-  return jax.jit(jax.value_and_grad(loss, has_aux=True))
-
-
-def official_steps(start, views, keys, *, total, warmup=2, **wrong):
-  """Yields loss, parameters and statistics of AdamW's steps."""
-  gradient = official_gradient(**wrong)
-  params, stats = start.params, start.model_state
-  mu = nu = jax.tree.map(np.zeros_like, params)
-  for i, (x, key) in enumerate(zip(views, keys, strict=True)):
-    directions = unit_rows(key, (24, 8))
-    (value, stats), grads = gradient(params, stats, x, directions)
-    params, grads = jax.device_get((params, grads))
-    if i < warmup:
-      rate = 0.01 + 0.99 * i / warmup
-    else:
-      cosine = np.cos(np.pi * (i - warmup) / (total - warmup))
-      rate = 0.001 + 0.999 * (1 + cosine) / 2
-    rate *= 0.02
-    mu = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mu, grads)
-    nu = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, nu, grads)
-    # Both are divided by what they would be of ones.
-    ones = 1 - 0.9 ** (i + 1), 1 - 0.999 ** (i + 1)
-    step = jax.tree.map(
-      lambda m, v, a=ones[0], b=ones[1]: m / a / (np.sqrt(v / b) + 1e-2), mu, nu
-    )
-    params = jax.tree.map(
-      lambda p, u, rate=rate: p - rate * (u + 0.05 * p), params, step
-    )
-    yield value, params, stats
-
-
-def test_steps_are_the_official_ones_and_wrong_ones_are_found():
-  alone = tiny.build_method(tiny.method_config("lejepa"))
-  config = tiny.method_config("lejepa", runtime__parallel__mode="pmap")
-  many = tiny.build_method(config, 8)
-  start = jax.device_get(alone.init_state())
-  found = tiny.run_steps(many, start, tiny.batches(many, STEPS))
-  rng = jax.random.wrap_key_data(start.rng)
-  make = jax.jit(lambda b, k: alone.step.preprocess(b, k, Axis()))
-  keys = [step_keys(rng, i) for i in range(STEPS)]
-  batches = zip(tiny.batches(alone, STEPS), keys, strict=True)
-  views = [make(batch, key) for batch, (key, _) in batches]
-  steps = lambda **wrong: official_steps(
-    start, views, [key for _, key in keys], total=alone.total_steps, **wrong
-  )
-  barlow.check_steps(start, found, steps())
-  for wrong in ({"warmup": 3}, {"centred": 5}):
-    with pytest.raises(AssertionError):
-      barlow.check_steps(start, found, steps(**wrong))
-
-
 def vit_config(**changes):
   """The ViT-S recipe with one block of width 32."""
   config = tiny.method_config("lejepa", **changes)
@@ -260,6 +273,7 @@ def vit_config(**changes):
   return config
 
 
+@pytest.mark.slow
 def test_a_vit_drops_the_same_branches_on_any_devices_in_bfloat16_too():
   alone = tiny.build_method(vit_config())
   start = jax.device_get(alone.init_state())
