@@ -840,8 +840,14 @@ TABLE = [
       ("vicreg_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.variance": 25}),
       ("lejepa_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.directions": 256}),
       ("mocov2_resnet18-w25_8xb32", 32, 3e-3, 1, {"model.queue_size": 2048}),
-      ("byol_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.momentum.start": 0.97}),
-      ("simsiam_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.norm_groups": 1}),
+      (
+        "byol_resnet18-w25_1xb64",
+        32,
+        2e-3,
+        1,
+        {"model.momentum.start": 0.97} | run(64, 24),
+      ),
+      ("simsiam_resnet18-w25_1xb64", 32, 1e-3, 1, run(64, 24)),
       (
         "swav_resnet18-w25_1xb256",
         32,

@@ -20,7 +20,7 @@ barlow-twins_resnet18-w25_1xb256-coslr-24e_shapes
 barlow-twins_resnet18_1xb128-coslr-200e_cifar10
 barlow-twins_resnet50_16xb128-bf16-coslr-1000e_in1k
 barlow-twins_resnet50_8xb256-coslr-300e_in1k
-byol_resnet18-w25_1xb256-coslr-24e_shapes
+byol_resnet18-w25_1xb64-coslr-24e_shapes
 byol_resnet18_1xb256-coslr-200e_cifar10
 byol_resnet50_16xb256-coslr-1000e_in1k
 byol_resnet50_16xb256-coslr-100e_in1k
@@ -76,7 +76,7 @@ simclr_resnet18_1xb512-coslr-200e_cifar10
 simclr_resnet50_16xb256-coslr-200e_in1k
 simclr_resnet50_16xb256-coslr-800e_in1k
 simclr_resnet50_8xb32-coslr-200e_in1k
-simsiam_resnet18-w25_1xb256-coslr-24e_shapes
+simsiam_resnet18-w25_1xb64-coslr-24e_shapes
 simsiam_resnet18_1xb128-coslr-200e_cifar10
 simsiam_resnet50_8xb32-coslr-100e_in1k
 simsiam_resnet50_8xb32-coslr-200e_in1k

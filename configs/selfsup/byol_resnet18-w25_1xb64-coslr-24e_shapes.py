@@ -1,4 +1,4 @@
-"""SimSiam on the generated shapes (our figures): minutes on a laptop's CPU."""
+"""BYOL on the generated shapes (our figures): minutes on a laptop's CPU."""
 
 from ml_collections import ConfigDict
 
@@ -8,19 +8,24 @@ from sslx.config import inherit
 def get_config() -> ConfigDict:
   """A narrow ResNet-18, narrow heads and a short schedule."""
   return inherit(
-    "../_base_/models/simsiam_resnet18.py",
+    "../_base_/models/byol_resnet18.py",
     "../_base_/datasets/shapes.py",
     "../_base_/datasets/views/simclr.py:32,smallest=0.5,jitter=(0.4,0.4,0.4,0.2),blur=0",
     "../_base_/schedules/adamw_coslr-200e.py",
     "../_base_/shapes_runtime.py",
     model={
       "backbone": {"width": 0.25, "stem": "imagenet"},
-      "projector": {"dims": (256, 256), "last_norm": "plain"},
-      "predictor": {"dims": (64, 256)},
+      "projector": {"dims": (256, 64), "use_bias": False},
+      "predictor": {"dims": (256, 64), "use_bias": False},
+      # A target that is near in a run of 1536 steps.
+      "momentum": {"start": 0.97},
     },
+    # Nothing pushes images apart, so that it takes many steps: by 1536 of 64
+    # images kNN rises from 22.6 to 41.3 %, by 384 of 256 images to 27.1 %.
+    data={"batch_size": 64},
     schedule={
       "epochs": 24,
-      "optimizer": {"lr": 3e-3},
+      "optimizer": {"lr": 8e-3},
       "lr": {"warmup": 1.0},
     },
   )

@@ -1,4 +1,4 @@
-"""BYOL on the generated shapes (our figures): minutes on a laptop's CPU."""
+"""SimSiam on the generated shapes (our figures): minutes on a laptop's CPU."""
 
 from ml_collections import ConfigDict
 
@@ -8,21 +8,23 @@ from sslx.config import inherit
 def get_config() -> ConfigDict:
   """A narrow ResNet-18, narrow heads and a short schedule."""
   return inherit(
-    "../_base_/models/byol_resnet18.py",
+    "../_base_/models/simsiam_resnet18.py",
     "../_base_/datasets/shapes.py",
     "../_base_/datasets/views/simclr.py:32,smallest=0.5,jitter=(0.4,0.4,0.4,0.2),blur=0",
     "../_base_/schedules/adamw_coslr-200e.py",
     "../_base_/shapes_runtime.py",
     model={
       "backbone": {"width": 0.25, "stem": "imagenet"},
-      "projector": {"dims": (256, 64), "use_bias": False},
-      "predictor": {"dims": (256, 64), "use_bias": False},
-      # A target that is near in a run of 384 steps.
-      "momentum": {"start": 0.97},
+      "projector": {"dims": (256, 256), "last_norm": "plain"},
+      "predictor": {"dims": (64, 256)},
     },
+    # It needs many steps, as BYOL does, and has no slow target: by 1536 steps
+    # of 64 images kNN rises from 22.6 to 32.6 %. With twice the rate, or by 384
+    # steps of 256 images, it does not, and the features have few dimensions.
+    data={"batch_size": 64},
     schedule={
       "epochs": 24,
-      "optimizer": {"lr": 3e-3},
+      "optimizer": {"lr": 4e-3},
       "lr": {"warmup": 1.0},
     },
   )
