@@ -247,7 +247,7 @@ def adamw(params, moments, grads, t, rate, *, b2, decay, eps):
     t: steps taken before.
     rate: the learning rate.
     b2: the second beta.
-    decay: of a parameter.
+    decay: of a parameter; or a tree of them, where names matter.
     eps: added to the root.
 
   Returns:
@@ -256,12 +256,13 @@ def adamw(params, moments, grads, t, rate, *, b2, decay, eps):
   first, second = moments or [jax.tree.map(np.zeros_like, params)] * 2
   first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
   second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, second, grads)
+  decays = jax.tree.map(decay, params) if callable(decay) else decay
 
-  def update(p, m, v):
+  def update(p, m, v, decay):
     m, v = m / (1 - 0.9 ** (t + 1)), v / (1 - b2 ** (t + 1))
-    return p * (1 - rate * decay(p)) - rate * m / (np.sqrt(v) + eps)
+    return p * (1 - rate * decay) - rate * m / (np.sqrt(v) + eps)
 
-  return jax.tree.map(update, params, first, second), (first, second)
+  return jax.tree.map(update, params, first, second, decays), (first, second)
 
 
 def unit(x):

@@ -103,10 +103,11 @@ def official_steps(taken, mistake=""):
   params, moments = taken.start.params, None
   losses, rates, gradients = [], [], []
 
-  def decay(p):
-    return (
-      0 if p.ndim == 1 and mistake != "decay of biases and norms" else DECAY
-    )
+  def decay(path, p):
+    spared = "bias" in jax.tree_util.keystr(path) or p.ndim == 1
+    if mistake == "decay of biases and norms":
+      spared = False
+    return 0 if spared else DECAY
 
   b2 = 0.999 if mistake == "the second beta of AdamW" else 0.95
   for step, (images,) in enumerate(taken.views):
@@ -114,8 +115,9 @@ def official_steps(taken, mistake=""):
     rate = LR * step / WARMUP
     if step >= WARMUP:
       rate = LR * naive.cosine((step - WARMUP) / (TOTAL - WARMUP))
+    decays = jax.tree.map_with_path(decay, params)
     params, moments = naive.adamw(
-      params, moments, grads, step, rate, b2=b2, decay=decay, eps=EPS
+      params, moments, grads, step, rate, b2=b2, decay=decays, eps=EPS
     )
     losses.append(loss)
     rates.append(rate)
