@@ -13,17 +13,18 @@ TEMPERATURE, PATCH, HEADS = 0.1, 4, 2
 
 # Known wrong variants of a loop, and which suites have them.
 MISTAKES = {
-  "a constant weight decay": "lightly, MMPreTrain",
+  "a constant weight decay": "DINO in lightly and MMPreTrain",
   "all decayed": "",
   "clipped as a whole": "",
-  "not frozen": "lightly, which drops gradients before there are any",
+  # It drops the gradients before there are any.
+  "not frozen": "DINO in lightly",
   "a constant momentum": "",
-  "before the optimiser": "lightly's benchmarks",
+  "before the optimiser": "DINO in lightly",
 }
 
 
-def vit_config(method, **changes):
-  """A config in which all that has a schedule changes."""
+def vit_config(method, temperature, **changes):
+  """A config in which all that has a schedule changes; `temperature` too."""
   changes = {
     "schedule__epochs": 2,
     "schedule__optimizer__lr": PEAK,
@@ -38,6 +39,7 @@ def vit_config(method, **changes):
   with config.unlocked(), config.ignore_type():
     decay = {"kind": "cosine", "start": 0.04, "final": 0.4}
     config.schedule.optimizer.weight_decay = decay
+    config.model.teacher_temperature = temperature
   return config
 
 
