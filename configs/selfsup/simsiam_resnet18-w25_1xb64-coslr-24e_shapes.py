@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
       "predictor": {"dims": (64, 256)},
     },
     # It needs many steps, as BYOL does, and has no slow target: by 1536 steps
-    # of 64 images kNN rises from 22.6 to 32.6 %. With twice the rate, or by 384
-    # steps of 256 images, it does not, and the features have few dimensions.
+    # of 64 images kNN rises from 22.6 to 32.6 %. With half or twice the rate,
+    # or by 384 steps of 256 images, it does not.
     data={"batch_size": 64},
     schedule={
       "epochs": 24,
