@@ -94,18 +94,18 @@ def write(
 
 
 def _recipes(pattern: str) -> Iterator[Row]:
-  """Yields the recipes; those that differ only in their epochs are one row."""
-  groups: dict[str, list[pathlib.Path]] = {}
+  """Yields the recipes; those that differ only in their length are one row."""
+  groups: dict[str, list[tuple[int, pathlib.Path]]] = {}
   for path in sorted(RECIPES.glob("*.py")):
     if fnmatch.fnmatch(path.stem, pattern):
-      plain = re.sub(r"-\d+e_", "-*e_", path.stem)
-      groups.setdefault(plain, []).append(path)
-  for name, paths in groups.items():
-    epochs = [re.search(r"-(\d+)e_", path.stem)[1] for path in paths]
-    each = ",".join(sorted(epochs, key=int))
-    each = f"{{{each}}}" if len(epochs) > 1 else each
+      length = re.search(r"(?<=-)\d+(?=(e|it|img)_)", path.stem)
+      plain = path.stem[: length.start()] + "*" + path.stem[length.end() :]
+      groups.setdefault(plain, []).append((int(length[0]), path))
+  for name, recipes in groups.items():
+    each = ",".join(str(length) for length, _ in sorted(recipes))
+    each = f"{{{each}}}" if len(recipes) > 1 else each
     chips = int(re.search(r"_(\d+)xb\d+", name)[1])
-    yield Row(name.replace("*e_", f"{each}e_"), paths[0], chips, [])
+    yield Row(name.replace("*", each), recipes[0][1], chips, [])
 
 
 def _scaling(pattern: str) -> Iterator[Row]:

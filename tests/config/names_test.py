@@ -169,10 +169,10 @@ def test_lint_finds_a_renamed_file(file, tmp_path):
   shutil.copytree(tiny.ROOT / "configs", tmp_path / "configs")
   copy = tmp_path / "configs" / "selfsup" / file.name
   assert list(lint.lint(copy)) == []
-  epochs = re.search(r"\d+e_", file.name)[0]
-  renamed = copy.rename(copy.with_name(file.name.replace(epochs, f"9{epochs}")))
+  length = re.search(r"\d+(e|it|img)(?=_)", file.name)[0]
+  renamed = copy.rename(copy.with_name(file.name.replace(length, f"9{length}")))
   (message,) = lint.lint(renamed)
-  assert f"'9{epochs[:-1]}', but config.schedule makes it" in message
+  assert f"'9{length}', but config.schedule makes it" in message
   # Or one that inherits from it, or the entry point, misses it.
   broken = [list(lint.lint(f)) for f in shipped.recipes(tmp_path / "configs")]
   assert sum(map(bool, broken)) >= 1
