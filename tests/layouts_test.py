@@ -65,6 +65,7 @@ def test_layouts_agree_on_three_steps(
   assert_same_steps(three_steps(config, 8, start), reference[method])
 
 
+@pytest.mark.slow
 def test_a_block_takes_four_sums_over_the_model_axis_and_moves_no_batch():
   """Two forward and two backward, as in Megatron-LM, figure 4."""
   config = config_of("mae", "tensor", model__decoder__depth=1)

@@ -481,6 +481,7 @@ needs_proc = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_proc
 def test_killed_and_resumed_is_the_same_as_straight(tmp_path):
   folder = write_folder(tmp_path / "pets", train=25, test=5, size=(1200, 900))

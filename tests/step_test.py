@@ -47,8 +47,7 @@ def resnet():
 
 @pytest.mark.parametrize(
   ("mode", "devices", "groups"),
-  [("pjit", 2, 1), ("pjit", 8, 1), ("pmap", 1, 1), ("pmap", 4, 1)]
-  + [("pjit", 8, 8), ("pmap", 2, 8)],
+  [("pjit", 8, 1), ("pmap", 4, 1), ("pjit", 8, 8), ("pmap", 2, 8)],
 )
 def test_three_steps_do_not_depend_on_devices_or_mode(
   reference, mode, devices, groups

@@ -75,6 +75,7 @@ def test_lines_of_the_report():
   assert memory_line.startswith("peak memory: ")
 
 
+@pytest.mark.slow
 def test_of_micro_batches_one_is_reported():
   changes = {"data.views.0.size": 16, "schedule.accumulate": 4}
   experiment = build(

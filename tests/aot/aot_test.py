@@ -161,6 +161,7 @@ def report():
   return Report.of(experiment, Slice.named("v5e:2x4"), program)
 
 
+@pytest.mark.slow
 def test_the_longest_time_bounds_the_images(report):
   assert report.bound == max(report.seconds, key=report.seconds.get)
   longest = max(report.seconds.values())

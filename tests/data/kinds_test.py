@@ -206,6 +206,7 @@ def test_nothing_random_but_the_colours(outside, path):
   assert 8 < grey < 24  # of 32, at one in two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", [TILES, MIDDLE], ids=["tiles", "middle"])
 def test_a_step_and_a_picture_of_it(outside, view):
   made = config(outside, view)

@@ -108,6 +108,7 @@ COLOURS = {
 }
 
 
+@pytest.mark.slow
 def test_on_the_device_it_is_the_same_crop_and_the_same_colours():
   pixels = np.stack([photos.photo(40, 50, seed) for seed in range(16)])
   keys = augment.example_keys(jax.random.key(3), jnp.arange(16))
@@ -147,6 +148,7 @@ def in_memory():
   return sets.Arrays(pixels, np.arange(len(pixels), dtype=np.int32) % 10, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["host", "device"])
 def test_raw_pixels_of_the_same_crop_in_a_run(path, monkeypatch):
   """Also in micro-batches, and one step of it."""

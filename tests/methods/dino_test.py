@@ -152,6 +152,7 @@ def test_one_view_is_refused():
     tiny.build_method(tiny.method_config("dino", views=(view,)))
 
 
+@pytest.mark.slow
 def test_a_vits_teacher_drops_no_branch_and_is_what_is_evaluated():
   config = tiny.vit_config("dino", model__backbone__drop_path=0.5)
   experiment = tiny.build_method(config)

@@ -262,6 +262,7 @@ def encoded(experiment):
   return z / np.linalg.norm(z, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_shuffled_keys_have_other_neighbours_in_their_group():
   """The leak that it closes: a query and its key normalised as one."""
   similarity = {}

@@ -222,6 +222,7 @@ def test_drop_path_equals_numpy_with_the_rates_of_its_schedule(schedule):
   np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_masked_is_not_seen_and_the_token_has_the_gradient():
   module = vit.ViT(**TINY, mask_token=True, dtype="bfloat16")
   params = random_params(module, 16)

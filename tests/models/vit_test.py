@@ -231,6 +231,7 @@ def test_bfloat16_keeps_its_islands(tiny):
   np.testing.assert_allclose(apply(params), exact, atol=0.15)
 
 
+@pytest.mark.slow
 def test_initial_weights_by_each_rule():
   bound, deviation = {}, {}
   for rule in ("xavier", "xavier_qkv", "normal", "normal_all"):

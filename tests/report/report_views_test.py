@@ -34,6 +34,7 @@ def config(request, tmp_path):
   return tiny.config(**changes, data__views__0__blur=0.0)
 
 
+@pytest.mark.slow
 def test_what_is_shown_is_what_the_first_step_is_given(config):
   shown = views.first_views(config, 3)
   experiment = experiment_lib.build(config, jax.devices()[:1])
@@ -93,6 +94,7 @@ def test_the_neighbour_of_an_image_that_cannot_be_decoded_is_shown(
     assert said.count(f"train/a/{i}.jpg cannot be decoded (16 bytes") == 1
 
 
+@pytest.mark.slow
 def test_legends_name_what_is_done(config):
   with config.unlocked(), config.ignore_type():
     always = {"jitter_prob": 1.0, "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 1.0}
