@@ -7,13 +7,13 @@ Without the Heuristics, 2025.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
 
 from sslx import config as config_lib
 from sslx import losses, monitors
+from sslx.methods import multicrop
 from sslx.methods.base import Method
 from sslx.methods.run import Run
 from sslx.models import heads
@@ -51,9 +51,7 @@ class LeJEPA(Method):
 
   def loss(self, run: Run) -> jax.Array:
     """Computes the loss of algorithm 2."""
-    numbered = enumerate(run.views)
-    sizes = itertools.groupby(numbered, key=lambda view: view[1].shape)
-    z = [self._embeddings(dict(views), run) for _, views in sizes]
+    z = self._embeddings(run)
     centre = jnp.mean(z[0], axis=1, keepdims=True)
     z = jnp.concatenate(z, axis=1)
     invariance = jnp.mean(jnp.square(z - centre))
@@ -68,21 +66,16 @@ class LeJEPA(Method):
     weight = self.sigreg_weight
     return (1 - weight) * invariance + weight * sigreg
 
-  def _embeddings(self, views: dict[int, jax.Array], run: Run) -> jax.Array:
-    """Computes embeddings f32[b, v, d]; sets the features of the first view.
+  def _embeddings(self, run: Run) -> list[jax.Array]:
+    """Computes embeddings f32[b, v, d] of the v views of each size.
 
     The networks run once per size, so that BatchNorm sees all views of it. The
-    views of an image stay adjacent, which keeps them on its device.
-
-    Args:
-      views: v views of one size, by their numbers.
-      run: the computation of the loss.
+    features of the first view are set.
     """
-    x = jnp.stack(list(views.values()), axis=1)
-    joined = lambda x: x.reshape(-1, *x.shape[2:])
-    stacked = lambda *keys: joined(jnp.stack(keys, axis=1))
-    drop = jax.tree.map(stacked, *map(run.drop, views))
-    h = run("backbone", joined(x), **drop)
-    if 0 in views:
-      run.features = h.reshape(*x.shape[:2], -1)[:, 0]
-    return run("projector", h).reshape(*x.shape[:2], -1)
+    z, b = [], len(run.views[0])
+    for numbers, x in multicrop.groups(run.views):
+      h = run("backbone", x, **run.drop(*numbers))
+      if 0 in numbers:
+        run.features = h.reshape(b, len(numbers), -1)[:, 0]
+      z.append(run("projector", h).reshape(b, len(numbers), -1))
+    return z
