@@ -8,9 +8,11 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import multiprocessing
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, ClassVar
 
@@ -51,8 +53,6 @@ class SVM:
     Raises:
       ConfigError: a class has fewer training images than folds.
     """
-    from sklearn.model_selection import cross_validate
-
     (x, labels), (queries, answers) = _tables(subject)
     classes, counts = np.unique(labels, return_counts=True)
     if min(counts) < self.folds:
@@ -62,25 +62,17 @@ class SVM:
         " that many. Choose another protocol."
       )
 
-    def scored(task: tuple[int, float]) -> tuple[float, list[int]]:
-      """Mean AP of a class over the folds, and the iterations of each fit."""
-      found = cross_validate(
-        machine(task[1]),
-        x,
-        _signs(labels, task[0]),
-        cv=self.folds,
-        scoring="average_precision",
-        return_estimator=True,
-      )
-      iterations = [m.n_iter_ for m in found["estimator"]]
-      return np.mean(found["test_score"]), iterations
-
-    tasks = [(c, cost) for c in classes for cost in self.costs]
-    found = _map(scored, tasks)
-    scores = np.array([score for score, _ in found])
-    best = np.argmax(scores.reshape(len(classes), -1), axis=1)
-    chosen = zip(classes, [self.costs[i] for i in best], strict=True)
-    fitted = _map(lambda t: machine(t[1]).fit(x, _signs(labels, t[0])), chosen)
+    tasks = [
+      (x, _signs(labels, c), cost, self.folds)
+      for c in classes
+      for cost in self.costs
+    ]
+    with _workers() as starmap:
+      found = starmap(_scored, tasks)
+      scores = np.array([score for score, _ in found])
+      best = np.argmax(scores.reshape(len(classes), -1), axis=1)
+      chosen = zip(classes, [self.costs[i] for i in best], strict=True)
+      fitted = starmap(_fit, [(x, _signs(labels, c), y) for c, y in chosen])
     iterations = [m.n_iter_ for m in fitted]
     tell(subject, sum((mine for _, mine in found), iterations))
     decided = np.stack([m.decision_function(queries) for m in fitted], axis=1)
@@ -124,22 +116,21 @@ class LowShot:
       )
     drawn = [shuffled(labels, seed) for seed in range(self.samples)]
     results, iterations = {}, []
-    for k in possible:
-      ap = np.empty((self.samples, len(self.costs)))
-      for s, order in enumerate(drawn):
-        rows = np.concatenate([mine[:k] for mine in order])
-        fit = lambda task, rows=rows: machine(task[1]).fit(
-          x[rows], _signs(labels[rows], task[0])
-        )
-        tasks = [(c, cost) for cost in self.costs for c in classes]
-        fitted = _map(fit, tasks)
-        iterations += [m.n_iter_ for m in fitted]
-        decided = np.stack([m.decision_function(queries) for m in fitted], 1)
-        of_cost = np.split(decided, len(self.costs), axis=1)
-        ap[s] = [mean_average_precision(d, answers, classes) for d in of_cost]
-      best = np.argmax(ap.mean(axis=0))
-      results[f"map_k{k}"] = float(ap[:, best].mean())
-      results[f"map_k{k}_std"] = float(ap[:, best].std())
+    with _workers() as starmap:
+      for k in possible:
+        ap = np.empty((self.samples, len(self.costs)))
+        for s, order in enumerate(drawn):
+          rows = np.concatenate([mine[:k] for mine in order])
+          signs = [_signs(labels[rows], c) for c in classes]
+          tasks = [(x[rows], y, cost) for cost in self.costs for y in signs]
+          fitted = starmap(_fit, tasks)
+          iterations += [m.n_iter_ for m in fitted]
+          decided = np.stack([m.decision_function(queries) for m in fitted], 1)
+          of_cost = np.split(decided, len(self.costs), axis=1)
+          ap[s] = [mean_average_precision(d, answers, classes) for d in of_cost]
+        best = np.argmax(ap.mean(axis=0))
+        results[f"map_k{k}"] = float(ap[:, best].mean())
+        results[f"map_k{k}_std"] = float(ap[:, best].std())
     tell(subject, iterations)
     return results
 
@@ -224,12 +215,44 @@ def _tables(subject: Subject) -> list[tuple[np.ndarray, np.ndarray]]:
   return [(unit(x), labels) for x, labels in tables]
 
 
-def _map(function: Callable[[Any], Any], tasks: Iterable[Any]) -> list[Any]:
-  """Fits on all cores, in threads: liblinear releases the GIL."""
+def _fit(x: np.ndarray, signs: np.ndarray, cost: float) -> Any:
+  return machine(cost).fit(x, signs)
+
+
+def _scored(
+  x: np.ndarray, signs: np.ndarray, cost: float, folds: int
+) -> tuple[float, list[int]]:
+  """Mean AP over the folds, and the iterations of each fit."""
+  from sklearn.model_selection import cross_validate
+
+  found = cross_validate(
+    machine(cost),
+    x,
+    signs,
+    cv=folds,
+    scoring="average_precision",
+    return_estimator=True,
+  )
+  return np.mean(found["test_score"]), [m.n_iter_ for m in found["estimator"]]
+
+
+@contextlib.contextmanager
+def _workers() -> Iterator[Callable[..., list[Any]]]:
+  """Gives (function, tasks) -> results, computed on all cores.
+
+  In processes: liblinear has one random generator for a whole process. Threads
+  would take numbers from each other, so that figures would differ by chance.
+  """
+  context = multiprocessing.get_context("spawn")
+  workers = loader.default_threads()
+  with futures.ProcessPoolExecutor(workers, context, _quiet) as pool:
+    yield lambda function, tasks: list(
+      pool.map(function, *zip(*tasks, strict=True))
+    )
+
+
+def _quiet() -> None:
+  """Silences a worker's warnings of convergence, which `tell` counts."""
   from sklearn.exceptions import ConvergenceWarning
 
-  # `tell` counts them instead.
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", ConvergenceWarning)
-    with futures.ThreadPoolExecutor(loader.default_threads()) as pool:
-      return list(pool.map(function, tasks))
+  warnings.simplefilter("ignore", ConvergenceWarning)

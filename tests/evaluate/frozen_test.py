@@ -219,6 +219,22 @@ def test_low_shot_svm_equals_scikit_learn(run, exported):
     assert found[f"map_k{k}_std"] == pytest.approx(ap[:, best].std(), abs=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
+def test_fits_beside_each_other_do_not_share_random_numbers():
+  rng = np.random.default_rng(0)
+  x, labels = rng.normal(size=(400, 32)), rng.integers(0, 4, 400)
+  tasks = [
+    (x, np.where(labels == c, 1, -1), cost)
+    for c in range(4)
+    for cost in (1, 30)
+  ]
+  with svm._workers() as starmap:
+    found = starmap(svm._fit, tasks)
+  for machine, (_, signs, cost) in zip(found, tasks, strict=True):
+    alone = reference_svm(cost).fit(x, signs)  # Stopped before it converges.
+    np.testing.assert_array_equal(machine.coef_, alone.coef_)
+
+
 def test_svm_says_that_it_did_not_converge(run):
   said = []
   measured(run, with_measure("svm-mmselfsup", SVM(costs=(1e6,))), said)
