@@ -135,6 +135,7 @@ def test_six_steps_equal_the_official_algorithm(taken):
   assert first == 0 < second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
   assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))

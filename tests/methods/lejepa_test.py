@@ -188,6 +188,7 @@ def test_four_steps_equal_the_official_algorithm(taken):
   assert taken.experiment.total_steps == TOTAL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
   assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))

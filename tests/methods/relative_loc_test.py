@@ -132,6 +132,7 @@ def test_ten_steps_equal_the_official_algorithm(taken):
   assert set(taken.start.params["head"]) == {"fc1", "bn1", "fc2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
   assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))

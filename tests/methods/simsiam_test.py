@@ -115,6 +115,7 @@ def test_six_steps_equal_the_official_algorithm(taken):
   assert all(-1 < x["loss"] < 1 for x in taken.metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", OFFICIAL.mistakes)
 def test_a_known_mistake_is_seen(taken, mistake):
   assert OFFICIAL.catches(OFFICIAL.differences(taken, mistake))
