@@ -1,4 +1,4 @@
-"""LeJEPA; `:cifar10` is the default, `:imagenet`, `:quickstart`."""
+"""LeJEPA: `--config=configs/lejepa.py[:cifar10|:imagenet|:quickstart]`."""
 
 from sslx.config import entry
 

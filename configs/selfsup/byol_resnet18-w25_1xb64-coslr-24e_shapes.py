@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
       # A target that is near in a run of 1536 steps.
       "momentum": {"start": 0.97},
     },
-    # Nothing pushes images apart, so that it takes many steps: by 1536 of 64
-    # images kNN rises from 22.6 to 41.3 %, by 384 of 256 images to 27.1 %.
+    # BYOL does not push images apart, so it needs many steps: 1536 steps of 64
+    # images raise kNN from 22.6 to 41.3 %, 384 steps of 256 images to 27.1 %.
     data={"batch_size": 64},
     schedule={
       "epochs": 24,
