@@ -279,17 +279,19 @@ def difference(new, old):
   """
   whole = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(old)))
 
-  def relative(path, a, b):
+  def relative(a, b):
     error, norm = np.linalg.norm(np.subtract(a, b)), np.linalg.norm(b)
-    size = error / (norm + 1e-2 * whole) if error else 0.0
-    return size, jax.tree_util.keystr(path)
+    return error / (norm + 1e-2 * whole) if error else 0.0
 
-  found = jax.tree.leaves(
-    jax.tree.map_with_path(relative, new, old),
-    is_leaf=lambda x: isinstance(x, tuple),
-  )
+  sizes = jax.tree.map(relative, new, old)
+  found = [
+    (size, jax.tree_util.keystr(path))
+    for path, size in jax.tree_util.tree_leaves_with_path(sizes)
+  ]
   # What is not a number is no equality.
-  return max(found, key=lambda x: (not np.isfinite(x[0]), x[0]))
+  return max(
+    found, key=lambda x: (not np.isfinite(x[0]), x[0]), default=(0.0, "")
+  )
 
 
 def assert_near(new, old, tolerance):
