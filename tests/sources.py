@@ -804,15 +804,15 @@ TABLE = [
   *(
     Row(
       OURS,
-      f"{name}_vit-tiny-p8-w96-d4_1xb256-mcrop-2-2-coslr-24e_shapes-32-16",
+      f"{name}_vit-tiny-p4-w64-d4-h2_1xb64-mcrop-2-2-coslr-12e_shapes-32-16",
       under("model", temperature=0.1, teacher_temperature=0.04, norm_groups=1)
       | under("model.momentum", kind="cosine", start=0.97, final=1.0)
-      | {"sizes": (96, 4, 3)}
+      | {"sizes": (64, 4, 2), "model.backbone.weight_init": "xavier"}
       | head("head", (256, 256, 64), norm=False, prototypes=1024)
       | optimizer("adamw", 0.01, exclude_1d=True)
       | {"schedule.optimizer.rules": (CLIP, ("head/prototypes", FROZEN))}
-      | rate("cosine", 2, start=0, peak=1e-3)
-      | run(256, 24)
+      | rate("cosine", 1, start=0, peak=1e-3)
+      | run(64, 12)
       | crops(32, 16, 2, 0.5, 0.2, blur=(0, 0, 0)),
     )
     for name in ("dino", "ibot", "dinov2")

@@ -30,14 +30,14 @@ dino_resnet50_8xb64-mcrop-2-8-bf16-coslr-100e_in1k-224-96
 dino_vit-small-p16_16xb64-mcrop-2-10-coslr-800e_in1k-224-96
 dino_vit-small-p16_16xb64-mcrop-2-8-bf16-coslr-300e_in1k-224-96
 dino_vit-small-p16_8xb64-mcrop-2-8-bf16-coslr-100e_in1k-224-96
+dino_vit-tiny-p4-w64-d4-h2_1xb64-mcrop-2-2-coslr-12e_shapes-32-16
 dino_vit-tiny-p4_1xb256-mcrop-2-6-coslr-200e_cifar10-32-16
-dino_vit-tiny-p8-w96-d4_1xb256-mcrop-2-2-coslr-24e_shapes-32-16
 dinov2_vit-large-p16_32xb64-mcrop-2-8-bf16-coslr-125000it_in1k-224-96
+dinov2_vit-tiny-p4-w64-d4-h2_1xb64-mcrop-2-2-coslr-12e_shapes-32-16
 dinov2_vit-tiny-p4_1xb256-mcrop-2-6-coslr-200e_cifar10-32-16
-dinov2_vit-tiny-p8-w96-d4_1xb256-mcrop-2-2-coslr-24e_shapes-32-16
 ibot_vit-small-p16_16xb64-mcrop-2-10-bf16-coslr-800e_in1k-224-96
+ibot_vit-tiny-p4-w64-d4-h2_1xb64-mcrop-2-2-coslr-12e_shapes-32-16
 ibot_vit-tiny-p4_1xb256-mcrop-2-6-coslr-200e_cifar10-32-16
-ibot_vit-tiny-p8-w96-d4_1xb256-mcrop-2-2-coslr-24e_shapes-32-16
 ijepa_vit-base-p16_16xb128-bf16-coslr-600e_in1k
 ijepa_vit-huge-p14_16xb128-bf16-coslr-300e_in1k
 ijepa_vit-large-p16_16xb128-bf16-coslr-600e_in1k

@@ -1,0 +1,27 @@
+"""AdamW for a ViT with prototypes in a short run: a rate of 1e-3 for 64 images.
+
+Each gradient is at most 3, and prototypes are frozen for an epoch, as in DINO's
+code.
+"""
+
+
+def get_config() -> dict:
+  """Section `schedule`."""
+  return {
+    "schedule": {
+      "epochs": 12,
+      "optimizer": {
+        "name": "adamw",
+        "lr": 4e-3,
+        "b1": 0.9,
+        "b2": 0.999,
+        "weight_decay": 0.01,
+        "exclude_1d": True,
+        "rules": (
+          ("", {"clip": 3.0}),
+          ("head/prototypes", {"freeze": 1.0}),
+        ),
+      },
+      "lr": {"kind": "cosine", "warmup": 1.0},
+    }
+  }
