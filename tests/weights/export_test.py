@@ -126,20 +126,27 @@ def features(workdir, name="final", what=None):
   return images, np.asarray(found[name])
 
 
-def loaded_by_its_readme(folder, images, monkeypatch):
-  """Features by the lines of the export's own README."""
+@pytest.fixture
+def loaded_by_its_readme(monkeypatch):
+  """Model and features by the lines of an export's own README.
+
+  A test that cannot load anything is skipped before it makes anything.
+  """
   torch = pytest.importorskip("torch", reason="to load what is for torch")
-  for library in ("timm", "torchvision", "transformers"):
-    if f"import {library}" in (folder / "README.md").read_text():
-      pytest.importorskip(library, reason="to load what is for it")
-  (code,) = re.findall(
-    r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL
-  )
-  monkeypatch.chdir(folder)
-  names = {"images": torch.tensor(images).permute(0, 3, 1, 2)}
-  with torch.no_grad(), _quiet():
-    exec(code, names)
-  return names["model"], names["features"].numpy()
+
+  def get(folder, images):
+    text = (folder / "README.md").read_text()
+    for library in ("timm", "torchvision", "transformers"):
+      if f"import {library}" in text:
+        pytest.importorskip(library, reason="to load what is for it")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(folder)
+    names = {"images": torch.tensor(images).permute(0, 3, 1, 2)}
+    with torch.no_grad(), _quiet():
+      exec(code, names)
+    return names["model"], names["features"].numpy()
+
+  return get
 
 
 @contextlib.contextmanager
@@ -158,18 +165,23 @@ def assert_close(found, wanted):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("luma", 1), ("bands", 2)])
-def test_images_of_other_channels(name, count, exported, saved, monkeypatch):
-  workdir, _ = saved(name)
+def test_images_of_other_channels_are_for_timm_and_npz(name, count, exported):
   for to in ("hf", "torchvision", "safetensors"):
     with pytest.raises(ConfigError, match="for timm and npz only"):
       exported(name, to)
-  images, wanted = features(workdir)
-  for what in ("npz", "timm"):
-    folder = exported(name, what)
-  config = json.loads((folder / "config.json").read_text())
+  exported(name, "npz")
+  config = json.loads((exported(name, "timm") / "config.json").read_text())
   assert config["model_args"]["in_chans"] == count
   assert config["pretrained_cfg"]["input_size"][0] == count
-  _, found = loaded_by_its_readme(folder, images, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["luma", "bands"])
+def test_features_of_other_channels_are_equal_in_timm(
+  saved, exported, loaded_by_its_readme, name
+):
+  images, wanted = features(saved(name)[0])
+  _, found = loaded_by_its_readme(exported(name, "timm"), images)
   assert_close(found, wanted)
 
 
@@ -205,43 +217,49 @@ def test_images_of_other_channels(name, count, exported, saved, monkeypatch):
   ],
 )
 def test_features_are_equal_in_the_library(
-  saved, exported, monkeypatch, name, to, flags
+  saved, exported, loaded_by_its_readme, name, to, flags
 ):
   images, wanted = features(saved(name)[0])
   folder = exported(name, to, *flags)
-  _, found = loaded_by_its_readme(folder, images, monkeypatch)
+  _, found = loaded_by_its_readme(folder, images)
   assert_close(found, wanted)
 
 
-def test_timm_can_be_given_the_other_pooling(saved, exported, monkeypatch):
+def test_timm_can_be_given_the_other_pooling(
+  saved, exported, loaded_by_its_readme
+):
   images, wanted = features(saved("mae")[0], "pooled")
   folder = exported("mae", "timm", "--features=pooled")
-  model, found = loaded_by_its_readme(folder, images, monkeypatch)
+  model, found = loaded_by_its_readme(folder, images)
   assert_close(found, wanted)
   mean = open_run(saved("mae")[0]).data.mean
   assert tuple(model.pretrained_cfg["mean"]) == mean
 
 
-def test_timm_has_the_norm_after_the_pooling(saved, exported, monkeypatch):
+def test_timm_has_the_norm_after_the_pooling(
+  saved, exported, loaded_by_its_readme
+):
   images, wanted = features(saved("pool_norm")[0])
   for to in ("timm", "safetensors"):
     folder = exported("pool_norm", to)
-    model, found = loaded_by_its_readme(folder, images, monkeypatch)
+    model, found = loaded_by_its_readme(folder, images)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
     assert "fc_norm.weight" in model.state_dict()
 
 
-def test_the_teacher_is_another_network(saved, exported, monkeypatch):
+def test_the_teacher_is_another_network(saved, exported, loaded_by_its_readme):
   images, wanted = features(saved("mocov3")[0], what="teacher")
   folder = exported("mocov3", "timm", "--what=teacher")
-  _, found = loaded_by_its_readme(folder, images, monkeypatch)
+  _, found = loaded_by_its_readme(folder, images)
   assert_close(found, wanted)
   _, student = features(saved("mocov3")[0])
   assert np.abs(student - wanted).max() > 0.1
   assert files.read(str(folder)).metadata["network"] == "teacher"
 
 
-def test_transformers_decodes_as_mae_does(saved, exported, monkeypatch):
+def test_transformers_decodes_as_mae_does(
+  saved, exported, loaded_by_its_readme
+):
   """All of ViTMAEForPreTraining, decoder included, with our masks."""
   transformers = pytest.importorskip("transformers", reason="to load the model")
   import torch
@@ -249,7 +267,7 @@ def test_transformers_decodes_as_mae_does(saved, exported, monkeypatch):
   workdir, _ = saved("mae")
   folder = exported("mae", "hf", "--model_type=vit_mae")
   images, wanted = features(workdir)
-  _, found = loaded_by_its_readme(folder, images, monkeypatch)
+  _, found = loaded_by_its_readme(folder, images)
   assert_close(found, wanted)
 
   run = open_run(workdir)
