@@ -18,7 +18,7 @@ FOLDER = tiny.ROOT / "launch"
 SCRIPTS = [
   *sorted(FOLDER.glob("*.sh")),
   FOLDER / "slurm.sbatch",
-  tiny.ROOT / "configs/benchmarks/cifar10.sh",
+  *sorted((tiny.ROOT / "configs/benchmarks").glob("*.sh")),
 ]
 
 
