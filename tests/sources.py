@@ -504,12 +504,13 @@ TABLE = [
   ),
   Row(
     OURS,
-    "ijepa_vit-tiny-p4-w64-d4-h2_1xb256-coslr-24e_shapes",
+    "ijepa_vit-tiny-p4-w64-d4-h2_1xb64-coslr-12e_shapes",
     BLOCKS
-    | {"sizes": (64, 4, 2), "data.views.0.size": 32}
+    | {"sizes": (64, 4, 2), "model.backbone.weight_init": "xavier"}
+    | {"data.views.0.size": 32, "data.views.0.grey": 1}
     | blocks_optimizer()
-    | rate("cosine", 2, start=4e-4, peak=2e-3, end=2e-6)
-    | run(256, 24),
+    | rate("cosine", 1, start=4e-4, peak=2e-3, end=2e-6)
+    | run(64, 12),
   ),
   # Barlow Twins
   Row(
@@ -847,7 +848,7 @@ TABLE = [
         1,
         {"model.momentum.start": 0.97} | run(64, 24),
       ),
-      ("simsiam_resnet18-w25_1xb64", 32, 1e-3, 1, run(64, 24)),
+      ("simsiam_resnet18-w25_1xb32", 32, 5e-4, 1, run(32, 24)),
       (
         "swav_resnet18-w25_1xb256",
         32,

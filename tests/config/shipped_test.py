@@ -41,7 +41,7 @@ ibot_vit-tiny-p4_1xb256-mcrop-2-6-coslr-200e_cifar10-32-16
 ijepa_vit-base-p16_16xb128-bf16-coslr-600e_in1k
 ijepa_vit-huge-p14_16xb128-bf16-coslr-300e_in1k
 ijepa_vit-large-p16_16xb128-bf16-coslr-600e_in1k
-ijepa_vit-tiny-p4-w64-d4-h2_1xb256-coslr-24e_shapes
+ijepa_vit-tiny-p4-w64-d4-h2_1xb64-coslr-12e_shapes
 ijepa_vit-tiny-p4_1xb256-coslr-200e_cifar10
 lejepa_resnet18-w25_1xb256-coslr-24e_shapes
 lejepa_resnet18_1xb256-coslr-200e_cifar10
@@ -76,7 +76,7 @@ simclr_resnet18_1xb512-coslr-200e_cifar10
 simclr_resnet50_16xb256-coslr-200e_in1k
 simclr_resnet50_16xb256-coslr-800e_in1k
 simclr_resnet50_8xb32-coslr-200e_in1k
-simsiam_resnet18-w25_1xb64-coslr-24e_shapes
+simsiam_resnet18-w25_1xb32-coslr-24e_shapes
 simsiam_resnet18_1xb128-coslr-200e_cifar10
 simsiam_resnet50_8xb32-coslr-100e_in1k
 simsiam_resnet50_8xb32-coslr-200e_in1k
