@@ -846,7 +846,7 @@ TABLE = [
         32,
         2e-3,
         1,
-        {"model.momentum.start": 0.97} | run(64, 24),
+        {"model.momentum.start": 0.99} | run(64, 24),
       ),
       ("simsiam_resnet18-w25_1xb32", 32, 5e-4, 1, run(32, 24)),
       (
