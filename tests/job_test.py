@@ -196,17 +196,22 @@ def test_processes_that_do_not_share_the_workdir_are_refused(
   assert "Traceback" not in both
 
 
-def test_a_signal_to_one_process_saves_and_ends_all(start_two, tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_process_saves_and_ends_all(
+  start_two, tmp_path, signum
+):
   workdir = tmp_path / "run"
   processes = start_two(LONG, JAX_ENABLE_PREEMPTION_SERVICE="false")
   wait_for_step(processes[0], workdir, 9)
-  processes[1].send_signal(signal.SIGTERM)
+  processes[1].send_signal(signum)
   outputs = [finish(process, timeout=60) for process in processes]
-  assert [p.returncode for p in processes] == [143] * 2, outputs
+  assert [p.returncode for p in processes] == [128 + signum] * 2, outputs
   assert tiny.says_saved(outputs[0])
   saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
   assert "Traceback" not in "".join(outputs)
   assert steps(workdir, "loss")[-1] == saved
+  if signum == signal.SIGINT:
+    return
   processes = start_two(LONG)  # In the same place, also after the evaluation.
   wait_for_step(processes[0], workdir, saved + 9)
   for process in processes:

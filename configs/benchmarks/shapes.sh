@@ -4,7 +4,6 @@
 #
 #   configs/benchmarks/shapes.sh work_dirs/shapes [METHOD ...]
 set -euo pipefail
-cd "$(dirname "$0")/../.."
 
 out=${1:?give a folder for the runs}
 shift

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     "../_base_/schedules/adamw_ijepa.py",
     "../_base_/shapes_runtime.py",
     model={
-      # N(0, 0.02^2) is for wide networks: at a width of 64 it shrinks what each
+      # N(0, 0.02^2) is for wide networks. At a width of 64 it shrinks what each
       # layer passes on.
       "backbone": {
         "width": 64,

@@ -42,7 +42,7 @@ def test_a_method_does_what_every_method_must(method):
     queue = {"model__queue_size": tiny.BATCH} if method == "swav" else {}
     config = tiny.method_config(method, **queue)
   else:
-    # One block: all that is compiled grows with them, and nothing else does.
+    # With one block there is less to compile.
     config = tiny.vit_config(method, model__backbone__depth=1)
   testing.check_method(config, devices=(8,), note=lambda _: None)
 
