@@ -840,7 +840,13 @@ TABLE = [
       ),
       ("vicreg_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.variance": 25}),
       ("lejepa_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.directions": 256}),
-      ("mocov2_resnet18-w25_8xb32", 32, 3e-3, 1, {"model.queue_size": 2048}),
+      (
+        "mocov2_resnet18-w25_2xb32",
+        32,
+        2e-3,
+        1,
+        {"model.queue_size": 2048, "model.momentum": 0.97} | run(64, 24),
+      ),
       (
         "byol_resnet18-w25_1xb64",
         32,
@@ -864,7 +870,13 @@ TABLE = [
         {"data.views.0.crop": 33},
       ),
       ("mocov3_vit-tiny-p8-w96-d4_1xb256", 32, 1e-3, 2, {"sizes": (96, 4, 3)}),
-      ("mae_vit-tiny-p4-w96-d4_1xb256", 32, 2e-3, 2, {"sizes": (96, 4, 3)}),
+      (
+        "mae_vit-tiny-p4-w96-d4_1xb64",
+        32,
+        1e-3,
+        2,
+        {"sizes": (96, 4, 3)} | run(64, 24),
+      ),
     )
   ),
 ]

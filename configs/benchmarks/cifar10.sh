@@ -51,6 +51,7 @@ simclr=(
 train simclr "${simclr[@]}" \
   --config.schedule.epochs=1 --config.schedule.lr.warmup=0.1
 train mae --config=configs/mae.py:quickstart \
+  --config.data.batch_size=256 --config.schedule.optimizer.lr=2e-3 \
   --config.model.backbone.image_size=24 \
   --config.schedule.epochs=2 --config.schedule.lr.warmup=0.2
 

@@ -57,8 +57,8 @@ mae_vit-large-p16_8xb512-bf16-coslr-1600e_in1k
 mae_vit-large-p16_8xb512-bf16-coslr-400e_in1k
 mae_vit-large-p16_8xb512-bf16-coslr-800e_in1k
 mae_vit-small-p4-h12_1xb256-coslr-200e_cifar10
-mae_vit-tiny-p4-w96-d4_1xb256-coslr-24e_shapes
-mocov2_resnet18-w25_8xb32-coslr-24e_shapes
+mae_vit-tiny-p4-w96-d4_1xb64-coslr-24e_shapes
+mocov2_resnet18-w25_2xb32-coslr-24e_shapes
 mocov2_resnet18_8xb64-coslr-200e_cifar10
 mocov2_resnet50_8xb32-coslr-200e_in1k
 mocov2_resnet50_8xb32-coslr-800e_in1k

@@ -17,9 +17,12 @@ def get_config() -> ConfigDict:
       "backbone": {"variant": "tiny", "width": 96, "depth": 4, "heads": 3},
       "decoder": {"width": 64, "depth": 2, "heads": 2},
     },
+    # MAE needs many steps: 1536 steps of 64 images raise kNN from 27.8 to
+    # 48.6 %, 384 steps of 256 images to 43.7 %.
+    data={"batch_size": 64},
     schedule={
       "epochs": 24,
-      "optimizer": {"lr": 2e-3},
+      "optimizer": {"lr": 4e-3},
       "lr": {"warmup": 2.0},
     },
     runtime={"evaluate": {"features": ("pooled", "cls+pooled")}},
