@@ -822,7 +822,7 @@ TABLE = [
   *(
     Row(
       OURS,
-      f"{recipe}-coslr-24e_shapes",
+      f"{recipe}-coslr-*e_shapes",
       optimizer("adamw", 0.01, exclude_1d=True)
       | rate("cosine", warmup, start=0, peak=peak)
       | run(256, 24)
@@ -867,7 +867,7 @@ TABLE = [
         9,
         3e-3,
         1,
-        {"data.views.0.crop": 33},
+        {"data.views.0.crop": 33} | run(256, 8),
       ),
       ("mocov3_vit-tiny-p8-w96-d4_1xb256", 32, 1e-3, 2, {"sizes": (96, 4, 3)}),
       (

@@ -68,7 +68,7 @@ mocov3_vit-base-p16_16xb256-bf16-coslr-300e_in1k
 mocov3_vit-small-p16-h12_16xb256-bf16-coslr-300e_in1k
 mocov3_vit-tiny-p4_1xb256-coslr-200e_cifar10
 mocov3_vit-tiny-p8-w96-d4_1xb256-coslr-24e_shapes
-relative-loc_resnet18-w25_8xb32-coslr-24e_shapes
+relative-loc_resnet18-w25_8xb32-coslr-8e_shapes
 relative-loc_resnet18_8xb64-steplr-70e_cifar10
 relative-loc_resnet50_8xb64-steplr-70e_in1k
 simclr_resnet18-w25_1xb256-coslr-24e_shapes
