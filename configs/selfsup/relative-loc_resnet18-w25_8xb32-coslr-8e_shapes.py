@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
       "mean": (124 / 255, 117 / 255, 104 / 255),
       "std": (59 / 255, 58 / 255, 58 / 255),
     },
-    # A step takes nine patches of each image, so few epochs. They raise kNN of the
-    # third stage from 35.9 to 64.8 %, and of the last one from 27.2 to 39.2 %; 24
-    # epochs raise the latter to 54.3 %.
+    # A step takes nine patches of each image, so few epochs. They raise kNN
+    # of the third stage from 35.9 to 64.8 %, and of the last one from 27.2 to
+    # 39.2 %; 24 epochs raise the latter to 54.3 %.
     schedule={
       "epochs": 8,
       "optimizer": {"lr": 3e-3},
