@@ -24,10 +24,9 @@ def test_every_flag_of_a_script_is_known(path, tmp_path):
   recorder, record = tmp_path / "python", tmp_path / "record"
   recorder.write_text(RECORDER)
   recorder.chmod(0o755)
-  cards = [tmp_path / "out" / run / "CARD.md" for run in ("simclr", "mae")]
-  for card in cards:
-    card.parent.mkdir(parents=True)
-    card.touch()
+  for run in ("simclr", "mae"):  # A script prints their cards at its end.
+    (tmp_path / "out" / run).mkdir(parents=True)
+    (tmp_path / "out" / run / "CARD.md").touch()
   subprocess.run(
     ["bash", path, tmp_path / "out"],
     cwd=tiny.ROOT,
@@ -40,7 +39,6 @@ def test_every_flag_of_a_script_is_known(path, tmp_path):
     for text in record.read_text().split("\0end\0")
     if text
   ]
-  assert commands
   found = 0
   for command in commands:
     overrides, rest = config_lib.split_overrides(command)

@@ -16,12 +16,10 @@ def config_of(method, **changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_bfloat16_follows_float32(method):
-  """Four steps: losses within 2 %, the teacher's change within a quarter.
+  """Four steps: losses within 1 %, the teacher's change within a quarter.
 
-  The teacher's temperature divides the rounding errors of its tokens by 0.02 or
-  0.04. With four other sets of batches the losses of DINOv2 differed by 0.1 to
-  0.9 %. At the quickstart's rate a step moves the network so far that they
-  differed by 1.7 %.
+  The rate is a quarter of the quickstart's, at which a step changes the loss of
+  DINOv2 so much that rounding errors grew to 1.7 % in three steps.
   """
   found = {}
   for dtype in ("float32", "bfloat16"):
@@ -37,7 +35,7 @@ def test_bfloat16_follows_float32(method):
     flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(moved)])
     found[dtype] = [x["loss"] for x in metrics], flat
   (losses, moved), (low_losses, low_moved) = found.values()
-  np.testing.assert_allclose(low_losses, losses, rtol=0.02)
+  np.testing.assert_allclose(low_losses, losses, rtol=0.01)
   error = np.linalg.norm(low_moved - moved) / np.linalg.norm(moved)
   assert 0 < error < 0.25, error
 
