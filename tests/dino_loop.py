@@ -64,6 +64,17 @@ def cross_entropy(q, scores):
   return -jnp.sum(q * x, -1)
 
 
+def koleo(x, groups):
+  """KoLeo of x[B, d], by groups."""
+  total = 0
+  for group in jnp.split(naive.unit(x), groups):
+    dots = group @ group.T - 3 * jnp.eye(len(group))
+    near = group[jax.lax.stop_gradient(dots).argmax(1)]
+    distances = jnp.sqrt(jnp.sum((group - near + 1e-8) ** 2, -1))
+    total -= jnp.mean(jnp.log(distances + 1e-8))
+  return total / groups
+
+
 def masks(taken):
   """The masks of each update, bool[2, B, n], as the loss draws them."""
   step, start = taken.experiment.step, taken.start

@@ -50,6 +50,8 @@ def config(**changes) -> ConfigDict:
 def vit_config(method: str, **changes) -> ConfigDict:
   """A method on a ViT of width 32, with 16 patches of 4 px, batch 16.
 
+  Those of DINO's family are as in the papers, where the quickstarts are not.
+
   Args:
     method: "mae", "mocov3", "dino", "ibot", "dinov2", or "ijepa", which has 64
       patches of 2 px.
@@ -96,6 +98,8 @@ def vit_config(method: str, **changes) -> ConfigDict:
         "model.patch_head.prototypes": 20,
         "model.backbone.layer_scale": 0.5,
       }
+    else:
+      tiny["model.koleo_weight"] = 0.0
   else:
     tiny |= {
       "model.projector.dims": (32, 32, 16),

@@ -184,10 +184,11 @@ def _method(
   here = f"config.schedule.accumulate is {accumulate}, but"
   if not method.accumulates:
     raise config_lib.ConfigError(
-      f"{here} {type(method).__name__} does not declare `accumulates`. Most"
-      " methods compare the images of a batch with each other: in micro-batches"
-      " each meets fewer, so they would learn something else. Use 1; to save"
-      " memory, more devices, config.model.dtype='bfloat16', or a ViT's remat."
+      f"{here} {type(method).__name__} does not declare `accumulates` with"
+      " these settings. Most methods compare the images of a batch with each"
+      " other: in micro-batches each meets fewer, so they would learn something"
+      " else. Use 1; to save memory, more devices, config.model.dtype="
+      "'bfloat16', or a ViT's remat."
     )
   n = partitioner.num_devices
   if plan.batch_size % (n * accumulate):

@@ -42,7 +42,8 @@ class Method:
     linked: whether some of the views may be linked: the same crop once more.
     clusters: name of the features that `on_epoch` is given.
     accumulates: whether the loss is a mean over examples and only BatchNorm
-      groups couple them, so that a batch can be cut into micro-batches.
+      groups couple them, so that a batch can be cut into micro-batches. Where
+      that depends on the settings, it is a property.
     backbone: maps images to features f32[b, d].
     plan: the run that the method is built for.
   """

@@ -40,7 +40,7 @@ class DINOv2(DINO):
     crops of each image, and the parts are of the global batch. So each device
     has as many masks as images.
   * KoLeo seeks the nearest neighbour among the images of a GPU. Here
-    `koleo_groups` says among which.
+    `koleo_groups` says among which: groups of the global batch.
 
   Attributes:
     patch_head: maps patches to similarities to prototypes; None if it is `head`
@@ -49,10 +49,6 @@ class DINOv2(DINO):
       in DINO, or by Sinkhorn-Knopp, as in SwAV, over the global batch.
     sinkhorn_iterations: number of iterations of Sinkhorn-Knopp.
     mask_ratio: least and greatest share of the patches that a mask hides.
-    koleo_weight: weight of KoLeo of the class tokens, before the head, of both
-      global crops.
-    koleo_groups: groups of the global batch in which the nearest neighbours are
-      sought: of a GPU's images each in the official code.
   """
 
   teachers = ("backbone", "head", "patch_head")
@@ -64,19 +60,12 @@ class DINOv2(DINO):
   sinkhorn_iterations: int = 3
   mask_ratio: tuple[float, float] = (0.1, 0.5)
   koleo_weight: float = 0.1
-  koleo_groups: int = 1
 
   def __post_init__(self):
     super().__post_init__()
     multicrop.require_masks(self)
     iterations = self.sinkhorn_iterations >= 1
     config_lib.require(self, "sinkhorn_iterations", iterations, "at least 1")
-    weighs = self.koleo_weight >= 0
-    config_lib.require(self, "koleo_weight", weighs, "at least 0")
-    batch, groups = self.plan.batch_size, self.koleo_groups
-    divides = groups >= 1 and batch % groups == 0
-    divisor = f"a divisor of the batch, {batch}"
-    config_lib.require(self, "koleo_groups", divides, divisor)
 
   def slots(self, views: tuple[View, ...]) -> tuple[Slot, ...]:
     """Checks also that both global crops have one size."""
@@ -133,22 +122,14 @@ class DINOv2(DINO):
     patch_loss = (
       losses.masked_patches(patch_targets, patch_log_p, weights) / TARGETS
     )
-    koleo, distances = zip(
-      *(
-        losses.koleo(cls[:, i], self.koleo_groups, run.axis)
-        for i in range(TARGETS)
-      ),
-      strict=True,
-    )
     run.metrics |= {
       **monitors.distillation(cls_loss, targets),
       **monitors.code_usage(targets.reshape(-1, targets.shape[-1]), run.axis),
       "cls_loss": cls_loss,
       "patch_loss": patch_loss,
       "masked_ratio": jnp.mean(mask.astype(jnp.float32)),
-      "koleo_distance": sum(distances) / TARGETS,
     }
-    return cls_loss + patch_loss + self.koleo_weight * sum(koleo)
+    return cls_loss + patch_loss + self._koleo(cls, run)
 
   def _targets(
     self,

@@ -99,7 +99,7 @@ class IBOT(DINO):
       "center_norm": self._center.update(outputs, run),
       "patch_center_norm": self._patch_center.update(patch_outputs, run),
     }
-    return cls_loss + patch_loss
+    return cls_loss + patch_loss + self._koleo(cls, run)
 
   def _mask(self, run: Run) -> jax.Array:
     """Draws the masks of both global crops, bool[b, 2, n]."""

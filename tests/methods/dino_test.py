@@ -147,6 +147,27 @@ def test_a_temperature_of_zero_is_refused(key):
     tiny.method_config("dino", **{f"model__{key}": 0.0})
 
 
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"koleo_groups": 3}, "koleo_groups is 3; .* a divisor of the batch, 16"),
+    ({"koleo_weight": -0.1}, "koleo_weight is -0.1; it must be at least 0"),
+  ],
+)
+def test_a_koleo_that_does_not_fit_is_refused(changes, message):
+  changes = {f"model__{key}": value for key, value in changes.items()}
+  with pytest.raises(ConfigError, match=message):
+    tiny.build_method(tiny.method_config("dino", **changes))
+
+
+def test_a_batch_is_not_cut_where_koleo_compares_its_images():
+  accumulate = {"schedule__accumulate": 2, "model__norm_groups": 2}
+  tiny.build_method(tiny.method_config("dino", **accumulate))
+  config = tiny.method_config("dino", model__koleo_weight=0.1, **accumulate)
+  with pytest.raises(ConfigError, match="DINO does not declare `accumulates`"):
+    tiny.build_method(config)
+
+
 def test_one_view_is_refused():
   view = {"size": 12, "crop_scale": (0.4, 1.0)}
   with pytest.raises(ConfigError, match="DINO takes 2 or more"):

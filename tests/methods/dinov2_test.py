@@ -13,7 +13,7 @@ from sslx.config import ConfigError
 from sslx.methods.run import Run
 from sslx.models import masks
 from tests import dino_loop, naive, official, tiny
-from tests.dino_loop import cross_entropy, softmax
+from tests.dino_loop import cross_entropy, koleo, softmax
 
 STEPS, TOTAL, CLIP = 6, 8, 0.5
 BATCH, GROUPS, DECAY, DEPTH, BEFORE = tiny.BATCH, 2, 0.8, 2, 3
@@ -36,16 +36,6 @@ def outputs_of(teacher, views):
 
 
 teach = naive.compiled(outputs_of)
-
-
-def koleo(x, groups):
-  total = 0
-  for group in jnp.split(naive.unit(x), groups):
-    dots = group @ group.T - 3 * jnp.eye(len(group))
-    near = group[jax.lax.stop_gradient(dots).argmax(1)]
-    distances = jnp.sqrt(jnp.sum((group - near + 1e-8) ** 2, -1))
-    total -= jnp.mean(jnp.log(distances + 1e-8))
-  return total / groups
 
 
 def loss_of(student, views, mask, cls_targets, patch_targets, mistake):
@@ -269,8 +259,6 @@ def test_each_image_has_a_part_of_the_ratios_for_itself(monkeypatch):
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"koleo_groups": 3}, "koleo_groups is 3; .* a divisor of the batch, 16"),
-    ({"koleo_weight": -0.1}, "koleo_weight is -0.1; it must be at least 0"),
     ({"sinkhorn_iterations": 0}, "sinkhorn_iterations is 0; .* at least 1"),
     ({"patch_head__norm": True}, "patch_head.norm is True; it must be False"),
   ],

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests import dino_loop, naive, official, tiny
 
 METHODS = ("dino", "ibot", "dinov2")
 
@@ -38,6 +38,36 @@ def test_bfloat16_follows_float32(method):
   np.testing.assert_allclose(low_losses, losses, rtol=0.01)
   error = np.linalg.norm(low_moved - moved) / np.linalg.norm(moved)
   assert 0 < error < 0.25, error
+
+
+@pytest.mark.parametrize("method", ["dino", "ibot"])
+def test_koleo_joins_the_loss(method):
+  """That of the student's class tokens of both global crops, in two groups."""
+  groups, taken = 2, []
+  for weight in (0.0, 0.5):
+    changes = {"koleo_weight": weight, "koleo_groups": groups}
+    changes = {f"model__{key}": x for key, x in changes.items()}
+    config = dino_loop.vit_config(method, 0.04, **changes)
+    taken.append(
+      official.Case(method, "", lambda c=config: c, 1, None, {}).take()
+    )
+  plain, spread = taken
+  masks = dino_loop.masks(plain)[0] if method == "ibot" else ()
+
+  def expected(params):
+    tokens = dino_loop.vit(params, plain.views[0][:2], masks)
+    return 0.5 * sum(dino_loop.koleo(x[:, 0], groups) for x in tokens)
+
+  with jax.enable_x64(True):
+    value, gradient = jax.device_get(
+      jax.jit(jax.value_and_grad(expected))(plain.start.params)
+    )
+  (loss,), (with_koleo,) = ([x["loss"] for x in y.metrics] for y in taken)
+  np.testing.assert_allclose(with_koleo - loss, value, rtol=1e-4)
+  more = jax.tree.map(np.subtract, spread.gradients[0], plain.gradients[0])
+  difference, where = naive.difference(more, gradient)
+  assert difference < 1e-3, where
+  assert 0 < spread.metrics[0]["koleo_distance"] < 2
 
 
 @pytest.mark.slow
