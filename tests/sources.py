@@ -139,6 +139,8 @@ FIXED_PREDICTOR = (("predictor/", {"schedule": schedule("constant")}),)
 RISING_DECAY = schedule("cosine", start=0.04, final=0.4)
 WARMED = schedule("linear", start=0.04, final=0.07, over=29.0, per="epoch")
 CLIP, FROZEN = ("", {"clip": 3.0}), {"freeze": 1.0}
+# Prototypes that are never trained
+NEVER = {"freeze": True}
 SCALED = (
   ("head/(prototypes|scale)", FROZEN),
   ("head/scale", {"exclude": False}),
@@ -808,10 +810,11 @@ TABLE = [
       f"{name}_vit-tiny-p4-w64-d4-h2_1xb64-mcrop-2-2-coslr-12e_shapes-32-16",
       under("model", temperature=0.1, teacher_temperature=0.04, norm_groups=1)
       | under("model.momentum", kind="cosine", start=0.97, final=1.0)
-      | {"sizes": (64, 4, 2), "model.backbone.weight_init": "xavier"}
+      | {"sizes": (64, 4, 2), "model.koleo_weight": 0.1}
+      | {"model.backbone.weight_init": "xavier"}
       | head("head", (256, 256, 64), norm=False, prototypes=1024)
       | optimizer("adamw", 0.01, exclude_1d=True)
-      | {"schedule.optimizer.rules": (CLIP, ("head/prototypes", FROZEN))}
+      | {"schedule.optimizer.rules": (CLIP, ("head/prototypes", NEVER))}
       | rate("cosine", 1, start=0, peak=1e-3)
       | run(64, 12)
       | crops(32, 16, 2, 0.5, 0.2, blur=(0, 0, 0)),
@@ -832,14 +835,26 @@ TABLE = [
     for recipe, size, peak, warmup, figures in (
       ("simclr_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.temperature": 0.2}),
       (
-        "barlow-twins_resnet18-w25_1xb256",
+        "barlow-twins_resnet18-w25_1xb64",
         32,
-        3e-3,
+        2e-3,
         1,
-        {"model.redundancy_weight": 0.005},
+        {"model.redundancy_weight": 0.005} | run(64, 24),
       ),
-      ("vicreg_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.variance": 25}),
-      ("lejepa_resnet18-w25_1xb256", 32, 3e-3, 1, {"model.directions": 256}),
+      (
+        "vicreg_resnet18-w25_1xb64",
+        32,
+        2e-3,
+        1,
+        {"model.variance": 25} | run(64, 24),
+      ),
+      (
+        "lejepa_resnet18-w25_1xb64",
+        32,
+        2e-3,
+        1,
+        {"model.directions": 256} | run(64, 24),
+      ),
       (
         "mocov2_resnet18-w25_2xb32",
         32,
@@ -856,11 +871,11 @@ TABLE = [
       ),
       ("simsiam_resnet18-w25_1xb32", 32, 5e-4, 1, run(32, 24)),
       (
-        "swav_resnet18-w25_1xb256",
+        "swav_resnet18-w25_1xb64",
         32,
-        3e-3,
+        2e-3,
         1,
-        {"model.prototypes": 256} | frozen_prototypes(16),
+        {"model.prototypes": 256} | frozen_prototypes(16) | run(64, 24),
       ),
       (
         "relative-loc_resnet18-w25_8xb32",

@@ -36,13 +36,18 @@ vit=(
   --config.model.backbone.depth=4
   --config.model.backbone.heads=2
   --config.model.backbone.patch_size=4
+  --config.model.backbone.positions=sincos
 )
 
 runs=()
 for method in "${methods[@]}"; do
   case $method in
     dino | ibot | dinov2)
-      flags=("${vit[@]}" --config.schedule.optimizer.rules.1.1.freeze=True)
+      flags=("${vit[@]}" --config.data.views.2.count=4
+        "--config.data.views.2.crop_scale=(0.3, 0.6)")
+      for view in 0 1 2; do
+        flags+=("--config.data.views.$view.jitter=(0.4, 0.4, 0.4, 0.2)")
+      done
       ;;
     ijepa) flags=("${vit[@]}" "$crop" --config.data.views.0.grey=0) ;;
     mae) flags=("${vit[@]}" "$crop") ;;

@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
       },
       "head": {"dims": (256, 256, 64), "prototypes": 1024},
       "momentum": {"start": 0.97},
+      # DINOv2's regulariser pushes images apart.
+      "koleo_weight": 0.1,
     },
     data={"batch_size": 64},
   )

@@ -16,7 +16,7 @@ FILES = shipped.recipes(CONFIGS)
 # By name, so that no recipe is renamed without anyone noticing: a new one is
 # added here. N x M of a name is free where BatchNorm is synchronised.
 SELFSUP = """
-barlow-twins_resnet18-w25_1xb256-coslr-24e_shapes
+barlow-twins_resnet18-w25_1xb64-coslr-24e_shapes
 barlow-twins_resnet18_1xb128-coslr-200e_cifar10
 barlow-twins_resnet50_16xb128-bf16-coslr-1000e_in1k
 barlow-twins_resnet50_8xb256-coslr-300e_in1k
@@ -43,7 +43,7 @@ ijepa_vit-huge-p14_16xb128-bf16-coslr-300e_in1k
 ijepa_vit-large-p16_16xb128-bf16-coslr-600e_in1k
 ijepa_vit-tiny-p4-w64-d4-h2_1xb64-coslr-12e_shapes
 ijepa_vit-tiny-p4_1xb256-coslr-200e_cifar10
-lejepa_resnet18-w25_1xb256-coslr-24e_shapes
+lejepa_resnet18-w25_1xb64-coslr-24e_shapes
 lejepa_resnet18_1xb256-coslr-200e_cifar10
 lejepa_resnet50_8xb64-bf16-coslr-100e_in1k
 lejepa_vit-large-p14_8xb64-mcrop-2-6-bf16-coslr-100e_in1k-224-98
@@ -81,12 +81,12 @@ simsiam_resnet18_1xb128-coslr-200e_cifar10
 simsiam_resnet50_8xb32-coslr-100e_in1k
 simsiam_resnet50_8xb32-coslr-200e_in1k
 simsiam_resnet50_8xb64-coslr-100e_in1k
-swav_resnet18-w25_1xb256-coslr-24e_shapes
+swav_resnet18-w25_1xb64-coslr-24e_shapes
 swav_resnet18_1xb256-coslr-200e_cifar10
 swav_resnet18_1xb256-mcrop-2-6-coslr-200e_cifar10-32-18
 swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96
 swav_resnet50_8xb512-mcrop-2-6-coslr-200e_in1k-224-96
-vicreg_resnet18-w25_1xb256-coslr-24e_shapes
+vicreg_resnet18-w25_1xb64-coslr-24e_shapes
 vicreg_resnet18_1xb256-coslr-200e_cifar10
 vicreg_resnet50_32xb64-bf16-coslr-1000e_in1k
 vicreg_resnet50_8xb64-bf16-coslr-100e_in1k

@@ -1,4 +1,4 @@
-"""Barlow Twins on the generated shapes (our figures): minutes on a laptop."""
+"""VICReg on the generated shapes (our figures): minutes on a laptop's CPU."""
 
 from ml_collections import ConfigDict
 
@@ -6,20 +6,23 @@ from sslx.config import inherit
 
 
 def get_config() -> ConfigDict:
-  """A narrow ResNet-18, a narrow projector and a short schedule."""
+  """A narrow ResNet-18, a narrow expander and a short schedule."""
   return inherit(
-    "../_base_/models/barlow-twins_resnet18.py",
+    "../_base_/models/vicreg_resnet18.py",
     "../_base_/datasets/shapes.py",
     "../_base_/datasets/views/simclr.py:32,smallest=0.5,jitter=(0.4,0.4,0.4,0.2),blur=0",
     "../_base_/schedules/adamw_coslr-200e.py",
     "../_base_/shapes_runtime.py",
     model={
       "backbone": {"width": 0.25, "stem": "imagenet"},
-      "projector": {"dims": (256, 256)},
+      "projector": {"dims": (256, 256), "use_bias": False},
     },
+    # 1536 steps of 64 images raise kNN from 22.6 to 69.7 %, 384 steps of 256
+    # images at a rate of 3e-3 to 51.3 %.
+    data={"batch_size": 64},
     schedule={
       "epochs": 24,
-      "optimizer": {"lr": 3e-3},
+      "optimizer": {"lr": 8e-3},
       "lr": {"warmup": 1.0},
     },
   )
