@@ -59,5 +59,11 @@ for method in "${methods[@]}"; do
   runs+=("$out/$method")
   time "$python" -m sslx.main --config="configs/$method.py:quickstart" \
     --workdir="$out/$method" "${common[@]}" "${flags[@]}"
+  case $method in
+    mocov3 | dino | ibot | dinov2)
+      # With all training images in the bank.
+      "$python" -m sslx.evaluate --workdir="$out/$method" --protocol=knn-dino
+      ;;
+  esac
 done
 "$python" -m sslx.report compare "${runs[@]}" --out="$out/runs.md"
