@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     "../_base_/models/byol_resnet18.py",
     "../_base_/datasets/shapes.py",
     "../_base_/datasets/views/simclr.py:32,smallest=0.5,jitter=(0.4,0.4,0.4,0.2),blur=0",
-    "../_base_/schedules/adamw_coslr-200e.py",
+    "../_base_/schedules/adamw_coslr-24e.py",
     "../_base_/shapes_runtime.py",
     model={
       "backbone": {"width": 0.25, "stem": "imagenet"},
@@ -27,9 +27,4 @@ def get_config() -> ConfigDict:
     # rate for the predictor 36.4 %, and a BatchNorm at the projector's end
     # 31.9 %. SGD with a rate of 0.1 gave 40.5 %, and 40 epochs of it 26.7 %.
     data={"batch_size": 64},
-    schedule={
-      "epochs": 24,
-      "optimizer": {"lr": 8e-3},
-      "lr": {"warmup": 1.0},
-    },
   )

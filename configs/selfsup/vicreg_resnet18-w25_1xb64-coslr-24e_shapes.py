@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     "../_base_/models/vicreg_resnet18.py",
     "../_base_/datasets/shapes.py",
     "../_base_/datasets/views/simclr.py:32,smallest=0.5,jitter=(0.4,0.4,0.4,0.2),blur=0",
-    "../_base_/schedules/adamw_coslr-200e.py",
+    "../_base_/schedules/adamw_coslr-24e.py",
     "../_base_/shapes_runtime.py",
     model={
       "backbone": {"width": 0.25, "stem": "imagenet"},
@@ -20,9 +20,4 @@ def get_config() -> ConfigDict:
     # 1536 steps of 64 images raise kNN from 22.6 to 69.7 %, 384 steps of 256
     # images at a rate of 3e-3 to 51.3 %.
     data={"batch_size": 64},
-    schedule={
-      "epochs": 24,
-      "optimizer": {"lr": 8e-3},
-      "lr": {"warmup": 1.0},
-    },
   )

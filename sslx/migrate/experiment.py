@@ -68,7 +68,7 @@ def describe(config: Node, stem: str) -> dict[str, Any]:
 def _accumulate(wrapper: Node, method: str) -> int:
   """Micro-batches per optimiser step."""
   count = wrapper.take("accumulative_counts", int, 1)
-  # A property, which depends on the settings, is True of those of MMSelfSup.
+  # DINO's is a property, which is true of the class; MMSelfSup has no KoLeo.
   if count > 1 and not METHODS[method].accumulates:
     why = f"{method} compares the images of a batch: sslx does not cut it"
     wrapper.note("accumulative_counts", why)
