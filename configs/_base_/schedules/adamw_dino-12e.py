@@ -1,7 +1,7 @@
 """AdamW for a ViT with prototypes in a short run: a rate of 1e-3 for 64 images.
 
 Each gradient is at most 3, as in DINO's code. Prototypes are never trained: in
-short runs on CIFAR-10, trained ones made the targets almost uniform
+a short run on CIFAR-10, trained ones made the targets less sharp
 (configs/README.md).
 """
 
